@@ -1,0 +1,8 @@
+//! Keys of a Selvedge node: their types, the store on disk and the rotation state machine.
+//!
+//! Private keys never leave the node: they have no `Display`, a redacted `Debug`, no serde form, and are
+//! wiped from memory when dropped.
+
+mod key;
+
+pub use key::{KEY_LEN, KeyError, PresharedKey, PrivateKey, PublicKey};

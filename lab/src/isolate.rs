@@ -1,0 +1,157 @@
+//! Runs a command, or a test, in user, mount, PID and network namespaces of its own.
+//!
+//! Needs no root. Everything made inside is gone when the first process ends, however it ends: the kernel kills
+//! the rest of the PID namespace, and the network namespace dies with its last process.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+const INSIDE: &str = "SELVEDGE_ISOLATED";
+const UP: libc::c_short = 1; // IFF_UP, in the width that ifreq has
+
+/// Makes `command` run as the first process (PID 1) of new user, mount, PID and network namespaces, as root
+/// in there, with its own `/proc`, `/sys` and an empty `/run`, loopback up, and killed when the caller dies.
+///
+/// `spawn` then returns only when the command has been started; waiting for it gives its own exit status.
+pub fn isolate(command: &mut Command) -> &mut Command {
+    let plan = Plan::new();
+    // SAFETY: runs in the forked child; it only makes system calls on memory prepared before the fork.
+    #[expect(unsafe_code, reason = "namespaces have to be entered between fork and exec")]
+    unsafe {
+        command.pre_exec(move || plan.enter())
+    }
+}
+
+struct Plan {
+    uid_map: CString,
+    gid_map: CString,
+}
+
+impl Plan {
+    fn new() -> Self {
+        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        let text = |line: String| CString::new(line).expect("a decimal line has no NUL");
+        Self { uid_map: text(format!("0 {uid} 1")), gid_map: text(format!("0 {gid} 1")) }
+    }
+
+    #[expect(unsafe_code, reason = "only raw system calls are safe between fork and exec")]
+    fn enter(&self) -> io::Result<()> {
+        // SAFETY: plain system calls with valid pointers; no allocation, no lock.
+        unsafe {
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            check(libc::unshare(
+                libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET,
+            ))?;
+            write(c"/proc/self/setgroups", c"deny")?;
+            write(c"/proc/self/uid_map", &self.uid_map)?;
+            write(c"/proc/self/gid_map", &self.gid_map)?;
+            match check(libc::fork())? {
+                0 => first_process(),
+                child => wait_for(child),
+            }
+        }
+    }
+}
+
+/// In PID 1 of the new namespaces.
+#[expect(unsafe_code, reason = "only raw system calls are safe between fork and exec")]
+fn first_process() -> io::Result<()> {
+    // SAFETY: as in `enter`.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+        let none = std::ptr::null();
+        check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
+        check(libc::mount(c"proc".as_ptr(), c"/proc".as_ptr(), c"proc".as_ptr(), 0, none.cast()))?;
+        check(libc::mount(c"sysfs".as_ptr(), c"/sys".as_ptr(), c"sysfs".as_ptr(), 0, none.cast()))?;
+        check(libc::mount(c"tmpfs".as_ptr(), c"/run".as_ptr(), c"tmpfs".as_ptr(), 0, none.cast()))?;
+        let socket = check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l'.cast_signed();
+        request.ifr_name[1] = b'o'.cast_signed();
+        request.ifr_ifru.ifru_flags = UP;
+        check(libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &request))?;
+        check(libc::close(socket))?;
+    }
+    Ok(())
+}
+
+/// In the process between: it ends as PID 1 ends, and holds nothing open meanwhile.
+#[expect(unsafe_code, reason = "only raw system calls are safe between fork and exec")]
+fn wait_for(child: libc::pid_t) -> ! {
+    // SAFETY: as in `enter`; `_exit` runs no destructor of the forked copy.
+    unsafe {
+        libc::close_range(0, libc::c_uint::MAX, 0);
+        let mut status = 0;
+        while libc::waitpid(child, &mut status, 0) < 0 && *libc::__errno_location() == libc::EINTR {}
+        if libc::WIFSIGNALED(status) {
+            libc::_exit(128 + libc::WTERMSIG(status));
+        }
+        libc::_exit(libc::WEXITSTATUS(status))
+    }
+}
+
+#[expect(unsafe_code, reason = "only raw system calls are safe between fork and exec")]
+fn write(path: &std::ffi::CStr, text: &std::ffi::CStr) -> io::Result<()> {
+    // SAFETY: both strings end in NUL and outlive the calls.
+    unsafe {
+        let file = check(libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC))?;
+        let written = libc::write(file, text.as_ptr().cast(), text.count_bytes());
+        let result = if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+        libc::close(file);
+        result
+    }
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Runs `body` isolated: the test named `test` of this very program is run again by itself, in namespaces of
+/// its own, and there `body` is called. Use it through [`isolated!`](crate::isolated).
+///
+/// # Panics
+/// When the isolated run fails; its output is printed first.
+#[expect(clippy::print_stdout, reason = "the output of the test inside belongs to the test outside")]
+pub fn isolated(test: &str, body: impl FnOnce()) {
+    if std::env::var(INSIDE).is_ok_and(|inside| inside == test) {
+        return body();
+    }
+    let program = std::env::current_exe().expect("a running test has a program");
+    let mut command = Command::new(program);
+    command.args(["--exact", test, "--nocapture", "--test-threads=1", "--include-ignored"]);
+    command.env(INSIDE, test).stdin(Stdio::null());
+    let output = isolate(&mut command).output().unwrap_or_else(|error| {
+        panic!("no namespaces for {test}: {error}; are user namespaces allowed here?")
+    });
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    println!("{text}");
+    assert!(output.status.success(), "{test} failed in its namespaces: {}", output.status);
+    assert!(text.contains("1 passed"), "{test} did not run in its namespaces");
+}
+
+/// Runs the rest of a test in user, mount, PID and network namespaces of its own: `isolated!(|| { ... })`.
+#[macro_export]
+macro_rules! isolated {
+    ($body:expr) => {{
+        fn here() {}
+        let name = std::any::type_name_of_val(&here);
+        let name = name.strip_suffix("::here").unwrap_or(name);
+        let name = name.split_once("::").map_or(name, |(_, rest)| rest);
+        $crate::isolate::isolated(name, $body)
+    }};
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_test_runs_alone_in_its_network() {
+        crate::isolated!(|| {
+            assert_eq!(std::process::id(), 1);
+            let devices: Vec<_> = std::fs::read_dir("/sys/class/net").unwrap().map(|e| e.unwrap()).collect();
+            assert_eq!(devices.len(), 1, "only loopback: {devices:?}");
+            std::net::TcpListener::bind("127.0.0.1:80").unwrap();
+        });
+    }
+}

@@ -1,0 +1,4 @@
+//! A whole multi-node Kubernetes network on one machine: each node a network namespace with the real processes
+//! of Selvedge. Never shipped to clusters.
+
+pub mod isolate;

@@ -1,0 +1,2 @@
+//! The `selvedge-lab` program.
+fn main() {}

@@ -1,0 +1,17 @@
+//! Selvedge: a WireGuard-encrypted mesh network fabric for Kubernetes.
+//!
+//! The folders in the order in which arrows go: `cli` and `agent` know everything below them; `mesh`, `guard`,
+//! `egress`, `pod` and `tunnel` know `kernel` and the `selvedge-keys` crate, and not each other.
+
+pub mod agent;
+pub mod cli;
+pub mod config;
+pub mod egress;
+pub mod guard;
+pub mod kernel;
+pub mod local;
+pub mod mesh;
+pub mod observe;
+pub mod paths;
+pub mod pod;
+pub mod tunnel;

@@ -1,0 +1,104 @@
+//! What a worker thread can be told, and the configuration in its resolved form: with the secrets.
+
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+use selvedge_keys::{PresharedKey, PrivateKey, PublicKey};
+use tokio::sync::oneshot;
+
+use super::api::{Applied, DeviceStatus};
+
+/// The wanted peers and identities, as the device takes them. Comes from [`super::api::DeviceConfig`] plus the
+/// key store, or from UAPI.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// Own identities.
+    pub identities: Vec<Identity>,
+    /// All peers.
+    pub peers: Vec<Peer>,
+}
+
+/// An own static key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its epoch; sending prefers the highest whose session is confirmed.
+    pub epoch: u64,
+    /// The key.
+    pub private_key: PrivateKey,
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Unique name.
+    pub name: String,
+    /// Its keys.
+    pub keys: Vec<PeerKey>,
+    /// Candidates in order of preference.
+    pub endpoints: Vec<SocketAddr>,
+    /// Allowed IPs.
+    pub allowed_ips: Vec<IpNet>,
+    /// Seconds.
+    pub persistent_keepalive: Option<u16>,
+}
+
+/// One public key of a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerKey {
+    /// The key.
+    pub public_key: PublicKey,
+    /// The peer's epoch of it.
+    pub epoch: u64,
+    /// Preshared key of the pair.
+    pub preshared_key: Option<PresharedKey>,
+}
+
+/// A command to the worker. Sent over a channel beside an eventfd that wakes the worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Make this the whole configuration; sessions of unchanged keys stay.
+    Apply {
+        /// The wanted state.
+        config: Config,
+        /// What changed, or why all of it was refused.
+        reply: oneshot::Sender<Result<Applied, ConfigError>>,
+    },
+    /// Report.
+    Status {
+        /// The report; `device`, `managed`, `listen_port` are filled in by the control side.
+        reply: oneshot::Sender<DeviceStatus>,
+    },
+    /// Stop the thread; descriptors stay with whoever else holds them.
+    Stop,
+}
+
+/// Why a configuration was refused; nothing of it was applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Two peers hold one prefix.
+    #[error("allowed IPs {prefix} belong to both {first} and {second}; give them to one of them")]
+    OverlappingAllowedIps {
+        /// The prefix.
+        prefix: IpNet,
+        /// One peer.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Two peers hold one key, or a peer holds ours.
+    #[error("public key {key} of peer {peer} is already that of {holder}")]
+    DuplicateKey {
+        /// The key.
+        key: PublicKey,
+        /// The peer that repeats it.
+        peer: String,
+        /// Who has it: another peer, or `this device`.
+        holder: String,
+    },
+    /// Two peers, two identities or two keys of a peer go by one name or epoch.
+    #[error("{what} is given twice; name each once")]
+    Duplicate {
+        /// What is.
+        what: String,
+    },
+}
