@@ -1,2 +1,5 @@
-//! The `selvedge` program.
-fn main() {}
+//! The `selvedge` program: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    selvedge::cli::main()
+}

@@ -1,1 +1,130 @@
-//! cli
+//! The command line: one file per verb, and the exit codes that scripts can use.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+mod agent;
+mod cni;
+mod config;
+mod status;
+mod tunnel;
+mod uninstall;
+
+/// How a command ended, for scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// It failed; the error says why.
+    Failed = 1,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+    /// It worked and found something to look at.
+    Findings = 3,
+    /// The process or server to talk to does not answer.
+    Unreachable = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// An error with the exit code it ends the program with.
+#[derive(Debug, thiserror::Error)]
+#[error("{error:#}")]
+pub struct Failure {
+    /// The code.
+    pub exit: Exit,
+    /// What failed, on what, and what to do next.
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    /// Ends with `exit`.
+    pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, error: error.into() }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { exit: Exit::Failed, error }
+    }
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A table for people, at most 80 columns wide.
+    Table,
+    /// JSON for programs.
+    Json,
+}
+
+/// How log lines are written, to standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A WireGuard-encrypted mesh network fabric for Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "selvedge", version, propagate_version = true)]
+struct Cli {
+    /// How log lines are written.
+    #[arg(long, global = true, value_enum, default_value = "text", env = "SELVEDGE_LOG_FORMAT")]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the data plane: a userspace WireGuard device.
+    Tunnel(tunnel::Args),
+    /// Run the control plane of this node.
+    Agent(agent::Args),
+    /// The CNI plugin; container runtimes call it with CNI_COMMAND set.
+    Cni(cni::Args),
+    /// Show the peers of this node.
+    Status(status::Args),
+    /// Check the configuration file.
+    Config(config::Args),
+    /// Take Selvedge's kernel state off this node.
+    Uninstall(uninstall::Args),
+}
+
+/// Parses the command line, runs the verb and gives the exit code.
+#[must_use]
+#[expect(clippy::print_stderr, reason = "errors are for the person who typed the command")]
+pub fn main() -> ExitCode {
+    if std::env::var_os("CNI_COMMAND").is_some() {
+        return cni::main();
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let result = match cli.verb {
+        Verb::Tunnel(args) => tunnel::run(args, cli.log_format),
+        Verb::Agent(args) => agent::run(args, cli.log_format),
+        Verb::Cni(args) => cni::run(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Config(args) => config::run(&args),
+        Verb::Uninstall(args) => uninstall::run(&args),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("selvedge: {failure}");
+            failure.exit.into()
+        }
+    }
+}

@@ -1,1 +1,7 @@
-//! kernel
+//! Typed handles to the kernel: namespaces, links, routes, nftables, sysctls.
+
+/// Link group of every network device that Selvedge makes. The guard lets pod traffic leave by these (and `lo`).
+pub const LINK_GROUP: u32 = 51830;
+
+/// `rtm_protocol` of every route and rule that Selvedge makes.
+pub const ROUTE_PROTOCOL: u8 = 83;

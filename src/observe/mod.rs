@@ -1,1 +1,3 @@
-//! observe
+//! What people and machines see of a running node: logs, metrics, health.
+
+pub mod log;
