@@ -20,6 +20,8 @@ use jiff::Timestamp;
 use selvedge_keys::PublicKey;
 use serde::{Deserialize, Serialize};
 
+pub use crate::local::ApiError;
+
 /// The whole wanted state of one tunnel device. Holds no private key: the tunnel reads those from the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -254,12 +256,4 @@ pub enum Event {
         /// How many.
         count: u64,
     },
-}
-
-/// Body of every answer that is not 2xx.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ApiError {
-    /// What is wrong, where, and what to do next.
-    pub error: String,
 }
