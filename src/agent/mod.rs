@@ -1,1 +1,6 @@
-//! agent
+//! The control plane of a node: watches -> desired -> apply.
+
+pub mod own;
+pub mod publish;
+pub mod retry;
+pub mod watch;

@@ -1,3 +1,5 @@
 //! What people and machines see of a running node: logs, metrics, health.
 
+pub mod http;
 pub mod log;
+pub mod metrics;

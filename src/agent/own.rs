@@ -1,0 +1,175 @@
+//! This node as its own Node object has it. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
+
+/// What the agent needs of its own Node object.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OwnNode {
+    /// Name.
+    pub name: String,
+    /// UID: another one is another node.
+    pub uid: String,
+    /// For writes that must not overwrite somebody else's.
+    pub resource_version: String,
+    /// `spec.podCIDRs`; empty until the controller manager has given some.
+    pub pod_cidrs: Vec<IpNet>,
+    /// `status.addresses` of type `InternalIP`.
+    pub internal: Vec<IpAddr>,
+    /// `status.addresses` of type `ExternalIP`.
+    pub external: Vec<IpAddr>,
+    /// All annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Why a Node object cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OwnNodeError {
+    /// The object lacks what every stored object has.
+    #[error("the Node object has no {0}")]
+    Missing(&'static str),
+    /// A pod CIDR is no CIDR.
+    #[error("spec.podCIDRs of Node {node} holds {text:?}, which is no CIDR: {error}")]
+    PodCidr {
+        /// The node.
+        node: String,
+        /// The text, cut.
+        text: String,
+        /// What is wrong with it.
+        error: ipnet::AddrParseError,
+    },
+    /// A pod CIDR lies outside of the cluster's.
+    #[error(
+        "pod CIDR {cidr} of Node {node} lies outside of clusterPodCIDRs; correct clusterPodCIDRs in the configuration \
+         or the controller manager's --cluster-cidr"
+    )]
+    OutsideCluster {
+        /// The node.
+        node: String,
+        /// The CIDR.
+        cidr: IpNet,
+    },
+}
+
+impl OwnNode {
+    /// Reads the Node object.
+    ///
+    /// # Errors
+    /// When it lacks name, UID or resource version, or its pod CIDRs are none or outside `cluster_pod_cidrs`.
+    pub fn from_object(node: &Node, cluster_pod_cidrs: &[IpNet]) -> Result<Self, OwnNodeError> {
+        let field = |value: &Option<String>, name| value.clone().ok_or(OwnNodeError::Missing(name));
+        let name = field(&node.metadata.name, "name")?;
+        let pod_cidrs = pod_cidrs(&name, node, cluster_pod_cidrs)?;
+        Ok(Self {
+            uid: field(&node.metadata.uid, "uid")?,
+            resource_version: field(&node.metadata.resource_version, "resourceVersion")?,
+            pod_cidrs,
+            internal: addresses(node, "InternalIP"),
+            external: addresses(node, "ExternalIP"),
+            annotations: node.metadata.annotations.clone().unwrap_or_default(),
+            name,
+        })
+    }
+
+    /// The fabric address of each family: the first address after the network's own, of the first pod CIDR.
+    #[must_use]
+    pub fn fabric_addresses(&self) -> Vec<IpAddr> {
+        let first = |v4: bool| self.pod_cidrs.iter().find(|cidr| cidr.addr().is_ipv4() == v4);
+        [first(true), first(false)].into_iter().flatten().filter_map(fabric_address).collect()
+    }
+}
+
+/// The first address after the network's own.
+#[must_use]
+pub fn fabric_address(cidr: &IpNet) -> Option<IpAddr> {
+    match cidr {
+        IpNet::V4(net) => net.hosts().next().map(IpAddr::V4),
+        IpNet::V6(net) => net.network().to_bits().checked_add(1).map(|bits| IpAddr::V6(bits.into())),
+    }
+}
+
+/// A reference for Events about the Node `name`.
+#[must_use]
+pub fn reference(name: &str, uid: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Node".into()),
+        name: Some(name.into()),
+        uid: Some(uid.into()),
+        ..ObjectReference::default()
+    }
+}
+
+/// The pod CIDRs of any Node object, as `spec.podCIDRs` or the older `spec.podCIDR` has them.
+///
+/// # Errors
+/// When one is no CIDR or lies outside `cluster_pod_cidrs`.
+pub fn pod_cidrs(name: &str, node: &Node, cluster_pod_cidrs: &[IpNet]) -> Result<Vec<IpNet>, OwnNodeError> {
+    let spec = node.spec.as_ref();
+    let texts = spec
+        .and_then(|spec| spec.pod_cidrs.clone().or_else(|| spec.pod_cidr.clone().map(|cidr| vec![cidr])))
+        .unwrap_or_default();
+    let parse = |text: &String| {
+        let cidr: IpNet = text.parse().map_err(|error| OwnNodeError::PodCidr {
+            node: name.into(),
+            text: text.chars().take(60).collect(),
+            error,
+        })?;
+        let cidr = cidr.trunc();
+        if !cluster_pod_cidrs.iter().any(|cluster| cluster.contains(&cidr)) {
+            return Err(OwnNodeError::OutsideCluster { node: name.into(), cidr });
+        }
+        Ok(cidr)
+    };
+    texts.iter().map(parse).collect()
+}
+
+/// The addresses of one type in `status.addresses` that are IP addresses.
+#[must_use]
+pub fn addresses(node: &Node, kind: &str) -> Vec<IpAddr> {
+    let all = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    all.iter()
+        .filter(|address| address.type_ == kind)
+        .filter_map(|address| address.address.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(cidrs: &[&str]) -> Node {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "a", "uid": "u", "resourceVersion": "7"},
+            "spec": {"podCIDRs": cidrs},
+            "status": {"addresses": [
+                {"type": "InternalIP", "address": "172.31.1.2"},
+                {"type": "Hostname", "address": "a"},
+                {"type": "ExternalIP", "address": "2001:db8::1"},
+            ]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn reads_addresses_and_fabric_addresses() {
+        let cluster: Vec<IpNet> = vec!["10.244.0.0/16".parse().unwrap(), "fd00::/56".parse().unwrap()];
+        let own = OwnNode::from_object(&node(&["10.244.3.0/24", "fd00:0:0:3::/64"]), &cluster).unwrap();
+        assert_eq!(own.internal, ["172.31.1.2".parse::<IpAddr>().unwrap()]);
+        assert_eq!(own.external, ["2001:db8::1".parse::<IpAddr>().unwrap()]);
+        let fabric: Vec<IpAddr> = vec!["10.244.3.1".parse().unwrap(), "fd00:0:0:3::1".parse().unwrap()];
+        assert_eq!(own.fabric_addresses(), fabric);
+    }
+
+    #[test]
+    fn a_node_outside_of_the_cluster_range_is_refused() {
+        let cluster: Vec<IpNet> = vec!["10.244.0.0/16".parse().unwrap()];
+        for (cidr, part) in [("10.245.0.0/24", "outside"), ("x", "no CIDR"), ("0.0.0.0/0", "outside")] {
+            let error = OwnNode::from_object(&node(&[cidr]), &cluster).unwrap_err();
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+}
