@@ -1,5 +1,18 @@
 //! Typed handles to the kernel: namespaces, links, routes, nftables, sysctls.
 
+pub mod address;
+pub mod link;
+pub mod mac;
+pub mod neigh;
+pub mod netlink;
+pub mod netns;
+pub mod route;
+pub mod rule;
+pub mod sysctl;
+
+#[cfg(test)]
+mod tests;
+
 /// Link group of every network device that Selvedge makes. The guard lets pod traffic leave by these (and `lo`).
 pub const LINK_GROUP: u32 = 51830;
 
