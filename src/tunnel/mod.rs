@@ -8,3 +8,4 @@ pub mod api;
 pub mod command;
 pub mod device;
 pub mod io;
+pub mod worker;

@@ -1,1 +1,16 @@
-//! tunnel/io
+//! Batches in and out: TUN super-packets and UDP segmentation, and what turns one into the other.
+//!
+//! In the order in which data passes: [`tun`] reads a super-packet with its [`vnet`] header, [`segment`] cuts it,
+//! [`udp`] sends many sealed datagrams with one call; the other way [`udp`] receives many at once, [`coalesce`]
+//! joins what was opened and [`tun`] takes it in one write. [`checksum`] and [`packet`] serve both ways.
+//!
+//! The pure parts ([`segment`], [`coalesce`], [`checksum`], [`packet`], [`vnet`]) never panic on any bytes.
+
+pub mod checksum;
+mod sys;
+pub mod tun;
+pub mod udp;
+pub mod vnet;
+
+/// Largest IP packet a TUN carries, in bytes.
+pub const MAX_PACKET: usize = 65_535;

@@ -1,0 +1,252 @@
+//! The UDP sockets of a device, one per family on one port, sending and receiving many datagrams a call.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::sys::{self, set_option};
+
+/// Largest payload of one send, over IPv4 and IPv6 alike, in bytes.
+pub const MAX_SEND: usize = 65_535 - 20 - 8;
+/// Most datagrams in one send (`UDP_MAX_SEGMENTS` before Linux 6.9).
+pub const MAX_SEGMENTS: usize = 64;
+/// Room to wait in for a worker that is busy, in bytes.
+const BUFFER: i32 = 8 << 20;
+/// Ports tried when any will do and one is free for only one family.
+const PORT_TRIES: usize = 16;
+
+/// Both sockets. IPv6 is absent where the kernel has none.
+#[derive(Debug)]
+pub struct UdpSockets {
+    v4: UdpSocket,
+    v6: Option<UdpSocket>,
+    port: u16,
+}
+
+impl UdpSockets {
+    /// Binds to `port` on all addresses; 0 takes a port that is free for both families.
+    ///
+    /// # Errors
+    /// [`UdpError`], naming port and family.
+    pub fn bind(port: u16) -> Result<Self, UdpError> {
+        let mut last = None;
+        for _ in 0..PORT_TRIES {
+            let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port).into())?;
+            let chosen =
+                v4.port().map_err(|source| UdpError { what: "asking for its port", port, source })?;
+            match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, chosen).into()) {
+                Ok(v6) => return Ok(Self { v4, v6: Some(v6), port: chosen }),
+                Err(error) if error.no_such_family() => return Ok(Self { v4, v6: None, port: chosen }),
+                Err(error) if port == 0 => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.unwrap_or(UdpError { what: "binding", port, source: io::ErrorKind::AddrInUse.into() }))
+    }
+
+    /// Takes sockets that another process bound.
+    ///
+    /// # Errors
+    /// [`UdpError`] if `v4` is no bound UDP socket.
+    pub fn from_fds(v4: OwnedFd, v6: Option<OwnedFd>) -> Result<Self, UdpError> {
+        let v4 = UdpSocket::setup(v4.into());
+        let port = v4.port().map_err(|source| UdpError {
+            what: "asking an inherited socket for its port",
+            port: 0,
+            source,
+        })?;
+        Ok(Self { v4, v6: v6.map(|fd| UdpSocket::setup(fd.into())), port })
+    }
+
+    /// The port both are bound to.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The IPv4 socket.
+    #[must_use]
+    pub fn v4(&self) -> &UdpSocket {
+        &self.v4
+    }
+
+    /// The IPv6 socket, if the kernel has IPv6.
+    #[must_use]
+    pub fn v6(&self) -> Option<&UdpSocket> {
+        self.v6.as_ref()
+    }
+
+    /// The socket that reaches `to`.
+    #[must_use]
+    pub fn to(&self, to: &SocketAddr) -> Option<&UdpSocket> {
+        if to.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() }
+    }
+
+    /// Both sockets that there are.
+    pub fn all(&self) -> impl Iterator<Item = &UdpSocket> {
+        [Some(&self.v4), self.v6.as_ref()].into_iter().flatten()
+    }
+
+    /// Sets `SO_MARK`; 0 takes it away. Acts on every process that shares the sockets.
+    ///
+    /// # Errors
+    /// [`UdpError`]; needs `CAP_NET_ADMIN`.
+    pub fn set_mark(&self, mark: u32) -> Result<(), UdpError> {
+        self.all().try_for_each(|socket| socket.socket.set_mark(mark)).map_err(|source| UdpError {
+            what: "setting the mark (CAP_NET_ADMIN is needed)",
+            port: self.port,
+            source,
+        })
+    }
+}
+
+/// One bound socket.
+#[derive(Debug)]
+pub struct UdpSocket {
+    socket: Socket,
+    gso: bool,
+    gro: bool,
+}
+
+/// Datagrams of one sender, from one receive.
+#[derive(Debug, Clone, Copy)]
+pub struct Datagrams {
+    /// The sender.
+    pub from: SocketAddr,
+    /// Bytes of all of them.
+    pub len: usize,
+    /// Size of each but the last; never 0.
+    pub segment: usize,
+}
+
+impl UdpSocket {
+    fn bind(address: SocketAddr) -> Result<Self, UdpError> {
+        let failed = |what| move |source| UdpError { what, port: address.port(), source };
+        let kind = Type::DGRAM.cloexec().nonblocking();
+        let (family, v6) = if address.is_ipv4() { (Domain::IPV4, false) } else { (Domain::IPV6, true) };
+        let socket = Socket::new(family, kind, Some(Protocol::UDP)).map_err(failed("opening"))?;
+        if v6 {
+            socket.set_only_v6(true).map_err(failed("setting IPV6_V6ONLY of"))?;
+        }
+        socket.bind(&address.into()).map_err(failed(if v6 {
+            "binding to [::]"
+        } else {
+            "binding to 0.0.0.0"
+        }))?;
+        Ok(Self::setup(socket))
+    }
+
+    /// Asks for large buffers and segmentation, each of which it can do without.
+    fn setup(socket: Socket) -> Self {
+        let fd = socket.as_fd();
+        for (force, plain) in
+            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
+        {
+            let _ = set_option(fd, libc::SOL_SOCKET, force, BUFFER)
+                .or_else(|_| set_option(fd, libc::SOL_SOCKET, plain, BUFFER));
+        }
+        let gro = set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+        let gso = set_option(fd, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
+        Self { socket, gso, gro }
+    }
+
+    fn port(&self) -> io::Result<u16> {
+        let address = self.socket.local_addr()?.as_socket();
+        address.map(|address| address.port()).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    /// True if one send takes many datagrams.
+    #[must_use]
+    pub fn gso(&self) -> bool {
+        self.gso
+    }
+
+    /// True if one receive brings many datagrams.
+    #[must_use]
+    pub fn gro(&self) -> bool {
+        self.gro
+    }
+
+    /// Receives without waiting. `buffer` holds 65,535 bytes or more.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is nothing; whatever else the socket reports.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Datagrams> {
+        let received = sys::receive(self.as_fd(), buffer)?;
+        let segment = received.segment.unwrap_or(received.len).max(1);
+        Ok(Datagrams { from: received.from, len: received.len, segment })
+    }
+
+    /// Sends `bytes` to `to` as datagrams of `segment` bytes each, the last of which may be shorter. Gives the
+    /// number of bytes for which the kernel is done: fewer only with an error, which is then about the rest.
+    ///
+    /// Where the kernel refuses segmentation they go one by one: for this once if a datagram is larger than
+    /// the path takes unfragmented (`EINVAL`), for good if the device can't (`EIO`).
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is no room to send now; with it the count of bytes already sent.
+    pub fn send(&mut self, bytes: &[u8], segment: usize, to: SocketAddr) -> (usize, io::Result<()>) {
+        if bytes.len() <= segment {
+            return match sys::send(self.as_fd(), bytes, to, None) {
+                Ok(_) => (bytes.len(), Ok(())),
+                Err(error) => (0, Err(error)),
+            };
+        }
+        if self.gso
+            && let Ok(size) = u16::try_from(segment)
+        {
+            match sys::send(self.as_fd(), bytes, to, Some(size)) {
+                Ok(_) => return (bytes.len(), Ok(())),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EIO) => self.gso = false,
+                    Some(libc::EINVAL | libc::EMSGSIZE) => {}
+                    _ => return (0, Err(error)),
+                },
+            }
+        }
+        self.send_singly(bytes, segment, to)
+    }
+
+    fn send_singly(&self, bytes: &[u8], segment: usize, to: SocketAddr) -> (usize, io::Result<()>) {
+        let mut done = 0;
+        let mut failure = Ok(());
+        for datagram in bytes.chunks(segment.max(1)) {
+            match sys::send(self.as_fd(), datagram, to, None) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (done, Err(error)),
+                Err(error) => failure = Err(error),
+                Ok(_) => {}
+            }
+            done += datagram.len();
+        }
+        (done, failure)
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl From<UdpSocket> for OwnedFd {
+    fn from(socket: UdpSocket) -> Self {
+        socket.socket.into()
+    }
+}
+
+/// Why there are no sockets.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} UDP port {port}: {source}")]
+pub struct UdpError {
+    what: &'static str,
+    port: u16,
+    source: io::Error,
+}
+
+impl UdpError {
+    fn no_such_family(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+    }
+}
