@@ -24,6 +24,9 @@ pub enum KeyError {
     /// A low-order point (RFC 7748, section 6.1): every Diffie-Hellman with it gives zero.
     #[error("key is a low-order point and gives no secrecy")]
     LowOrder,
+    /// Another spelling of a point: the number is not below 2^255 - 19 (RFC 7748, section 5).
+    #[error("key is not in canonical form")]
+    NotCanonical,
 }
 
 /// A static private key (X25519, RFC 7748). Never printed, never serialized, wiped on drop.
@@ -87,6 +90,32 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
+/// Every 255-bit number that is a low-order point of Curve25519 or its twist: 0, 1, the two of order 8, p - 1,
+/// p and p + 1, least byte first (RFC 7748, section 6.1; https://cr.yp.to/ecdh.html#validate).
+const LOW_ORDER: [[u8; KEY_LEN]; 7] = [
+    small(0, 0x00, 0x00),
+    small(1, 0x00, 0x00),
+    [
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda,
+        0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+    ],
+    [
+        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b, 0x04,
+        0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
+    ],
+    small(0xec, 0xff, 0x7f),
+    small(0xed, 0xff, 0x7f),
+    small(0xee, 0xff, 0x7f),
+];
+
+/// The number with this first byte, last byte, and all bytes between.
+const fn small(first: u8, between: u8, last: u8) -> [u8; KEY_LEN] {
+    let mut bytes = [between; KEY_LEN];
+    bytes[0] = first;
+    bytes[KEY_LEN - 1] = last;
+    bytes
+}
+
 /// A static public key: the name of a peer in WireGuard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublicKey([u8; KEY_LEN]);
@@ -102,6 +131,23 @@ impl PublicKey {
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
         &self.0
+    }
+
+    /// Checks that the key can be a peer's: a canonical number that is no low-order point. Public keys that
+    /// [`PrivateKey::public_key`] makes always are. Parsing does not check it, as other WireGuard programs take
+    /// any 32 bytes; whoever believes a key that a stranger published does.
+    ///
+    /// # Errors
+    /// [`KeyError::LowOrder`] or [`KeyError::NotCanonical`].
+    pub fn check(&self) -> Result<(), KeyError> {
+        let mut masked = self.0;
+        masked[31] &= 0x7f;
+        if LOW_ORDER.contains(&masked) {
+            return Err(KeyError::LowOrder);
+        }
+        // 2^255 - 19 is ED, FF ... FF, 7F from its least byte on: only ED to FF in the first byte exceed it.
+        let above = masked[31] == 0x7f && masked[1..31].iter().all(|byte| *byte == 0xff) && masked[0] >= 0xed;
+        if masked != self.0 || above { Err(KeyError::NotCanonical) } else { Ok(()) }
     }
 
     /// The key in the type that boringtun takes.
@@ -209,6 +255,53 @@ mod tests {
         let key = PrivateKey::from_bytes([7; 32]);
         assert_eq!(format!("{key:?}"), "PrivateKey(redacted)");
         assert_eq!(format!("{:?}", PresharedKey::from_bytes([7; 32])), "PresharedKey(redacted)");
+    }
+
+    fn hex(text: &str) -> [u8; KEY_LEN] {
+        let byte = |i: usize| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap();
+        std::array::from_fn(byte)
+    }
+
+    /// RFC 7748, section 6.1.
+    #[test]
+    fn the_rfc_vectors_hold() {
+        let alice =
+            PrivateKey::from_bytes(hex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"));
+        let bob =
+            PrivateKey::from_bytes(hex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"));
+        let alice_public = hex("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
+        let bob_public = hex("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f");
+        let shared = hex("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742");
+        assert_eq!(alice.public_key().as_bytes(), &alice_public);
+        assert_eq!(bob.public_key().as_bytes(), &bob_public);
+        assert_eq!(alice.to_dalek().diffie_hellman(&bob.public_key().to_dalek()).as_bytes(), &shared);
+        assert_eq!(bob.to_dalek().diffie_hellman(&alice.public_key().to_dalek()).as_bytes(), &shared);
+        assert_eq!(alice.public_key().check(), Ok(()));
+        assert_eq!(bob.public_key().check(), Ok(()));
+    }
+
+    /// The list is right because Diffie-Hellman gives zero for each of them, whatever the top bit says.
+    #[test]
+    fn low_order_points_are_refused() {
+        let private = PrivateKey::from_bytes([9; 32]).to_dalek();
+        for point in LOW_ORDER {
+            for top in [0, 0x80] {
+                let mut bytes = point;
+                bytes[31] |= top;
+                let key = PublicKey::from_bytes(bytes);
+                assert_eq!(private.diffie_hellman(&key.to_dalek()).as_bytes(), &[0; 32], "{bytes:x?}");
+                assert_eq!(key.check(), Err(KeyError::LowOrder), "{bytes:x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_spelling_of_a_key_is_refused() {
+        let mut bytes = *PrivateKey::from_bytes([9; 32]).public_key().as_bytes();
+        bytes[31] |= 0x80;
+        assert_eq!(PublicKey::from_bytes(bytes).check(), Err(KeyError::NotCanonical));
+        assert_eq!(PublicKey::from_bytes(small(0xf6, 0xff, 0x7f)).check(), Err(KeyError::NotCanonical));
+        assert_eq!(PublicKey::from_bytes(small(0x09, 0, 0)).check(), Ok(()), "the base point");
     }
 
     #[test]

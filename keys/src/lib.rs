@@ -3,6 +3,11 @@
 //! Private keys never leave the node: they have no `Display`, a redacted `Debug`, no serde form, and are
 //! wiped from memory when dropped.
 
+pub mod durable;
+mod file;
 mod key;
+mod store;
 
+pub use file::{Damage, NodeKeys};
 pub use key::{KEY_LEN, KeyError, PresharedKey, PrivateKey, PublicKey};
+pub use store::{KeyStore, StoreError};

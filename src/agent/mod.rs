@@ -3,4 +3,6 @@
 pub mod own;
 pub mod publish;
 pub mod retry;
+pub mod status;
+pub mod tunnel;
 pub mod watch;

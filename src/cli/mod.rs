@@ -8,6 +8,7 @@ mod agent;
 mod cni;
 mod config;
 mod status;
+mod table;
 mod tunnel;
 mod uninstall;
 
@@ -127,4 +128,13 @@ pub fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// Runs a future of a short command to its end.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime needs only memory and an epoll descriptor")
+        .block_on(future)
 }

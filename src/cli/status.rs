@@ -1,11 +1,179 @@
-//! `selvedge status`.
+//! `selvedge status`: the peers of this node.
 
-use super::{Exit, Failure};
+use jiff::Timestamp;
+
+use super::{Exit, Failure, Output, table};
+use crate::agent::status::AgentStatus;
+use crate::local::{Client, ClientError};
+use crate::paths::Paths;
+use crate::tunnel::api::{DeviceStatus, PeerState, PeerStatus};
 
 /// Options of `selvedge status`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+#[command(after_help = "Examples:
+  selvedge status
+  selvedge status --output json | jq '.tunnel.peers[].lastHandshake'
 
-pub(super) fn run(_args: &Args) -> Result<Exit, Failure> {
-    Err(anyhow::anyhow!("not built yet").into())
+Exit codes: 0 all is well, 3 the node has problems or refuses another node, 4 the agent does not answer.")]
+pub(super) struct Args {
+    /// Form of the answer.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+}
+
+#[expect(clippy::print_stdout, reason = "this is the answer")]
+pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+    let status = fetch(&Paths::from_env()).map_err(|error| {
+        Failure::new(
+            Exit::Unreachable,
+            anyhow::Error::new(error).context("cannot ask the agent for its status"),
+        )
+    })?;
+    match args.output {
+        Output::Json => {
+            let text = serde_json::to_string_pretty(&status).map_err(anyhow::Error::new)?;
+            println!("{text}");
+        }
+        Output::Table => print!("{}", render(&status, Timestamp::now())),
+    }
+    let well = status.problems.is_empty() && status.refused.is_empty();
+    Ok(if well { Exit::Ok } else { Exit::Findings })
+}
+
+fn fetch(paths: &Paths) -> Result<AgentStatus, ClientError> {
+    super::block_on(Client::new(&paths.agent_socket()).get("/v1/status"))
+}
+
+fn render(status: &AgentStatus, now: Timestamp) -> String {
+    let ready = if status.ready { "ready" } else { "not ready" };
+    let mut text = format!(
+        "node {} {ready}, key {} (epoch {})\n",
+        status.node,
+        status.public_key.short(),
+        status.key_epoch
+    );
+    match &status.tunnel {
+        Some(tunnel) => text += &peers(tunnel, now),
+        None => text += "tunnel does not answer\n",
+    }
+    for refused in &status.refused {
+        text += &format!("refused: {}: {}\n", refused.node, refused.message);
+    }
+    for problem in &status.problems {
+        text += &format!("problem: {problem}\n");
+    }
+    text
+}
+
+fn peers(tunnel: &DeviceStatus, now: Timestamp) -> String {
+    if tunnel.peers.is_empty() {
+        return "no peers\n".to_owned();
+    }
+    let rows: Vec<_> = tunnel.peers.iter().map(|peer| row(peer, now)).collect();
+    table::render(&["NODE", "ENDPOINT", "KEY", "HANDSHAKE", "RX", "TX", "STATE"], &rows, &[4, 5])
+}
+
+fn row(peer: &PeerStatus, now: Timestamp) -> Vec<String> {
+    let key = peer.sessions.iter().find(|session| session.sending).or(peer.sessions.first());
+    let none = || "-".to_owned();
+    vec![
+        peer.name.clone(),
+        peer.endpoint.map_or_else(none, |endpoint| endpoint.to_string()),
+        key.map_or_else(none, |session| session.public_key.short()),
+        peer.last_handshake.map_or_else(none, |then| ago(then, now)),
+        table::bytes(peer.rx_bytes),
+        table::bytes(peer.tx_bytes),
+        state(peer.state).to_owned(),
+    ]
+}
+
+fn state(state: PeerState) -> &'static str {
+    match state {
+        PeerState::Established => "established",
+        PeerState::Handshaking => "handshaking",
+        PeerState::Idle => "idle",
+        PeerState::NoEndpoint => "no endpoint",
+    }
+}
+
+fn ago(then: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(then).as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds}s ago"),
+        120..7200 => format!("{}m ago", seconds / 60),
+        _ => format!("{}h ago", seconds / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use selvedge_keys::PublicKey;
+
+    use super::*;
+    use crate::agent::status::Refused;
+    use crate::tunnel::api::{Counters, Features, SessionStatus};
+
+    fn status() -> AgentStatus {
+        let key = PublicKey::from_bytes([7; 32]);
+        let session = SessionStatus {
+            own_epoch: 1,
+            peer_epoch: 1,
+            public_key: key,
+            confirmed: true,
+            sending: true,
+            last_handshake: None,
+        };
+        let peer = PeerStatus {
+            name: "worker-2.eu-central.example".into(),
+            state: PeerState::Established,
+            endpoint: Some("[2001:db8::2]:51830".parse().unwrap()),
+            allowed_ips: Vec::new(),
+            persistent_keepalive: None,
+            last_handshake: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+            rx_bytes: 5 << 20,
+            tx_bytes: 17,
+            preshared_key: false,
+            sessions: vec![session],
+        };
+        let tunnel = DeviceStatus {
+            device: "selvedge0".into(),
+            managed: true,
+            listen_port: 51830,
+            identities: Vec::new(),
+            features: Features::default(),
+            peers: vec![peer],
+            counters: Counters::default(),
+        };
+        AgentStatus {
+            node: "worker-1".into(),
+            ready: true,
+            problems: Vec::new(),
+            public_key: key,
+            key_epoch: 1,
+            pod_cidrs: Vec::new(),
+            refused: vec![Refused {
+                node: "x".into(),
+                reason: "r".into(),
+                message: "its key is ours".into(),
+            }],
+            tunnel: Some(tunnel),
+        }
+    }
+
+    #[test]
+    fn the_table_fits_a_terminal_and_names_what_matters() {
+        let text = render(&status(), "2026-01-01T00:00:42Z".parse().unwrap());
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        for part in
+            ["worker-1 ready", "2001:db8::2", "42s ago", "5.0 MiB", "17 B", "established", "its key is ours"]
+        {
+            assert!(text.contains(part), "{part:?} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn json_round_trips() {
+        let text = serde_json::to_string(&status()).unwrap();
+        assert_eq!(serde_json::from_str::<AgentStatus>(&text).unwrap(), status());
+    }
 }

@@ -8,5 +8,4 @@ pub mod api;
 pub mod command;
 pub mod device;
 pub mod io;
-pub mod uapi;
 pub mod worker;

@@ -1,0 +1,46 @@
+# Every task has one entry here. `make help` lists them.
+CARGO ?= cargo
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: toolchain
+toolchain:
+	@command -v $(CARGO) >/dev/null || { echo "no cargo: install a Rust toolchain, https://rustup.rs"; exit 1; }
+	@command -v cc >/dev/null || { echo "no cc: install a C compiler and linker, e.g. apt-get install gcc libc6-dev"; exit 1; }
+
+.PHONY: demo
+demo: lab ## Build, bring up a cluster in namespaces, check it, take it down
+	target/release/selvedge-lab run
+
+.PHONY: lab
+lab: toolchain ## Build the product and the lab
+	$(CARGO) build --release --package selvedge --package selvedge-lab
+
+.PHONY: test
+test: toolchain ## Run every test; installs what the tests need beyond the product
+	tests/run.sh
+
+.PHONY: lint
+lint: toolchain ## Formatting and clippy, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: fmt
+fmt: toolchain ## Format everything
+	$(CARGO) fmt --all
+
+.PHONY: bench
+bench: toolchain ## Throughput and round trip beside wireguard-go and boringtun-cli
+	tests/setup.sh
+	$(CARGO) bench --bench tunnel
+
+.PHONY: fuzz
+fuzz: toolchain ## Fuzz every parser of foreign bytes for a minute each (needs nightly and cargo-fuzz)
+	cd fuzz && for target in $$($(CARGO) fuzz list); do $(CARGO) +nightly fuzz run $$target -- -max_total_time=60 || exit 1; done
+
+.PHONY: clean
+clean: ## Remove what was built
+	$(CARGO) clean

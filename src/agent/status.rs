@@ -1,0 +1,46 @@
+//! What the agent tells the command line: shapes of its local API, HTTP/1.1 and JSON on `Paths::agent_socket`.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`AgentStatus`] |
+
+use ipnet::IpNet;
+use selvedge_keys::PublicKey;
+use serde::{Deserialize, Serialize};
+
+use crate::tunnel::api::DeviceStatus;
+
+/// State of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    /// Name of this node.
+    pub node: String,
+    /// True when pods may start here.
+    pub ready: bool,
+    /// What is not as it should be; each is tried again.
+    pub problems: Vec<String>,
+    /// The key that peers use now.
+    pub public_key: PublicKey,
+    /// Its epoch.
+    pub key_epoch: u64,
+    /// This node's pod CIDRs.
+    #[serde(rename = "podCIDRs")]
+    pub pod_cidrs: Vec<IpNet>,
+    /// Nodes whose claims are refused.
+    pub refused: Vec<Refused>,
+    /// The tunnel's own report; none when it does not answer.
+    pub tunnel: Option<DeviceStatus>,
+}
+
+/// A node whose claims are refused: no traffic goes to it or is taken from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refused {
+    /// Name of the node.
+    pub node: String,
+    /// A word out of a fixed set, as in the metric.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
