@@ -1,7 +1,8 @@
 //! The control plane of a node: watches -> desired -> apply.
 
+pub mod events;
 pub mod own;
-pub mod publish;
+pub mod parts;
 pub mod retry;
 pub mod status;
 pub mod tunnel;

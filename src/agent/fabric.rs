@@ -1,0 +1,153 @@
+//! The routes, rules and sysctls that carry the fabric on this node. Pure.
+//!
+//! One route an address family covers all pods of the cluster, so that an address of no known peer ends in the
+//! tunnel and is dropped there. Behind each route by the tunnel stands an `unreachable` one of worse metric: it
+//! needs no device, so it holds when the device is down or gone.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::own::fabric_address;
+use crate::kernel::route::{MAIN, Route};
+use crate::kernel::rule::Rule;
+
+/// Table of the routes that only pods use: to other nodes' own addresses.
+pub const POD_TABLE: u32 = 51830;
+/// Priority of the rules that send pods there.
+pub const POD_RULE_PRIORITY: u32 = 5183;
+
+const BY_TUNNEL: u32 = 100;
+const LAST_RESORT: u32 = 65_000;
+
+/// What the desired state follows from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fabric {
+    /// All pod CIDRs of the cluster.
+    pub cluster_pod_cidrs: Vec<IpNet>,
+    /// This node's pod CIDRs.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Other nodes' own addresses, whether they are peers or refused: pods reach them by the tunnel or not at all.
+    pub node_addresses: Vec<IpAddr>,
+    /// Index of the TUN device; none while it does not exist.
+    pub tunnel: Option<u32>,
+}
+
+impl Fabric {
+    /// All routes that the agent owns. See [`owns`].
+    #[must_use]
+    pub fn routes(&self) -> Vec<Route> {
+        let mut routes = Vec::new();
+        for cidr in &self.cluster_pod_cidrs {
+            routes.push(Route::unreachable(*cidr).with_metric(LAST_RESORT));
+            routes.extend(self.tunnel.map(|device| self.cluster_route(*cidr, device)));
+        }
+        // An address of this node that no pod has must not go round by the tunnel.
+        routes.extend(self.pod_cidrs.iter().map(|cidr| Route::unreachable(*cidr).with_metric(BY_TUNNEL)));
+        for address in &self.node_addresses {
+            let host = IpNet::from(*address);
+            routes.push(Route::unreachable(host).with_metric(LAST_RESORT).with_table(POD_TABLE));
+            let by_tunnel = |device| Route::on_link(host, device).with_metric(BY_TUNNEL).with_table(POD_TABLE);
+            routes.extend(self.tunnel.map(by_tunnel));
+        }
+        routes
+    }
+
+    fn cluster_route(&self, cidr: IpNet, device: u32) -> Route {
+        let route = Route::on_link(cidr, device).with_metric(BY_TUNNEL);
+        match self.fabric_address(cidr.addr().is_ipv4()) {
+            Some(source) => route.with_source(source),
+            None => route,
+        }
+    }
+
+    /// This node's fabric address of one family.
+    #[must_use]
+    pub fn fabric_address(&self, ipv4: bool) -> Option<IpAddr> {
+        self.pod_cidrs.iter().find(|cidr| cidr.addr().is_ipv4() == ipv4).and_then(fabric_address)
+    }
+
+    /// Rules that make this node's pods look into [`POD_TABLE`] first.
+    #[must_use]
+    pub fn rules(&self) -> Vec<Rule> {
+        let rule = |cidr: &IpNet| Rule::from_source(*cidr, POD_RULE_PRIORITY, POD_TABLE);
+        self.pod_cidrs.iter().map(rule).collect()
+    }
+}
+
+/// Whether a route of our protocol is the agent's; host routes in the main table are the CNI plugin's.
+#[must_use]
+pub fn owns(route: &Route) -> bool {
+    route.table != MAIN || route.destination.prefix_len() < route.destination.max_prefix_len()
+}
+
+/// Sysctls of the node (not of single pods) that forwarding needs, as key and value.
+///
+/// Reverse-path filtering is loose on the tunnel (`rp_filter` 2, ip-sysctl in the kernel's documentation): a remote
+/// node's own address arrives there although the way back to it is the underlay's.
+#[must_use]
+pub fn sysctls(tunnel: &str, ipv6: bool) -> Vec<(String, &'static str)> {
+    let mut all = vec![
+        ("net.ipv4.ip_forward".to_owned(), "1"),
+        (format!("net.ipv4.conf.{tunnel}.rp_filter"), "2"),
+        (format!("net.ipv4.conf.{tunnel}.send_redirects"), "0"),
+        (format!("net.ipv4.conf.{tunnel}.accept_redirects"), "0"),
+    ];
+    if ipv6 {
+        all.extend([
+            ("net.ipv6.conf.all.forwarding".to_owned(), "1"),
+            (format!("net.ipv6.conf.{tunnel}.disable_ipv6"), "0"),
+            (format!("net.ipv6.conf.{tunnel}.accept_ra"), "0"),
+            (format!("net.ipv6.conf.{tunnel}.accept_redirects"), "0"),
+        ]);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::route::Kind;
+
+    fn fabric(tunnel: Option<u32>) -> Fabric {
+        Fabric {
+            cluster_pod_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00::/56".parse().unwrap()],
+            pod_cidrs: vec!["10.244.3.0/24".parse().unwrap(), "fd00:0:0:3::/64".parse().unwrap()],
+            node_addresses: vec!["172.31.1.2".parse().unwrap()],
+            tunnel,
+        }
+    }
+
+    #[test]
+    fn every_route_by_the_tunnel_has_an_unreachable_one_behind_it() {
+        let routes = fabric(Some(7)).routes();
+        let by_tunnel: Vec<_> = routes.iter().filter(|route| route.device() == Some(7)).collect();
+        assert_eq!(by_tunnel.len(), 3);
+        for route in by_tunnel {
+            let behind = |other: &&Route| {
+                other.destination == route.destination
+                    && other.table == route.table
+                    && other.metric > route.metric
+                    && other.kind == Kind::Unreachable
+            };
+            assert!(routes.iter().find(behind).is_some(), "{route} has nothing behind it");
+        }
+    }
+
+    #[test]
+    fn without_the_device_all_is_unreachable() {
+        let routes = fabric(None).routes();
+        assert_eq!(routes.len(), 5);
+        assert!(routes.iter().all(|route| route.kind == Kind::Unreachable), "{routes:?}");
+    }
+
+    #[test]
+    fn pods_look_into_their_table_and_host_routes_are_left_alone() {
+        let rules = fabric(None).rules();
+        assert_eq!(rules.len(), 2);
+        assert!(rules.iter().all(|rule| rule.priority == POD_RULE_PRIORITY));
+        let host: IpNet = "10.244.3.7/32".parse().unwrap();
+        assert!(!owns(&Route::on_link(host, 3)));
+        assert!(owns(&Route::on_link(host, 3).with_table(POD_TABLE)));
+    }
+}
