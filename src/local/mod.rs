@@ -21,12 +21,14 @@
 //! # });
 //! ```
 
+mod accept;
 mod client;
 mod path;
 mod router;
 mod server;
 mod socket;
 
+pub use accept::accept;
 pub use client::{Client, ClientError, Lines};
 pub use http::{Method, StatusCode};
 pub use path::encode;

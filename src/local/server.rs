@@ -14,12 +14,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use super::accept::accept;
 use super::router::{Body, Problem, Router};
-use super::socket::may_talk;
 
 /// Connections at one time; more wait.
 const CONNECTIONS: usize = 64;
@@ -27,54 +25,17 @@ const CONNECTIONS: usize = 64;
 const BODY_LIMIT: usize = 32 << 20;
 /// How long a client may take for its headers, and again for its body.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait after a failed accept (no descriptors left).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `router` on `listener` until dropped; connections end with it.
 ///
 /// # Errors
 /// When the socket cannot be used at all; never for the fault of one connection.
 pub async fn serve(listener: UnixListener, router: Router) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::UnixListener::from_std(listener)?;
     let router = Arc::new(router);
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let router = Arc::clone(&router);
-        connections.spawn(async move {
-            let _permit = permit;
-            connection(stream, router).await;
-        });
-        while connections.try_join_next().is_some() {}
-    }
+    accept(listener, CONNECTIONS, |stream, uid| connection(stream, Arc::clone(&router), uid)).await
 }
 
-async fn connection(stream: UnixStream, router: Arc<Router>) {
-    let uid = match stream.peer_cred() {
-        Ok(credentials) if may_talk(credentials.uid()) => credentials.uid(),
-        Ok(credentials) => {
-            tracing::warn!(
-                uid = credentials.uid(),
-                pid = credentials.pid(),
-                "refused a connection: wrong user"
-            );
-            return;
-        }
-        Err(error) => {
-            tracing::warn!(%error, "refused a connection: its user is unknown");
-            return;
-        }
-    };
+async fn connection(stream: UnixStream, router: Arc<Router>, uid: u32) {
     let service = service_fn(|request| answer(&router, request, uid));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

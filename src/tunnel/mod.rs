@@ -8,4 +8,5 @@ pub mod api;
 pub mod command;
 pub mod device;
 pub mod io;
+pub mod uapi;
 pub mod worker;
