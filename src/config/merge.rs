@@ -1,0 +1,291 @@
+//! Flags, environment and file into one checked configuration.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use toml::Spanned;
+
+use super::error::Problem;
+use super::overrides::Overrides;
+use super::raw::{self, List, Raw};
+use super::{Agent, Cni, Config, Datapath, cidr, range};
+
+/// Smallest MTU of an underlay whose tunnel carries IPv6: 1280 (RFC 8200, section 5) and the tunnel's 80.
+const LEAST_MTU_V6: i64 = 1280 + 80;
+/// Smallest MTU of an underlay for IPv4: 576 (RFC 791, section 3.1) and the tunnel's 80.
+const LEAST_MTU_V4: i64 = 576 + 80;
+
+/// A value with the place it comes from.
+#[derive(Debug, Clone)]
+pub(super) struct Value<T> {
+    pub(super) value: T,
+    pub(super) line: Option<usize>,
+    pub(super) key: String,
+}
+
+impl<T> Value<T> {
+    pub(super) fn problem(&self, problem: impl Into<String>, remedy: impl Into<String>) -> Problem {
+        Problem { line: self.line, key: self.key.clone(), problem: problem.into(), remedy: remedy.into() }
+    }
+}
+
+/// All values checked, or all problems.
+pub(super) fn config(raw: Raw, flags: &Overrides, text: &str) -> Result<Config, Vec<Problem>> {
+    let mut merge = Merge { text, problems: Vec::new() };
+    let config = merge.config(raw, flags);
+    if merge.problems.is_empty() { Ok(config) } else { Err(merge.problems) }
+}
+
+struct Merge<'a> {
+    text: &'a str,
+    problems: Vec<Problem>,
+}
+
+impl Merge<'_> {
+    fn config(&mut self, raw: Raw, flags: &Overrides) -> Config {
+        let node_name = self.text("nodeName", flags.node_name.as_deref(), raw.node_name);
+        let node_name = self.node_name(node_name);
+        let pods = self.list("clusterPodCIDRs", flags.cluster_pod_cidrs.as_ref(), raw.cluster_pod_cidrs);
+        let services = self.list("serviceCIDRs", flags.service_cidrs.as_ref(), raw.service_cidrs);
+        let plain =
+            self.list("nonMasqueradeCIDRs", flags.non_masquerade_cidrs.as_ref(), raw.non_masquerade_cidrs);
+        let trusted = self.list("trustedSources", flags.trusted_sources.as_ref(), raw.trusted_sources);
+        let cidrs = cidr::check(&cidr::Lists { pods, services, plain, trusted }, &mut self.problems);
+        let interface = self.text("interface", flags.interface.as_deref(), raw.interface);
+        let interface = self.device(interface, "selvedge0");
+        let bridge = self.text("bridge", flags.bridge.as_deref(), raw.bridge);
+        let bridge = self.bridge(bridge, &interface);
+        let listen_port = self.number("listenPort", flags.listen_port.as_deref(), raw.listen_port);
+        let listen_port = self.bounded(listen_port, 1, 65535).unwrap_or(51830);
+        let mtu = self.number("mtu", flags.mtu.as_deref(), raw.mtu);
+        let v6 = cidrs.pods.iter().any(|net| net.network().is_ipv6());
+        let mtu = self.bounded(mtu, if v6 { LEAST_MTU_V6 } else { LEAST_MTU_V4 }, 65535);
+        let endpoints = self.list("endpoints", flags.endpoints.as_ref(), raw.endpoints);
+        let endpoints = self.endpoints(&endpoints, listen_port);
+        let keepalive = flags.persistent_keepalive.as_deref();
+        let keepalive = self.number("persistentKeepalive", keepalive, raw.persistent_keepalive);
+        let persistent_keepalive = self.bounded(keepalive, 0, 65535).filter(|seconds: &u16| *seconds > 0);
+        let location = self.text("location", flags.location.as_deref(), raw.location);
+        let location = self.location(location);
+        let datapath = self.text("datapath", flags.datapath.as_deref(), raw.datapath);
+        let datapath = self.datapath(datapath);
+        let mark = self.number("firewallMark", flags.firewall_mark.as_deref(), raw.firewall_mark);
+        let firewall_mark = self.bounded(mark, 1, u32::MAX.into());
+        let cni = self.cni(raw.cni, flags);
+        let agent = self.agent(raw.agent, flags);
+        let (cluster_pod_cidrs, service_cidrs) = (cidrs.pods, cidrs.services);
+        let (non_masquerade_cidrs, trusted_sources) = (cidrs.plain, cidrs.trusted);
+        Config {
+            node_name,
+            cluster_pod_cidrs,
+            service_cidrs,
+            non_masquerade_cidrs,
+            trusted_sources,
+            interface,
+            bridge,
+            listen_port,
+            mtu,
+            endpoints,
+            persistent_keepalive,
+            location,
+            datapath,
+            firewall_mark,
+            cni,
+            agent,
+        }
+    }
+
+    fn node_name(&mut self, name: Option<Value<String>>) -> String {
+        let host = || nix::unistd::gethostname().map(|name| name.to_string_lossy().to_lowercase());
+        let name = name.unwrap_or_else(|| Value {
+            value: host().unwrap_or_default(),
+            line: None,
+            key: "nodeName".into(),
+        });
+        if !is_object_name(&name.value) {
+            let remedy = "write the name that `kubectl get nodes` shows";
+            self.problems.push(name.problem(format!("`{}` cannot be a Node's name", name.value), remedy));
+        }
+        name.value
+    }
+
+    fn device(&mut self, name: Option<Value<String>>, default: &str) -> String {
+        let Some(name) = name else { return default.into() };
+        let wrong = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control();
+        if name.value.len() > 15 || name.value.contains(wrong) || [".", ".."].contains(&&*name.value) {
+            let remedy = "write at most 15 bytes, without spaces, `/`, `:` and `%`";
+            self.problems.push(name.problem(format!("`{}` cannot be a device's name", name.value), remedy));
+        }
+        name.value
+    }
+
+    fn bridge(&mut self, name: Option<Value<String>>, interface: &str) -> String {
+        let place = name.clone();
+        let bridge = self.device(name, "selvedge-br");
+        if bridge == interface {
+            let place =
+                place.unwrap_or_else(|| Value { value: String::new(), line: None, key: "bridge".into() });
+            let problem = format!("`{bridge}` is the name of `interface` too");
+            self.problems.push(place.problem(problem, "name the two devices apart"));
+        }
+        bridge
+    }
+
+    fn endpoints(&mut self, texts: &[Value<String>], listen_port: u16) -> Vec<SocketAddr> {
+        let most = crate::mesh::annotation::MAX_ENDPOINTS;
+        if let Some(first) = texts.get(most) {
+            self.problems.push(first.problem(format!("more than {most} endpoints"), "keep the best ones"));
+        }
+        let mut endpoints = Vec::new();
+        for text in texts {
+            match endpoint(text, listen_port) {
+                Ok(endpoint) if endpoints.contains(&endpoint) => {
+                    let problem = format!("`{}` is listed twice", text.value);
+                    self.problems.push(text.problem(problem, "list it once"));
+                }
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+        endpoints
+    }
+
+    fn location(&mut self, location: Option<Value<String>>) -> Option<String> {
+        let location = location?;
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if location.value.len() > 63 || !location.value.bytes().all(known) {
+            let remedy = "write at most 63 letters, digits and -_.";
+            self.problems.push(location.problem(format!("`{}` is no location", location.value), remedy));
+        }
+        Some(location.value)
+    }
+
+    fn datapath(&mut self, datapath: Option<Value<String>>) -> Datapath {
+        if let Some(datapath) = datapath.filter(|datapath| datapath.value != "bridge") {
+            let problem = format!("`{}` is no datapath", datapath.value);
+            self.problems.push(datapath.problem(problem, "write \"bridge\" or leave it out"));
+        }
+        Datapath::Bridge
+    }
+
+    fn cni(&mut self, raw: raw::RawCni, flags: &Overrides) -> Cni {
+        let bin_dir = self.path("cni.binDir", flags.cni_bin_dir.as_ref(), raw.bin_dir);
+        let conf_dir = self.path("cni.confDir", flags.cni_conf_dir.as_ref(), raw.conf_dir);
+        Cni {
+            bin_dir: bin_dir.unwrap_or_else(|| "/opt/cni/bin".into()),
+            conf_dir: conf_dir.unwrap_or_else(|| "/etc/cni/net.d".into()),
+        }
+    }
+
+    fn agent(&mut self, raw: raw::RawAgent, flags: &Overrides) -> Agent {
+        let address =
+            self.text("agent.metricsAddress", flags.metrics_address.as_deref(), raw.metrics_address);
+        let default = SocketAddr::from(([127, 0, 0, 1], 51831));
+        let metrics_address = address.map_or(default, |address| {
+            address.value.parse().unwrap_or_else(|_| {
+                let problem = format!("`{}` is no ip:port", address.value);
+                self.problems.push(address.problem(problem, "write it like 127.0.0.1:51831"));
+                default
+            })
+        });
+        Agent {
+            metrics_address,
+            kubeconfig: self.path("agent.kubeconfig", flags.kubeconfig.as_ref(), raw.kubeconfig),
+        }
+    }
+
+    fn path(
+        &mut self,
+        key: &'static str,
+        flag: Option<&PathBuf>,
+        file: Option<Spanned<String>>,
+    ) -> Option<PathBuf> {
+        let flag = flag.map(|path| path.to_string_lossy());
+        let path = self.text(key, flag.as_deref(), file)?;
+        if !path.value.starts_with('/') {
+            let problem = format!("`{}` is no absolute path", path.value);
+            self.problems.push(path.problem(problem, "write it from / on"));
+        }
+        Some(path.value.into())
+    }
+
+    fn text(
+        &self,
+        key: &'static str,
+        flag: Option<&str>,
+        file: Option<Spanned<String>>,
+    ) -> Option<Value<String>> {
+        let flag = flag.filter(|text| !text.is_empty()).map(|text| from_flag(key, text.to_owned()));
+        flag.or_else(|| file.map(|text| self.placed(key, text))).filter(|text| !text.value.is_empty())
+    }
+
+    fn list(&self, key: &'static str, flag: Option<&Vec<String>>, file: List) -> Vec<Value<String>> {
+        let given = flag.into_iter().flatten().filter(|text| !text.trim().is_empty());
+        let given: Vec<_> = given.map(|text| from_flag(key, text.trim().to_owned())).collect();
+        if !given.is_empty() {
+            return given;
+        }
+        file.unwrap_or_default().into_iter().map(|text| self.placed(key, text)).collect()
+    }
+
+    fn number(
+        &mut self,
+        key: &'static str,
+        flag: Option<&str>,
+        file: Option<Spanned<i64>>,
+    ) -> Option<Value<i64>> {
+        let Some(text) = flag.filter(|text| !text.is_empty()) else {
+            return file.map(|number| self.placed(key, number));
+        };
+        let hex = text.strip_prefix("0x").map(|digits| i64::from_str_radix(digits, 16));
+        match hex.unwrap_or_else(|| text.parse()) {
+            Ok(number) => Some(from_flag(key, number)),
+            Err(_) => {
+                let problem = format!("`{text}` is no number");
+                self.problems.push(from_flag(key, ()).problem(problem, "write digits alone"));
+                None
+            }
+        }
+    }
+
+    fn bounded<T: TryFrom<i64>>(&mut self, number: Option<Value<i64>>, least: i64, most: i64) -> Option<T> {
+        let number = number?;
+        let fits = (least..=most).contains(&number.value);
+        let fitting = T::try_from(number.value).ok().filter(|_| fits);
+        if fitting.is_none() {
+            let problem = format!("{} is out of range", number.value);
+            self.problems.push(number.problem(problem, format!("write {least} to {most}")));
+        }
+        fitting
+    }
+
+    fn placed<T>(&self, key: &str, value: Spanned<T>) -> Value<T> {
+        let line = raw::line(self.text, value.span().start);
+        Value { value: value.into_inner(), line: Some(line), key: key.into() }
+    }
+}
+
+fn from_flag<T>(key: &str, value: T) -> Value<T> {
+    Value { value, line: None, key: format!("{key} (from a flag or the environment)") }
+}
+
+fn endpoint(text: &Value<String>, listen_port: u16) -> Result<SocketAddr, Problem> {
+    let wrong = |problem: String| text.problem(problem, "write an address of this node, as ip or ip:port");
+    let endpoint = Config::endpoint(&text.value, listen_port).filter(|endpoint| endpoint.port() != 0);
+    let endpoint = endpoint.ok_or_else(|| wrong(format!("`{}` is no ip or ip:port", text.value)))?;
+    match range::special(endpoint.ip()) {
+        Some(range) => Err(wrong(format!("`{}` is in the {range} range", text.value))),
+        None => Ok(endpoint),
+    }
+}
+
+/// RFC 1123 as Kubernetes reads it: lower-case labels with dots between.
+fn is_object_name(name: &str) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        let known = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
+        edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(known)
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}

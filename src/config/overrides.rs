@@ -1,0 +1,79 @@
+//! What the command line and the environment say instead of the file.
+
+use std::path::PathBuf;
+
+use clap::Parser as _;
+
+/// Flags of every verb that reads the configuration; each has an environment variable too, and both come before
+/// the file. An empty value counts as none. Lists are comma-separated.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Configuration (before the file)")]
+pub struct Overrides {
+    /// Name of this node's Node object.
+    #[arg(long, env = "SELVEDGE_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Every pod address of the cluster, both families.
+    #[arg(long, env = "SELVEDGE_CLUSTER_POD_CIDRS", value_name = "CIDRS", value_delimiter = ',')]
+    pub cluster_pod_cidrs: Option<Vec<String>>,
+    /// Every Service address of the cluster, both families.
+    #[arg(long, env = "SELVEDGE_SERVICE_CIDRS", value_name = "CIDRS", value_delimiter = ',')]
+    pub service_cidrs: Option<Vec<String>>,
+    /// Destinations outside the cluster that see pods' own addresses.
+    #[arg(long, env = "SELVEDGE_NON_MASQUERADE_CIDRS", value_name = "CIDRS", value_delimiter = ',')]
+    pub non_masquerade_cidrs: Option<Vec<String>>,
+    /// Who may speak to pods from outside the fabric, unencrypted.
+    #[arg(long, env = "SELVEDGE_TRUSTED_SOURCES", value_name = "CIDRS", value_delimiter = ',')]
+    pub trusted_sources: Option<Vec<String>>,
+    /// Name of the TUN device.
+    #[arg(long, env = "SELVEDGE_INTERFACE", value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Name of the pods' bridge.
+    #[arg(long, env = "SELVEDGE_BRIDGE", value_name = "NAME")]
+    pub bridge: Option<String>,
+    /// UDP port of the tunnel.
+    #[arg(long, env = "SELVEDGE_LISTEN_PORT", value_name = "PORT")]
+    pub listen_port: Option<String>,
+    /// MTU of the underlay.
+    #[arg(long, env = "SELVEDGE_MTU", value_name = "BYTES")]
+    pub mtu: Option<String>,
+    /// Where other nodes reach this one: `ip` or `ip:port`, in order of preference.
+    #[arg(long, env = "SELVEDGE_ENDPOINTS", value_name = "ENDPOINTS", value_delimiter = ',')]
+    pub endpoints: Option<Vec<String>>,
+    /// Seconds between keepalives to every peer; 0 sends none.
+    #[arg(long, env = "SELVEDGE_PERSISTENT_KEEPALIVE", value_name = "SECONDS")]
+    pub persistent_keepalive: Option<String>,
+    /// Site or cloud of this node.
+    #[arg(long, env = "SELVEDGE_LOCATION", value_name = "NAME")]
+    pub location: Option<String>,
+    /// How pods are wired: `bridge`.
+    #[arg(long, env = "SELVEDGE_DATAPATH", value_name = "KIND")]
+    pub datapath: Option<String>,
+    /// Mark of encrypted datagrams, decimal or 0x.
+    #[arg(long, env = "SELVEDGE_FIREWALL_MARK", value_name = "MARK")]
+    pub firewall_mark: Option<String>,
+    /// Where the container runtime looks for CNI plugins.
+    #[arg(long, env = "SELVEDGE_CNI_BIN_DIR", value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// Where the container runtime looks for network configurations.
+    #[arg(long, env = "SELVEDGE_CNI_CONF_DIR", value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Where the agent serves health and metrics, `ip:port`.
+    #[arg(long, env = "SELVEDGE_METRICS_ADDRESS", value_name = "IP:PORT")]
+    pub metrics_address: Option<String>,
+    /// The kubeconfig to use.
+    #[arg(long, env = "SELVEDGE_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl Overrides {
+    /// Those of the environment alone, for programs that have no flags of their own.
+    #[must_use]
+    pub fn from_env() -> Self {
+        #[derive(clap::Parser)]
+        struct Nothing {
+            #[command(flatten)]
+            overrides: Overrides,
+        }
+        Nothing::try_parse_from(["selvedge"]).map(|nothing| nothing.overrides).unwrap_or_default()
+    }
+}

@@ -1,0 +1,83 @@
+//! Which owners' prefixes overlap.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+/// A prefix of one owner that shares addresses with one of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Conflict<O> {
+    /// The owner's prefix.
+    pub(super) prefix: IpNet,
+    /// The other owner: the lowest of those that share addresses with it through one prefix.
+    pub(super) with: O,
+}
+
+/// Every owner that has a conflict, with its first one. Takes n log n for n claims, whatever they are.
+pub(super) fn conflicts<O: Ord + Clone>(
+    claims: impl Iterator<Item = (IpNet, O)>,
+) -> BTreeMap<O, Conflict<O>> {
+    let mut owners: BTreeMap<IpNet, BTreeSet<O>> = BTreeMap::new();
+    for (prefix, owner) in claims {
+        owners.entry(prefix.trunc()).or_default().insert(owner);
+    }
+    let mut found = BTreeMap::new();
+    // In this order a prefix comes right after those that hold it, so a stack has all of them, at most one of
+    // each length.
+    let mut holders: Vec<(IpNet, &BTreeSet<O>)> = Vec::new();
+    for (prefix, here) in &owners {
+        while holders.pop_if(|(holder, _)| !holder.contains(prefix)).is_some() {}
+        note(&mut found, *prefix, here, here);
+        for (holder, above) in &holders {
+            note(&mut found, *prefix, here, above);
+            note(&mut found, *holder, above, here);
+        }
+        holders.push((*prefix, here));
+    }
+    found
+}
+
+/// Notes for each of `owners` the lowest other one of `others`.
+fn note<O: Ord + Clone>(
+    found: &mut BTreeMap<O, Conflict<O>>,
+    prefix: IpNet,
+    owners: &BTreeSet<O>,
+    others: &BTreeSet<O>,
+) {
+    for owner in owners {
+        if let Some(with) = others.iter().find(|other| *other != owner).filter(|_| !found.contains_key(owner))
+        {
+            found.insert(owner.clone(), Conflict { prefix, with: with.clone() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::range::overlap;
+    use proptest::prelude::*;
+
+    fn net() -> impl Strategy<Value = IpNet> {
+        let v4 = (0u8..4, 22u8..=26).prop_map(|(third, length)| format!("10.0.{third}.0/{length}"));
+        let v6 = (0u8..4, 46u8..=50).prop_map(|(third, length)| format!("fd00:0:{third}000::/{length}"));
+        prop_oneof![v4, v6].prop_map(|text| text.parse::<IpNet>().unwrap().trunc())
+    }
+
+    proptest! {
+        #[test]
+        fn the_owners_found_are_those_of_a_naive_search(claims in proptest::collection::vec((net(), 0u8..5), 0..12)) {
+            let found = conflicts(claims.iter().copied());
+            for owner in 0..5 {
+                let conflict = claims.iter().any(|(one, by)| {
+                    *by == owner && claims.iter().any(|(other, by)| *by != owner && overlap(one, other))
+                });
+                prop_assert_eq!(found.contains_key(&owner), conflict);
+            }
+            for (owner, conflict) in found {
+                prop_assert!(claims.contains(&(conflict.prefix, owner)));
+                prop_assert!(conflict.with != owner);
+            }
+        }
+    }
+}
