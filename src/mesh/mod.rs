@@ -2,8 +2,18 @@
 //! node. Nothing in here does I/O but [`record`], which keeps the accepted claims on disk.
 //!
 //! In the order in which data passes: [`annotation`] reads what a Node says of itself, [`record`] is what was
-//! believed so far, [`resolve`](mod@resolve) decides.
+//! believed so far, [`resolve`](mod@resolve) decides, with a [`refusal`] for everything that it does not believe.
 
 pub mod annotation;
 mod prefixes;
 pub mod record;
+pub mod refusal;
+pub mod resolve;
+
+pub use annotation::NodeAnnotations;
+pub use record::{Record, Records};
+pub use refusal::{Reason, Refusal};
+pub use resolve::{
+    Confirmed, Fabric, ObservedNode, OwnNode, Peer, PeerKeys, Resolution, endpoint_problem, resolve,
+    superseded, tunnel_peers,
+};

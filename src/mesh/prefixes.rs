@@ -4,6 +4,29 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
+/// Prefixes that belong to somebody.
+#[derive(Debug)]
+pub(super) struct Held<O> {
+    owners: BTreeMap<IpNet, O>,
+}
+
+impl<O: PartialEq> Held<O> {
+    /// Of owners of the same prefix the last one has it.
+    pub(super) fn new(claims: impl Iterator<Item = (IpNet, O)>) -> Self {
+        Self { owners: claims.map(|(prefix, owner)| (prefix.trunc(), owner)).collect() }
+    }
+
+    /// Some other owner than `owner` of an address in `prefix`.
+    pub(super) fn other(&self, prefix: &IpNet, owner: &O) -> Option<&O> {
+        let prefix = prefix.trunc();
+        let supernets = std::iter::successors(Some(prefix), IpNet::supernet);
+        let above = supernets.filter_map(|net| self.owners.get(&net));
+        let below =
+            self.owners.range(prefix..).take_while(|(net, _)| prefix.contains(*net)).map(|(_, owner)| owner);
+        above.chain(below).find(|other| *other != owner)
+    }
+}
+
 /// A prefix of one owner that shares addresses with one of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Conflict<O> {
@@ -65,6 +88,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn another_owner_is_found_as_by_a_naive_search(
+            claims in proptest::collection::btree_map(net(), 0u8..5, 0..8), prefix in net(), owner in 0u8..5
+        ) {
+            let held = Held::new(claims.clone().into_iter());
+            let naive = claims.iter().any(|(net, by)| *by != owner && overlap(net, &prefix));
+            prop_assert_eq!(held.other(&prefix, &owner).is_some(), naive);
+        }
+
         #[test]
         fn the_owners_found_are_those_of_a_naive_search(claims in proptest::collection::vec((net(), 0u8..5), 0..12)) {
             let found = conflicts(claims.iter().copied());

@@ -31,6 +31,16 @@ pub struct Record {
     pub pod_cidrs: Vec<IpNet>,
     /// Node addresses, confirmed by `status.addresses`, ascending.
     pub node_addresses: Vec<IpAddr>,
+    /// Those of them that are this Node's and nobody else's, ascending.
+    pub held_addresses: Vec<IpAddr>,
+}
+
+impl Record {
+    /// Says whether the Node has this key, of whatever epoch.
+    #[must_use]
+    pub fn has_key(&self, key: &PublicKey) -> bool {
+        self.keys.values().any(|keys| keys.contains(key))
+    }
 }
 
 /// The accepted claims of all Nodes, by name.
@@ -181,6 +191,7 @@ mod tests {
             keys: [(1, vec![key(seed)]), (2, vec![key(seed + 100)])].into(),
             pod_cidrs: vec![cidr.parse().unwrap()],
             node_addresses: vec!["192.0.2.1".parse().unwrap()],
+            held_addresses: Vec::new(),
         };
         let nodes = [("a".into(), record(1, "10.0.1.0/24")), ("b".into(), record(2, "10.0.2.0/24"))];
         Records { nodes: nodes.into() }

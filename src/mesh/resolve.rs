@@ -1,0 +1,273 @@
+//! Decides whom to believe: from all Nodes and what was accepted before to this node's peers.
+//!
+//! A Node is believed about its own keys and endpoints, and about its pod prefixes and addresses once one GET has
+//! confirmed them. What was accepted stays with its Node until that Node object is gone; who claims it second is
+//! refused. Of new claims that contradict each other none is believed. The result depends on the arguments alone,
+//! not on the order of the Nodes.
+
+mod address;
+mod candidate;
+mod claim;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use selvedge_keys::PublicKey;
+
+use super::annotation::{Keys, NodeAnnotations};
+use super::record::{Record, Records};
+use super::refusal::{Reason, Refusal};
+use crate::config::ClusterRanges;
+use crate::config::range;
+use crate::tunnel::api::{PeerConfig, PeerKeyConfig};
+use candidate::Candidate;
+
+/// Most epochs whose keys are remembered of a Node: the one in use, the next, and the last retired ones.
+const MAX_EPOCHS: usize = 4;
+
+/// What this node knows of itself and of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fabric {
+    /// This node.
+    pub own: OwnNode,
+    /// The ranges of pods and Services.
+    pub ranges: ClusterRanges,
+    /// True when this node can reach IPv4 endpoints.
+    pub ipv4: bool,
+    /// True when this node can reach IPv6 endpoints.
+    pub ipv6: bool,
+}
+
+/// This node itself; whatever it has, no peer can claim.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnNode {
+    /// Name of its Node object.
+    pub name: String,
+    /// All its public keys: of every epoch and lane.
+    pub keys: Vec<PublicKey>,
+    /// Its pod prefixes.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Its addresses.
+    pub node_addresses: Vec<IpAddr>,
+    /// Its site or cloud.
+    pub location: Option<String>,
+}
+
+/// A Node as its metadata shows it. This node's own may be among those given; it is passed over.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedNode {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Version of the object as observed.
+    pub resource_version: String,
+    /// All its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// What the last GET of it showed, if there was one.
+    pub confirmed: Option<Confirmed>,
+}
+
+/// What a GET of a whole Node showed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Confirmed {
+    /// UID of the Node found.
+    pub uid: String,
+    /// The version that had been observed ([`ObservedNode::resource_version`]) when the question was asked; for
+    /// one version it is asked once.
+    pub asked_at: String,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNet>,
+    /// The internal addresses of `status.addresses`.
+    pub node_addresses: Vec<IpAddr>,
+}
+
+/// What is believed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resolution {
+    /// The peers of this node, by name.
+    pub peers: Vec<Peer>,
+    /// Everything that is not believed, by Node name.
+    pub refusals: Vec<Refusal>,
+    /// Names of Nodes of which one GET is needed before what they publish can be believed; until then what was
+    /// believed before stays. Put the answer into [`ObservedNode::confirmed`] and resolve again.
+    pub confirm: Vec<String>,
+    /// What is accepted now. Save it before the peers are put to use, if it is not what it was.
+    pub records: Records,
+}
+
+/// Another node of the fabric.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Name of its Node.
+    pub name: String,
+    /// UID of its Node.
+    pub uid: String,
+    /// Its keys, ascending by epoch: the one in use and, while it rotates, the next.
+    pub keys: Vec<PeerKeys>,
+    /// Endpoints of families that this node can reach, best first.
+    pub endpoints: Vec<SocketAddr>,
+    /// Its pod prefixes and those of its addresses that nobody else has, ascending.
+    pub allowed_ips: Vec<IpNet>,
+    /// Its site or cloud.
+    pub location: Option<String>,
+    /// What it says this node may rely on.
+    pub features: Vec<String>,
+}
+
+/// A peer's keys of one epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerKeys {
+    /// The epoch.
+    pub epoch: u64,
+    /// The keys.
+    pub keys: Keys,
+}
+
+/// Decides whom to believe. `nodes` is every Node there is: the records of those missing are forgotten, so it must
+/// come from a complete list. Takes time in n log n for n Nodes.
+#[must_use]
+pub fn resolve(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolution {
+    let mut resolution = Resolution::default();
+    let nodes = others(fabric, nodes, &mut resolution.refusals);
+    let known = present(&nodes, records);
+    let candidates: Vec<_> = nodes
+        .values()
+        .filter_map(|node| {
+            candidate::read(fabric, node, known.get(node.name.as_str()).copied(), &mut resolution)
+        })
+        .collect();
+    let accepted = claim::settle(fabric, candidates, &known, &mut resolution.refusals);
+    let held = address::settle(fabric, &accepted, &known, &mut resolution.refusals);
+    resolution.records.nodes =
+        known.iter().map(|(name, record)| ((*name).to_owned(), (*record).clone())).collect();
+    for candidate in accepted {
+        let held = held.get(candidate.name()).cloned().unwrap_or_default();
+        resolution.peers.push(peer(fabric, &candidate, &held));
+        resolution.records.nodes.insert(candidate.name().to_owned(), record(&candidate, held));
+    }
+    resolution.refusals.sort_by(|one, other| one.node.cmp(&other.node));
+    resolution
+}
+
+/// The peers in the form that the tunnel takes, with `keepalive` in seconds.
+#[must_use]
+pub fn tunnel_peers(resolution: &Resolution, keepalive: Option<u16>) -> Vec<PeerConfig> {
+    let key = |keys: &PeerKeys| PeerKeyConfig { public_key: keys.keys.public_key, epoch: keys.epoch };
+    let config = |peer: &Peer| PeerConfig {
+        name: peer.name.clone(),
+        keys: peer.keys.iter().map(key).collect(),
+        endpoints: peer.endpoints.clone(),
+        allowed_ips: peer.allowed_ips.clone(),
+        persistent_keepalive: keepalive,
+    };
+    resolution.peers.iter().map(config).collect()
+}
+
+/// Why other nodes would refuse `endpoint`, None if they would not. For this node to publish none of those.
+#[must_use]
+pub fn endpoint_problem(ranges: &ClusterRanges, endpoint: SocketAddr) -> Option<&'static str> {
+    let port = (endpoint.port() == 0).then_some("no port");
+    let special = range::special(endpoint.ip());
+    port.or(special).or_else(|| ranges.contains(endpoint.ip()).then_some("pod or Service"))
+}
+
+/// The epoch that this node's own Node already shows with other keys than `keys` at `epoch`, or above it: then
+/// the key store was lost or is an old copy, and other nodes refuse these keys. The remedy is
+/// [`KeyStore::supersede`](selvedge_keys::KeyStore::supersede) with that epoch.
+#[must_use]
+pub fn superseded(published: &NodeAnnotations, epoch: u64, keys: &Keys) -> Option<u64> {
+    let other = published.key_epoch == epoch && published.keys != *keys;
+    (published.key_epoch > epoch || other).then_some(published.key_epoch)
+}
+
+/// All Nodes but this one, by name; of those that share a name none.
+fn others<'a>(
+    fabric: &Fabric,
+    nodes: &'a [ObservedNode],
+    refusals: &mut Vec<Refusal>,
+) -> BTreeMap<&'a str, &'a ObservedNode> {
+    let mut by_name: BTreeMap<&str, &ObservedNode> = BTreeMap::new();
+    let mut repeated = BTreeSet::new();
+    for node in nodes.iter().filter(|node| node.name != fabric.own.name) {
+        if by_name.insert(&node.name, node).is_some() {
+            repeated.insert(node.name.as_str());
+        }
+    }
+    for name in repeated {
+        by_name.remove(name);
+        refusals.push(Refusal {
+            node: name.to_owned(),
+            uid: String::new(),
+            reason: Reason::RepeatedName,
+            no_peer: true,
+        });
+    }
+    by_name
+}
+
+/// The records of Nodes that are still there, not as another object of the same name.
+fn present<'a>(
+    nodes: &BTreeMap<&'a str, &'a ObservedNode>,
+    records: &'a Records,
+) -> BTreeMap<&'a str, &'a Record> {
+    let same = |(name, node): (&&'a str, &&ObservedNode)| {
+        records.nodes.get(*name).filter(|record| record.uid == node.uid).map(|record| (*name, record))
+    };
+    nodes.iter().filter_map(same).collect()
+}
+
+fn peer(fabric: &Fabric, candidate: &Candidate<'_>, held: &[IpAddr]) -> Peer {
+    let mut allowed_ips = candidate.pod_cidrs.clone();
+    allowed_ips.extend(held.iter().map(|address| IpNet::from(*address)));
+    allowed_ips.sort_unstable();
+    Peer {
+        name: candidate.name().to_owned(),
+        uid: candidate.node.uid.clone(),
+        keys: candidate.keys.clone(),
+        endpoints: endpoints(fabric, &candidate.annotations),
+        allowed_ips,
+        location: candidate.annotations.location.clone(),
+        features: candidate.annotations.features.clone(),
+    }
+}
+
+/// As published, but to another location the private addresses come last.
+fn endpoints(fabric: &Fabric, node: &NodeAnnotations) -> Vec<SocketAddr> {
+    let reachable = |endpoint: &&SocketAddr| if endpoint.is_ipv4() { fabric.ipv4 } else { fabric.ipv6 };
+    let mut endpoints: Vec<_> = node.endpoints.iter().filter(reachable).copied().collect();
+    if node.location != fabric.own.location {
+        endpoints.sort_by_key(|endpoint| is_private(endpoint.ip()));
+    }
+    endpoints
+}
+
+/// RFC 1918, RFC 6598 and RFC 4193.
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
+        IpAddr::V6(v6) => v6.is_unique_local(),
+    }
+}
+
+fn record(candidate: &Candidate<'_>, held_addresses: Vec<IpAddr>) -> Record {
+    let mut keys = candidate.record.map(|record| record.keys.clone()).unwrap_or_default();
+    let last = candidate.keys.last().map_or(0, |keys| keys.epoch);
+    keys.retain(|epoch, _| *epoch <= last);
+    keys.extend(candidate.keys.iter().map(|keys| (keys.epoch, keys.keys.iter().collect())));
+    while keys.len() > MAX_EPOCHS {
+        keys.pop_first();
+    }
+    Record {
+        uid: candidate.node.uid.clone(),
+        epoch: candidate.keys.first().map_or(0, |keys| keys.epoch),
+        keys,
+        pod_cidrs: candidate.pod_cidrs.clone(),
+        node_addresses: candidate.node_addresses.clone(),
+        held_addresses,
+    }
+}
+
+#[cfg(test)]
+mod tests;

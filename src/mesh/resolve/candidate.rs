@@ -1,0 +1,169 @@
+//! One Node by itself: what it publishes, checked against the cluster's ranges and its own record.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Fabric, ObservedNode, PeerKeys, Reason, Record, Refusal, Resolution};
+use crate::mesh::annotation::{self, NodeAnnotations};
+
+/// A Node about which everything but other Nodes' claims speaks for believing it.
+#[derive(Debug)]
+pub(super) struct Candidate<'a> {
+    pub(super) node: &'a ObservedNode,
+    pub(super) annotations: NodeAnnotations,
+    pub(super) record: Option<&'a Record>,
+    /// Ascending by epoch.
+    pub(super) keys: Vec<PeerKeys>,
+    /// Confirmed, ascending.
+    pub(super) pod_cidrs: Vec<IpNet>,
+    /// Confirmed, ascending.
+    pub(super) node_addresses: Vec<IpAddr>,
+}
+
+impl Candidate<'_> {
+    pub(super) fn name(&self) -> &str {
+        &self.node.name
+    }
+
+    pub(super) fn refusal(&self, reason: Reason, no_peer: bool) -> Refusal {
+        refusal(self.node, reason, no_peer)
+    }
+}
+
+/// None when the Node is no member, waits for something, or is refused; the last with a refusal noted.
+pub(super) fn read<'a>(
+    fabric: &Fabric,
+    node: &'a ObservedNode,
+    record: Option<&'a Record>,
+    resolution: &mut Resolution,
+) -> Option<Candidate<'a>> {
+    let checked = annotation::parse(&node.annotations).map_err(Reason::Malformed).and_then(|annotations| {
+        let Some(annotations) = annotations else { return Ok(None) };
+        endpoints(fabric, &annotations)?;
+        inside(fabric, &annotations.pod_cidrs)?;
+        epoch(&annotations, record)?;
+        let cidrs = pod_cidrs(node, &annotations, record)?;
+        inside(fabric, &cidrs.believed)?;
+        Ok(Some((annotations, cidrs)))
+    });
+    let (annotations, cidrs) = match checked {
+        Ok(checked) => checked?,
+        Err(reason) => {
+            resolution.refusals.push(refusal(node, reason, true));
+            return None;
+        }
+    };
+    if annotations.pod_cidrs.is_empty() {
+        return None;
+    }
+    let addresses = node_addresses(node, &annotations, record);
+    if !cidrs.sure || addresses.as_ref().is_ok_and(|addresses| !addresses.sure) {
+        resolution.confirm.push(node.name.clone());
+    }
+    let mut note = |reason| resolution.refusals.push(refusal(node, reason, false));
+    let node_addresses = match addresses {
+        Ok(addresses) => addresses.believed,
+        Err(reason) => {
+            note(reason);
+            known_addresses(record)
+        }
+    };
+    for address in node_addresses.iter().filter(|address| fabric.ranges.contains(**address)) {
+        note(Reason::AddressInside(*address));
+    }
+    let pod_cidrs = cidrs.believed;
+    let candidate =
+        Candidate { node, keys: keys(&annotations), annotations, record, pod_cidrs, node_addresses };
+    (!candidate.pod_cidrs.is_empty()).then_some(candidate)
+}
+
+/// Something that only a GET of the Node can confirm.
+struct Fact<T> {
+    /// What is claimed if that is sure, else what was believed before.
+    believed: Vec<T>,
+    /// False when a GET is needed.
+    sure: bool,
+}
+
+fn endpoints(fabric: &Fabric, annotations: &NodeAnnotations) -> Result<(), Reason> {
+    match annotations.endpoints.iter().find(|endpoint| fabric.ranges.contains(endpoint.ip())) {
+        Some(endpoint) => Err(Reason::EndpointInside(*endpoint)),
+        None => Ok(()),
+    }
+}
+
+fn inside(fabric: &Fabric, pod_cidrs: &[IpNet]) -> Result<(), Reason> {
+    match pod_cidrs.iter().find(|net| !fabric.ranges.hold_pods(net)) {
+        Some(net) => Err(Reason::CidrOutside(*net)),
+        None => Ok(()),
+    }
+}
+
+fn epoch(annotations: &NodeAnnotations, record: Option<&Record>) -> Result<(), Reason> {
+    let claimed = annotations.key_epoch;
+    let Some(record) = record else { return Ok(()) };
+    if claimed < record.epoch {
+        return Err(Reason::EpochBack { claimed, accepted: record.epoch });
+    }
+    let accepted = record.keys.get(&claimed).filter(|_| claimed == record.epoch);
+    if accepted.is_some_and(|keys| !annotations.keys.iter().eq(keys.iter().copied())) {
+        return Err(Reason::EpochReused(claimed));
+    }
+    Ok(())
+}
+
+fn pod_cidrs(
+    node: &ObservedNode,
+    annotations: &NodeAnnotations,
+    record: Option<&Record>,
+) -> Result<Fact<IpNet>, Reason> {
+    let known = record.map(|record| record.pod_cidrs.clone()).unwrap_or_default();
+    let confirmed = node.confirmed.as_ref().map(|confirmed| confirmed.pod_cidrs.as_slice());
+    fact(node, &annotations.pod_cidrs, known, confirmed).map_err(Reason::CidrsUnconfirmed)
+}
+
+fn node_addresses(
+    node: &ObservedNode,
+    annotations: &NodeAnnotations,
+    record: Option<&Record>,
+) -> Result<Fact<IpAddr>, Reason> {
+    let confirmed = node.confirmed.as_ref().map(|confirmed| confirmed.node_addresses.as_slice());
+    let known = known_addresses(record);
+    fact(node, &annotations.node_addresses, known, confirmed).map_err(Reason::AddressesUnconfirmed)
+}
+
+fn known_addresses(record: Option<&Record>) -> Vec<IpAddr> {
+    record.map(|record| record.node_addresses.clone()).unwrap_or_default()
+}
+
+/// Believes `claimed` if each of it was `known` before or is `confirmed`. The error is what is in neither.
+fn fact<T: Copy + PartialEq>(
+    node: &ObservedNode,
+    claimed: &[T],
+    known: Vec<T>,
+    confirmed: Option<&[T]>,
+) -> Result<Fact<T>, Vec<T>> {
+    let asked = node.confirmed.as_ref().filter(|answer| answer.uid == node.uid);
+    let confirmed = confirmed.filter(|_| asked.is_some()).unwrap_or_default();
+    let missing = |set: &[T]| claimed.iter().filter(|item| !set.contains(item)).copied().collect::<Vec<_>>();
+    let unconfirmed = missing(confirmed);
+    if missing(&known).is_empty() || unconfirmed.is_empty() {
+        return Ok(Fact { believed: claimed.to_vec(), sure: true });
+    }
+    match asked.is_some_and(|answer| answer.asked_at == node.resource_version) {
+        true => Err(unconfirmed),
+        false => Ok(Fact { believed: known, sure: false }),
+    }
+}
+
+fn keys(annotations: &NodeAnnotations) -> Vec<PeerKeys> {
+    let now = PeerKeys { epoch: annotations.key_epoch, keys: annotations.keys.clone() };
+    // `parse` refuses a next key when there is no epoch after this one.
+    let next = annotations.next_keys.clone().zip(annotations.key_epoch.checked_add(1));
+    std::iter::once(now).chain(next.map(|(keys, epoch)| PeerKeys { epoch, keys })).collect()
+}
+
+fn refusal(node: &ObservedNode, reason: Reason, no_peer: bool) -> Refusal {
+    Refusal { node: node.name.clone(), uid: node.uid.clone(), reason, no_peer }
+}
