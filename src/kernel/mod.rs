@@ -6,6 +6,7 @@ pub mod mac;
 pub mod neigh;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod route;
 pub mod rule;
 pub mod sysctl;

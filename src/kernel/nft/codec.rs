@@ -1,0 +1,298 @@
+//! Expressions to and from netlink attributes.
+
+use super::expression::{
+    Comparison, Conntrack, Expression, FibResult, Ip, Meta, NatKind, Numgen, PayloadBase, Register, Reject,
+    Verdict,
+};
+use super::wire::{Writer, attributes, be32, be64, find, text};
+
+const NAME: u16 = 1;
+const DATA: u16 = 2;
+/// `NFTA_DATA_VALUE` and `NFTA_DATA_VERDICT`.
+const VALUE: u16 = 1;
+const VERDICT: u16 = 2;
+/// `NFT_REG_VERDICT`.
+const VERDICT_REGISTER: u32 = 0;
+const COUNTER_OBJECT: u32 = 1;
+/// Flags of nat that the kernel derives from which registers are given.
+const NAT_DERIVED: u32 = 0b11;
+
+/// Writes `expressions` as elements of a list.
+pub(super) fn encode(out: &mut Writer, expressions: &[Expression]) {
+    const ELEMENT: u16 = 1;
+    for expression in expressions {
+        out.nest(ELEMENT, |out| {
+            out.put_str(NAME, name(expression));
+            out.nest(DATA, |out| encode_data(out, expression));
+        });
+    }
+}
+
+fn name(expression: &Expression) -> &str {
+    match expression {
+        Expression::Meta { .. } | Expression::MetaSet { .. } => "meta",
+        Expression::Payload { .. } => "payload",
+        Expression::Compare { .. } => "cmp",
+        Expression::Bitwise { .. } => "bitwise",
+        Expression::Lookup { .. } | Expression::VerdictMap { .. } => "lookup",
+        Expression::Load { .. } | Expression::Verdict(_) => "immediate",
+        Expression::Counter => "counter",
+        Expression::NamedCounter(_) => "objref",
+        Expression::Conntrack { .. } => "ct",
+        Expression::Nat { .. } => "nat",
+        Expression::Masquerade { .. } => "masq",
+        Expression::Fib { .. } => "fib",
+        Expression::Reject { .. } => "reject",
+        Expression::Limit { .. } => "limit",
+        Expression::Numgen { .. } => "numgen",
+        Expression::Notrack => "notrack",
+        Expression::Unknown(name) => name,
+    }
+}
+
+fn encode_data(out: &mut Writer, expression: &Expression) {
+    match expression {
+        Expression::Meta { key, to } => numbers(out, &[(1, to.number()), (2, key.number())]),
+        Expression::MetaSet { key, from } => numbers(out, &[(2, key.number()), (3, from.number())]),
+        Expression::Payload { base, offset, length, to } => {
+            numbers(out, &[(1, to.number()), (2, base.number()), (3, *offset), (4, *length)]);
+        }
+        Expression::Compare { from, operation, value: bytes } => {
+            numbers(out, &[(1, from.number()), (2, operation.number())]);
+            value(out, 3, bytes);
+        }
+        Expression::Bitwise { from, to, mask, xor } => {
+            let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+            numbers(out, &[(1, from.number()), (2, to.number()), (3, length)]);
+            value(out, 4, mask);
+            value(out, 5, xor);
+        }
+        Expression::Lookup { set, from, to, inverted } => {
+            out.put_str(1, set);
+            numbers(out, &[(2, from.number())]);
+            to.iter().for_each(|to| out.put_u32(3, to.number()));
+            numbers(out, if *inverted { &[(5, 1)] } else { &[] });
+        }
+        Expression::VerdictMap { set, from } => {
+            out.put_str(1, set);
+            numbers(out, &[(2, from.number()), (3, VERDICT_REGISTER)]);
+        }
+        Expression::Load { to, value: bytes } => {
+            numbers(out, &[(1, to.number())]);
+            value(out, 2, bytes);
+        }
+        Expression::Verdict(verdict) => {
+            numbers(out, &[(1, VERDICT_REGISTER)]);
+            out.nest(2, |out| encode_verdict(out, verdict));
+        }
+        Expression::NamedCounter(name) => {
+            numbers(out, &[(1, COUNTER_OBJECT)]);
+            out.put_str(2, name);
+        }
+        Expression::Conntrack { key, to } => numbers(out, &[(1, to.number()), (2, key.number())]),
+        Expression::Nat { kind, ip, address, port, flags } => {
+            numbers(out, &[(1, kind.number()), (2, ip.nfproto().into())]);
+            address.iter().for_each(|register| out.put_u32(3, register.number()));
+            port.iter().for_each(|register| out.put_u32(5, register.number()));
+            nonzero(out, 7, *flags);
+        }
+        Expression::Masquerade { flags } => nonzero(out, 1, *flags),
+        Expression::Fib { result, flags, to } => {
+            numbers(out, &[(1, to.number()), (2, result.number()), (3, *flags)]);
+        }
+        Expression::Reject { kind, code } => {
+            out.put_u32(1, kind.number());
+            out.put(2, &[*code]);
+        }
+        Expression::Limit { rate, unit, burst, over } => {
+            out.put_u64(1, *rate);
+            out.put_u64(2, *unit);
+            numbers(out, &[(3, *burst), (4, 0), (5, u32::from(*over))]);
+        }
+        Expression::Numgen { kind, modulus, offset, to } => {
+            numbers(out, &[(1, to.number()), (2, *modulus), (3, kind.number()), (4, *offset)]);
+        }
+        Expression::Counter | Expression::Notrack | Expression::Unknown(_) => {}
+    }
+}
+
+fn numbers(out: &mut Writer, values: &[(u16, u32)]) {
+    for (kind, number) in values {
+        out.put_u32(*kind, *number);
+    }
+}
+
+fn nonzero(out: &mut Writer, kind: u16, number: u32) {
+    if number != 0 {
+        out.put_u32(kind, number);
+    }
+}
+
+fn value(out: &mut Writer, kind: u16, bytes: &[u8]) {
+    out.nest(kind, |out| out.put(VALUE, bytes));
+}
+
+/// Writes a verdict as the content of a data attribute.
+pub(super) fn encode_verdict(out: &mut Writer, verdict: &Verdict) {
+    let (code, chain) = match verdict {
+        Verdict::Drop => (0_i32, None),
+        Verdict::Accept => (1, None),
+        Verdict::Continue => (-1, None),
+        Verdict::Jump(chain) => (-3, Some(chain)),
+        Verdict::Goto(chain) => (-4, Some(chain)),
+        Verdict::Return => (-5, None),
+    };
+    out.nest(VERDICT, |out| {
+        out.put_u32(1, code.cast_unsigned());
+        chain.iter().for_each(|chain| out.put_str(2, chain));
+    });
+}
+
+/// Reads the content of a data attribute that may be a verdict.
+pub(super) fn decode_verdict(data: &[u8]) -> Option<Verdict> {
+    let verdict = find(data, VERDICT)?;
+    let chain = || find(verdict, 2).map(text);
+    Some(match be32(find(verdict, 1)?)?.cast_signed() {
+        0 => Verdict::Drop,
+        1 => Verdict::Accept,
+        -1 => Verdict::Continue,
+        -3 => Verdict::Jump(chain()?),
+        -4 => Verdict::Goto(chain()?),
+        -5 => Verdict::Return,
+        _ => return None,
+    })
+}
+
+/// Reads the content of a data attribute that may be a value.
+pub(super) fn decode_value(data: &[u8]) -> Option<Vec<u8>> {
+    find(data, VALUE).map(<[u8]>::to_vec)
+}
+
+/// Reads a list of expressions.
+pub(super) fn decode(list: &[u8]) -> Vec<Expression> {
+    attributes(list).map(|(_, element)| decode_one(element)).collect()
+}
+
+fn decode_one(element: &[u8]) -> Expression {
+    let name = find(element, NAME).map(text).unwrap_or_default();
+    let data = find(element, DATA).unwrap_or_default();
+    decode_data(&name, &Fields(data)).unwrap_or(Expression::Unknown(name))
+}
+
+/// Typed access to the attributes of one expression.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn number(&self, kind: u16) -> Option<u32> {
+        be32(find(self.0, kind)?)
+    }
+
+    fn wide(&self, kind: u16) -> Option<u64> {
+        be64(find(self.0, kind)?)
+    }
+
+    fn register(&self, kind: u16) -> Option<Register> {
+        Register::from_number(self.number(kind)?)
+    }
+
+    fn value(&self, kind: u16) -> Option<Vec<u8>> {
+        decode_value(find(self.0, kind)?)
+    }
+
+    fn text(&self, kind: u16) -> Option<String> {
+        find(self.0, kind).map(text)
+    }
+}
+
+fn decode_data(name: &str, fields: &Fields<'_>) -> Option<Expression> {
+    Some(match name {
+        "meta" => decode_meta(fields)?,
+        "payload" => Expression::Payload {
+            base: PayloadBase::from_number(fields.number(2)?)?,
+            offset: fields.number(3)?,
+            length: fields.number(4)?,
+            to: fields.register(1)?,
+        },
+        "cmp" => Expression::Compare {
+            from: fields.register(1)?,
+            operation: Comparison::from_number(fields.number(2)?)?,
+            value: fields.value(3)?,
+        },
+        "bitwise" if fields.number(6).unwrap_or(0) == 0 => Expression::Bitwise {
+            from: fields.register(1)?,
+            to: fields.register(2)?,
+            mask: fields.value(4)?,
+            xor: fields.value(5)?,
+        },
+        "lookup" => decode_lookup(fields)?,
+        "immediate" if fields.number(1)? == VERDICT_REGISTER => {
+            Expression::Verdict(decode_verdict(find(fields.0, 2)?)?)
+        }
+        "immediate" => Expression::Load { to: fields.register(1)?, value: fields.value(2)? },
+        "counter" => Expression::Counter,
+        "objref" if fields.number(1)? == COUNTER_OBJECT => Expression::NamedCounter(fields.text(2)?),
+        "ct" if find(fields.0, 3).is_none() => {
+            Expression::Conntrack { key: Conntrack::from_number(fields.number(2)?)?, to: fields.register(1)? }
+        }
+        "nat" => decode_nat(fields)?,
+        "masq" if find(fields.0, 2).is_none() => Expression::Masquerade { flags: fields.number(1).unwrap_or(0) },
+        "fib" => Expression::Fib {
+            result: FibResult::from_number(fields.number(2)?)?,
+            flags: fields.number(3)?,
+            to: fields.register(1)?,
+        },
+        "reject" => Expression::Reject {
+            kind: Reject::from_number(fields.number(1)?)?,
+            code: find(fields.0, 2).and_then(|code| code.first().copied()).unwrap_or(0),
+        },
+        "limit" if fields.number(4).unwrap_or(0) == 0 => Expression::Limit {
+            rate: fields.wide(1)?,
+            unit: fields.wide(2)?,
+            burst: fields.number(3)?,
+            over: fields.number(5).unwrap_or(0) == 1,
+        },
+        "numgen" => Expression::Numgen {
+            kind: Numgen::from_number(fields.number(3)?)?,
+            modulus: fields.number(2)?,
+            offset: fields.number(4).unwrap_or(0),
+            to: fields.register(1)?,
+        },
+        "notrack" => Expression::Notrack,
+        _ => return None,
+    })
+}
+
+fn decode_meta(fields: &Fields<'_>) -> Option<Expression> {
+    let key = Meta::from_number(fields.number(2)?)?;
+    Some(match fields.register(3) {
+        Some(from) => Expression::MetaSet { key, from },
+        None => Expression::Meta { key, to: fields.register(1)? },
+    })
+}
+
+fn decode_lookup(fields: &Fields<'_>) -> Option<Expression> {
+    let (set, from) = (fields.text(1)?, fields.register(2)?);
+    if fields.number(3) == Some(VERDICT_REGISTER) {
+        return Some(Expression::VerdictMap { set, from });
+    }
+    Some(Expression::Lookup {
+        set,
+        from,
+        to: fields.register(3),
+        inverted: fields.number(5).unwrap_or(0) & 1 == 1,
+    })
+}
+
+/// Address and port ranges read back as their first value; this model never writes true ranges.
+fn decode_nat(fields: &Fields<'_>) -> Option<Expression> {
+    let ip = Ip::BOTH.into_iter().find(|ip| fields.number(2) == Some(ip.nfproto().into()))?;
+    let single = |first, last| fields.register(last).is_none_or(|last| fields.register(first) == Some(last));
+    (single(3, 4) && single(5, 6)).then_some(())?;
+    Some(Expression::Nat {
+        kind: NatKind::from_number(fields.number(1)?)?,
+        ip,
+        address: fields.register(3),
+        port: fields.register(5),
+        flags: fields.number(7).unwrap_or(0) & !NAT_DERIVED,
+    })
+}

@@ -1,0 +1,228 @@
+//! Reads what the kernel has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::codec::{decode, decode_value, decode_verdict};
+use super::message::*;
+use super::set::{Data, DataType, Key, Set, Type};
+use super::socket::Socket;
+use super::table::{Base, Chain, ChainKind, Counter, Family, Hook, Policy, Table, TableState};
+use super::{Error, Rule};
+use super::wire::{Message, Writer, attributes, be32, be64, find, text};
+
+/// The table and everything in it; nothing when there is none.
+pub(super) fn table(socket: &Socket, family: Family, name: &str) -> Result<Option<TableState>, Error> {
+    let mut dormant = None;
+    socket.get(GET_TABLE, family.number(), |m| m.put_str(TABLE, name), |message| {
+        dormant = Some(number(body(&message), TABLE_FLAGS) & DORMANT != 0);
+    })?;
+    let Some(dormant) = dormant else { return Ok(None) };
+    let counters = counters(socket, family, name)?;
+    let mut table = Table::new(family, name);
+    table.counters = counters.keys().cloned().collect();
+    table.sets = sets(socket, family, name)?;
+    table.chains = chains(socket, family, name)?;
+    for (chain, rule) in rules(socket, family, name)? {
+        table.chains.entry(chain).or_default().rules.push(rule);
+    }
+    Ok(Some(TableState { table, counters, dormant }))
+}
+
+/// The names of all tables of a family.
+pub(super) fn tables(socket: &Socket, family: Family) -> Result<BTreeSet<String>, Error> {
+    let mut names = BTreeSet::new();
+    socket.dump(GET_TABLE, family.number(), |_| {}, |message| {
+        names.extend(string(body(&message), TABLE));
+    })?;
+    Ok(names)
+}
+
+/// The named counters of a table.
+pub(super) fn counters(
+    socket: &Socket,
+    family: Family,
+    table: &str,
+) -> Result<BTreeMap<String, Counter>, Error> {
+    let mut counters = BTreeMap::new();
+    let filter = |m: &mut Writer| {
+        m.put_str(TABLE, table);
+        m.put_u32(OBJECT_TYPE, COUNTER);
+    };
+    socket.dump(GET_OBJECT, family.number(), filter, |message| {
+        let body = body(&message);
+        if string(body, TABLE).as_deref() == Some(table) && number(body, OBJECT_TYPE) == COUNTER {
+            let data = find(body, OBJECT_DATA).unwrap_or_default();
+            let value = |kind| find(data, kind).and_then(be64).unwrap_or(0);
+            let counter = Counter { packets: value(COUNTER_PACKETS), bytes: value(COUNTER_BYTES) };
+            counters.extend(string(body, OBJECT_NAME).map(|name| (name, counter)));
+        }
+    })?;
+    Ok(counters)
+}
+
+fn chains(socket: &Socket, family: Family, table: &str) -> Result<BTreeMap<String, Chain>, Error> {
+    let mut chains = BTreeMap::new();
+    socket.dump(GET_CHAIN, family.number(), |m| m.put_str(TABLE, table), |message| {
+        let body = body(&message);
+        if string(body, TABLE).as_deref() == Some(table) {
+            let base = find(body, CHAIN_HOOK).map(|hook| base(family, body, hook));
+            let chain = Chain { base, rules: Vec::new() };
+            chains.extend(string(body, CHAIN_NAME).map(|name| (name, chain)));
+        }
+    })?;
+    Ok(chains)
+}
+
+fn base(family: Family, chain: &[u8], hook: &[u8]) -> Base {
+    let devices = find(hook, HOOK_DEVICES).unwrap_or_default();
+    let names: Vec<_> = attributes(devices).map(|(_, name)| text(name)).collect();
+    let device = if names.is_empty() { string(hook, HOOK_DEVICE) } else { Some(names.join(",")) };
+    Base {
+        kind: ChainKind::from_name(string(chain, CHAIN_TYPE).unwrap_or_default()),
+        hook: Hook::from_number(family, number(hook, HOOK_NUMBER)),
+        priority: number(hook, HOOK_PRIORITY).cast_signed(),
+        policy: if number(chain, CHAIN_POLICY) == 0 { Policy::Drop } else { Policy::Accept },
+        device,
+    }
+}
+
+fn rules(socket: &Socket, family: Family, table: &str) -> Result<Vec<(String, Rule)>, Error> {
+    let mut rules = Vec::new();
+    socket.dump(GET_RULE, family.number(), |m| m.put_str(TABLE, table), |message| {
+        let body = body(&message);
+        if string(body, TABLE).as_deref() == Some(table) {
+            let comment = find(body, RULE_USERDATA).and_then(comment);
+            let expressions = decode(find(body, RULE_EXPRESSIONS).unwrap_or_default());
+            rules.extend(string(body, RULE_CHAIN).map(|chain| (chain, Rule { comment, expressions })));
+        }
+    })?;
+    Ok(rules)
+}
+
+/// The comment in a rule's user data: entries of type, length, value.
+fn comment(mut data: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = data {
+        let value = rest.get(..usize::from(*length))?;
+        if *kind == COMMENT {
+            return Some(text(value));
+        }
+        data = &rest[value.len()..];
+    }
+    None
+}
+
+fn sets(socket: &Socket, family: Family, table: &str) -> Result<BTreeMap<String, Set>, Error> {
+    /// `NFT_SET_ANONYMOUS`: part of a rule.
+    const ANONYMOUS: u32 = 1;
+    let mut sets = BTreeMap::new();
+    socket.dump(GET_SET, family.number(), |m| m.put_str(TABLE, table), |message| {
+        let body = body(&message);
+        let ours = string(body, TABLE).as_deref() == Some(table);
+        if ours && number(body, SET_FLAGS) & ANONYMOUS == 0 {
+            sets.extend(string(body, SET_NAME).map(|name| (name, definition(body))));
+        }
+    })?;
+    for (name, set) in &mut sets {
+        elements(socket, family, table, name, set)?;
+    }
+    Ok(sets)
+}
+
+fn definition(set: &[u8]) -> Set {
+    let flags = number(set, SET_FLAGS);
+    let data = (flags & SET_MAP != 0).then(|| match number(set, SET_DATA_TYPE) {
+        DATA_VERDICT => DataType::Verdict,
+        kind => DataType::Value(Type::from_number(kind)),
+    });
+    Set {
+        key: Type::from_number(number(set, SET_KEY_TYPE)),
+        data,
+        interval: flags & SET_INTERVAL != 0,
+        elements: BTreeMap::new(),
+    }
+}
+
+fn elements(socket: &Socket, family: Family, table: &str, name: &str, set: &mut Set) -> Result<(), Error> {
+    let mut found = Vec::new();
+    let filter = |m: &mut Writer| {
+        m.put_str(TABLE, table);
+        m.put_str(ELEMENTS_SET, name);
+    };
+    socket.dump(GET_ELEMENT, family.number(), filter, |message| {
+        let list = find(body(&message), ELEMENTS).unwrap_or_default();
+        found.extend(attributes(list).filter_map(|(_, element)| decode_element(element)));
+    })?;
+    set.elements = if set.interval { ranges(found) } else { values(found) };
+    Ok(())
+}
+
+/// An element as the kernel lists it.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Raw {
+    key: Vec<u8>,
+    /// It is the first value that a range does not have.
+    starts: bool,
+    data: Vec<u8>,
+}
+
+fn decode_element(element: &[u8]) -> Option<Raw> {
+    Some(Raw {
+        key: decode_value(find(element, ELEMENT_KEY)?)?,
+        starts: number(element, ELEMENT_FLAGS) & RANGE_END == 0,
+        data: find(element, ELEMENT_DATA).unwrap_or_default().to_vec(),
+    })
+}
+
+fn values(found: Vec<Raw>) -> BTreeMap<Key, Data> {
+    found.into_iter().map(|raw| (Key { first: raw.key, last: None }, data(&raw.data))).collect()
+}
+
+/// Pairs starts and ends. At one key an end comes before a start; a start with no end goes to the last value.
+fn ranges(mut found: Vec<Raw>) -> BTreeMap<Key, Data> {
+    found.sort_unstable();
+    let mut ranges = BTreeMap::new();
+    let mut open: Option<Raw> = None;
+    for raw in found {
+        if let Some(start) = open.take() {
+            let last = Some(predecessor(&raw.key));
+            ranges.insert(Key { first: start.key, last }, data(&start.data));
+        }
+        open = raw.starts.then_some(raw);
+    }
+    if let Some(start) = open {
+        let last = Some(vec![u8::MAX; start.key.len()]);
+        ranges.insert(Key { first: start.key, last }, data(&start.data));
+    }
+    ranges
+}
+
+fn predecessor(number: &[u8]) -> Vec<u8> {
+    let mut before = number.to_vec();
+    for digit in before.iter_mut().rev() {
+        *digit = digit.wrapping_sub(1);
+        if *digit != u8::MAX {
+            break;
+        }
+    }
+    before
+}
+
+fn data(bytes: &[u8]) -> Data {
+    decode_verdict(bytes)
+        .map(Data::Verdict)
+        .or_else(|| decode_value(bytes).map(Data::Value))
+        .unwrap_or(Data::None)
+}
+
+/// The attributes, behind `struct nfgenmsg`.
+fn body<'a>(message: &Message<'a>) -> &'a [u8] {
+    message.payload.get(4..).unwrap_or_default()
+}
+
+fn number(attributes: &[u8], kind: u16) -> u32 {
+    find(attributes, kind).and_then(be32).unwrap_or(0)
+}
+
+fn string(attributes: &[u8], kind: u16) -> Option<String> {
+    find(attributes, kind).map(text)
+}
