@@ -235,7 +235,9 @@ fn decode_data(name: &str, fields: &Fields<'_>) -> Option<Expression> {
             Expression::Conntrack { key: Conntrack::from_number(fields.number(2)?)?, to: fields.register(1)? }
         }
         "nat" => decode_nat(fields)?,
-        "masq" if find(fields.0, 2).is_none() => Expression::Masquerade { flags: fields.number(1).unwrap_or(0) },
+        "masq" if find(fields.0, 2).is_none() => {
+            Expression::Masquerade { flags: fields.number(1).unwrap_or(0) }
+        }
         "fib" => Expression::Fib {
             result: FibResult::from_number(fields.number(2)?)?,
             flags: fields.number(3)?,

@@ -3,6 +3,9 @@
 //! A controller owns a table, makes the [`Table`] it wants (pure), and calls [`apply`]. That reads the kernel's
 //! table, and changes what differs: named counters and sets that stay keep their content. Everything here acts in
 //! the network namespace of the calling thread, and blocks for about a millisecond.
+//!
+//! While the kernel resizes a large hash set in the background, its dump can miss elements. They are then added
+//! once more, which changes nothing.
 
 mod codec;
 mod difference;
@@ -14,6 +17,8 @@ mod rule;
 mod set;
 mod socket;
 mod table;
+#[cfg(test)]
+mod tests;
 mod transaction;
 pub(crate) mod wire;
 
@@ -21,8 +26,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use error::Error;
 pub use expression::{
-    Comparison, Conntrack, End, Expression, FibResult, Ip, Meta, NAT_RANDOM_FULLY, NatKind, Numgen, PayloadBase,
-    Register, Reject, Verdict, ct_state,
+    Comparison, Conntrack, End, Expression, FibResult, Ip, Meta, NAT_RANDOM_FULLY, NatKind, Numgen,
+    PayloadBase, Register, Reject, Verdict, ct_state,
 };
 pub use rule::{Rule, octets, padded};
 pub use set::{Data, DataType, Field, Key, Set, Type};

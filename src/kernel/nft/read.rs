@@ -7,15 +7,20 @@ use super::message::*;
 use super::set::{Data, DataType, Key, Set, Type};
 use super::socket::Socket;
 use super::table::{Base, Chain, ChainKind, Counter, Family, Hook, Policy, Table, TableState};
-use super::{Error, Rule};
 use super::wire::{Message, Writer, attributes, be32, be64, find, text};
+use super::{Error, Rule};
 
 /// The table and everything in it; nothing when there is none.
 pub(super) fn table(socket: &Socket, family: Family, name: &str) -> Result<Option<TableState>, Error> {
     let mut dormant = None;
-    socket.get(GET_TABLE, family.number(), |m| m.put_str(TABLE, name), |message| {
-        dormant = Some(number(body(&message), TABLE_FLAGS) & DORMANT != 0);
-    })?;
+    socket.get(
+        GET_TABLE,
+        family.number(),
+        |m| m.put_str(TABLE, name),
+        |message| {
+            dormant = Some(number(body(&message), TABLE_FLAGS) & DORMANT != 0);
+        },
+    )?;
     let Some(dormant) = dormant else { return Ok(None) };
     let counters = counters(socket, family, name)?;
     let mut table = Table::new(family, name);
@@ -31,9 +36,14 @@ pub(super) fn table(socket: &Socket, family: Family, name: &str) -> Result<Optio
 /// The names of all tables of a family.
 pub(super) fn tables(socket: &Socket, family: Family) -> Result<BTreeSet<String>, Error> {
     let mut names = BTreeSet::new();
-    socket.dump(GET_TABLE, family.number(), |_| {}, |message| {
-        names.extend(string(body(&message), TABLE));
-    })?;
+    socket.dump(
+        GET_TABLE,
+        family.number(),
+        |_| {},
+        |message| {
+            names.extend(string(body(&message), TABLE));
+        },
+    )?;
     Ok(names)
 }
 
@@ -62,14 +72,19 @@ pub(super) fn counters(
 
 fn chains(socket: &Socket, family: Family, table: &str) -> Result<BTreeMap<String, Chain>, Error> {
     let mut chains = BTreeMap::new();
-    socket.dump(GET_CHAIN, family.number(), |m| m.put_str(TABLE, table), |message| {
-        let body = body(&message);
-        if string(body, TABLE).as_deref() == Some(table) {
-            let base = find(body, CHAIN_HOOK).map(|hook| base(family, body, hook));
-            let chain = Chain { base, rules: Vec::new() };
-            chains.extend(string(body, CHAIN_NAME).map(|name| (name, chain)));
-        }
-    })?;
+    socket.dump(
+        GET_CHAIN,
+        family.number(),
+        |m| m.put_str(TABLE, table),
+        |message| {
+            let body = body(&message);
+            if string(body, TABLE).as_deref() == Some(table) {
+                let base = find(body, CHAIN_HOOK).map(|hook| base(family, body, hook));
+                let chain = Chain { base, rules: Vec::new() };
+                chains.extend(string(body, CHAIN_NAME).map(|name| (name, chain)));
+            }
+        },
+    )?;
     Ok(chains)
 }
 
@@ -88,14 +103,19 @@ fn base(family: Family, chain: &[u8], hook: &[u8]) -> Base {
 
 fn rules(socket: &Socket, family: Family, table: &str) -> Result<Vec<(String, Rule)>, Error> {
     let mut rules = Vec::new();
-    socket.dump(GET_RULE, family.number(), |m| m.put_str(TABLE, table), |message| {
-        let body = body(&message);
-        if string(body, TABLE).as_deref() == Some(table) {
-            let comment = find(body, RULE_USERDATA).and_then(comment);
-            let expressions = decode(find(body, RULE_EXPRESSIONS).unwrap_or_default());
-            rules.extend(string(body, RULE_CHAIN).map(|chain| (chain, Rule { comment, expressions })));
-        }
-    })?;
+    socket.dump(
+        GET_RULE,
+        family.number(),
+        |m| m.put_str(TABLE, table),
+        |message| {
+            let body = body(&message);
+            if string(body, TABLE).as_deref() == Some(table) {
+                let comment = find(body, RULE_USERDATA).and_then(comment);
+                let expressions = decode(find(body, RULE_EXPRESSIONS).unwrap_or_default());
+                rules.extend(string(body, RULE_CHAIN).map(|chain| (chain, Rule { comment, expressions })));
+            }
+        },
+    )?;
     Ok(rules)
 }
 
@@ -115,13 +135,18 @@ fn sets(socket: &Socket, family: Family, table: &str) -> Result<BTreeMap<String,
     /// `NFT_SET_ANONYMOUS`: part of a rule.
     const ANONYMOUS: u32 = 1;
     let mut sets = BTreeMap::new();
-    socket.dump(GET_SET, family.number(), |m| m.put_str(TABLE, table), |message| {
-        let body = body(&message);
-        let ours = string(body, TABLE).as_deref() == Some(table);
-        if ours && number(body, SET_FLAGS) & ANONYMOUS == 0 {
-            sets.extend(string(body, SET_NAME).map(|name| (name, definition(body))));
-        }
-    })?;
+    socket.dump(
+        GET_SET,
+        family.number(),
+        |m| m.put_str(TABLE, table),
+        |message| {
+            let body = body(&message);
+            let ours = string(body, TABLE).as_deref() == Some(table);
+            if ours && number(body, SET_FLAGS) & ANONYMOUS == 0 {
+                sets.extend(string(body, SET_NAME).map(|name| (name, definition(body))));
+            }
+        },
+    )?;
     for (name, set) in &mut sets {
         elements(socket, family, table, name, set)?;
     }

@@ -174,10 +174,12 @@ impl Set {
         set.elements = match ip {
             Ip::V4 => {
                 let all: Vec<Ipv4Net> = prefixes.into_iter().filter_map(v4).collect();
-                merge(all.iter().map(|net| (net.network().to_bits().into(), net.broadcast().to_bits().into())))
-                    .into_iter()
-                    .map(|(first, last)| range(&first.to_be_bytes()[12..], &last.to_be_bytes()[12..]))
-                    .collect()
+                merge(
+                    all.iter().map(|net| (net.network().to_bits().into(), net.broadcast().to_bits().into())),
+                )
+                .into_iter()
+                .map(|(first, last)| range(&first.to_be_bytes()[12..], &last.to_be_bytes()[12..]))
+                .collect()
             }
             Ip::V6 => {
                 let all: Vec<Ipv6Net> = prefixes.into_iter().filter_map(v6).collect();
@@ -253,7 +255,8 @@ mod tests {
             .map(|net| net.parse().unwrap())
             .collect();
         let set = Set::prefixes(Ip::V4, &nets);
-        let expected = [range(&[10, 0, 0, 0], &[10, 1, 255, 255]), range(&[192, 168, 1, 9], &[192, 168, 1, 9])];
+        let expected =
+            [range(&[10, 0, 0, 0], &[10, 1, 255, 255]), range(&[192, 168, 1, 9], &[192, 168, 1, 9])];
         assert_eq!(set.elements, expected.into_iter().collect());
         assert_eq!(Set::prefixes(Ip::V6, &nets).elements.len(), 1);
     }

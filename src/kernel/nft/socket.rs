@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::AsFd as _;
 
-use netlink_sys::{Socket as Netlink, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::{setsockopt, sockopt};
+use rtnetlink::sys::{Socket as Netlink, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use super::Error;
 use super::message::{DUMP, DUMP_INTERRUPTED, GET_GENERATION, REQUEST, header, kind};
@@ -39,10 +39,17 @@ impl Socket {
     /// Number of the ruleset: each committed batch, anybody's, makes a new one.
     pub(super) fn generation(&self) -> Result<u32, Error> {
         let mut generation = None;
-        self.request(GET_GENERATION, 0, 0, |_| {}, |message| {
-            generation = message.payload.get(4..).and_then(|body| find(body, 1)).and_then(be32);
-        })?;
-        generation.ok_or(Error::Socket { action: "read the generation", source: io::ErrorKind::InvalidData.into() })
+        self.request(
+            GET_GENERATION,
+            0,
+            0,
+            |_| {},
+            |message| {
+                generation = message.payload.get(4..).and_then(|body| find(body, 1)).and_then(be32);
+            },
+        )?;
+        generation
+            .ok_or(Error::Socket { action: "read the generation", source: io::ErrorKind::InvalidData.into() })
     }
 
     /// Sends a dump request and hands each answer to `each`.

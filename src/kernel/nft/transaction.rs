@@ -4,8 +4,8 @@ use super::codec::{encode, encode_verdict};
 use super::message::*;
 use super::set::{Data, DataType, Key, Set};
 use super::table::{Chain, Family};
-use super::{Error, Rule};
 use super::wire::Writer;
+use super::{Error, Rule};
 
 /// Room left in one message's element list, whose length field ends at 64 KiB.
 const ELEMENTS_PER_MESSAGE: usize = 60_000;
@@ -71,7 +71,15 @@ impl Transaction {
     }
 
     pub(super) fn delete_table(&mut self, family: Family, table: &str) {
-        self.add(DELETE_TABLE, 0, family, format!("delete table {family} {table}"), |m| m.put_str(TABLE, table));
+        self.add(DELETE_TABLE, 0, family, format!("delete table {family} {table}"), |m| {
+            m.put_str(TABLE, table);
+        });
+    }
+
+    /// A message that this type has no method for.
+    #[cfg(test)]
+    pub(super) fn raw(&mut self, message: u16, family: Family, body: impl FnOnce(&mut Writer)) {
+        self.add(message, 0, family, "raw".into(), body);
     }
 
     /// Steps on what is inside one table.
