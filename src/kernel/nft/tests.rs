@@ -138,9 +138,15 @@ fn whatever_others_change_is_put_back() {
             |table| table.chains.get_mut("filter").unwrap().base.as_mut().unwrap().priority = 5,
             |table| table.chains.get_mut("input").unwrap().base.as_mut().unwrap().policy = Policy::Accept,
             |table| table.sets.get_mut("nets4").unwrap().elements.clear(),
-            |table| drop(table.sets.get_mut("names").unwrap().insert(padded("eth2"))),
-            |table| drop(table.counter("third")),
-            |table| drop(table.chain("intruder", Chain::regular(vec![Rule::new().accept()]))),
+            |table| {
+                table.sets.get_mut("names").unwrap().insert(padded("eth2"));
+            },
+            |table| {
+                table.counter("third");
+            },
+            |table| {
+                table.chain("intruder", Chain::regular(vec![Rule::new().accept()]));
+            },
             |table| table.chains.get_mut("regular").unwrap().rules[0].comment = None,
         ];
         for (number, tamper) in tampers.into_iter().enumerate() {
