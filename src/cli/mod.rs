@@ -90,6 +90,9 @@ struct Cli {
 enum Verb {
     /// Run the data plane: a userspace WireGuard device.
     Tunnel(tunnel::Args),
+    /// The worker process of a tunnel.
+    #[command(hide = true)]
+    TunnelWorker(tunnel::Args),
     /// Run the control plane of this node.
     Agent(agent::Args),
     /// The CNI plugin; container runtimes call it with CNI_COMMAND set.
@@ -114,7 +117,8 @@ pub fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let result = match cli.verb {
-        Verb::Tunnel(args) => tunnel::run(args, cli.log_format),
+        Verb::Tunnel(args) => tunnel::run(&args, cli.log_format),
+        Verb::TunnelWorker(args) => tunnel::run_worker(&args, cli.log_format),
         Verb::Agent(args) => agent::run(args, cli.log_format),
         Verb::Cni(args) => cni::run(&args),
         Verb::Status(args) => status::run(&args),

@@ -1,11 +1,141 @@
-//! `selvedge tunnel`.
+//! `selvedge tunnel`, and the hidden verb that its worker process runs.
+
+use std::ffi::OsString;
 
 use super::{Exit, Failure, LogFormat};
+use crate::observe::log;
+use crate::paths::Paths;
+use crate::tunnel::process::{Options, child, parent};
+
+/// The name of the hidden verb.
+const WORKER: &str = "tunnel-worker";
 
 /// Options of `selvedge tunnel`.
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub(super) struct Args {
+    /// Name of the network device; it is made if it does not exist.
+    #[arg(value_parser = device_name)]
+    name: String,
+    /// Stay in the foreground. It always does; the option is there for those used to `wireguard-go -f`.
+    #[arg(short, long)]
+    foreground: bool,
+    /// Let an agent configure the device over the control API. `wg set` is refused then, the device is brought
+    /// up, and it stays when the tunnel ends.
+    #[arg(long)]
+    managed: bool,
+    /// Leave the device in place when the tunnel ends.
+    #[arg(long)]
+    persistent: bool,
+    /// MTU of the device, in bytes.
+    #[arg(long, default_value_t = 1420, value_parser = clap::value_parser!(u16).range(1280..))]
+    mtu: u16,
+    /// UDP port to start with; 0 takes any free one.
+    #[arg(long, default_value_t = 0)]
+    listen_port: u16,
+    /// Mark (SO_MARK) of the encrypted datagrams to start with, for routing rules; 0 for none.
+    #[arg(long, default_value_t = 0, value_parser = mark)]
+    firewall_mark: u32,
+}
 
-pub(super) fn run(_args: Args, _log: LogFormat) -> Result<Exit, Failure> {
-    Err(anyhow::anyhow!("not built yet").into())
+impl Args {
+    fn options(&self) -> Options {
+        Options {
+            name: self.name.clone(),
+            managed: self.managed,
+            persistent: self.persistent || self.managed,
+            mtu: self.mtu,
+            listen_port: self.listen_port,
+            firewall_mark: self.firewall_mark,
+        }
+    }
+
+    /// The command line of the worker process.
+    fn worker(&self, format: LogFormat) -> Vec<OsString> {
+        let format = match format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        let mut line = vec![WORKER.to_owned(), self.name.clone()];
+        line.extend(["--log-format".into(), format.into()]);
+        line.extend(self.managed.then(|| "--managed".into()));
+        line.extend(self.persistent.then(|| "--persistent".into()));
+        line.extend(["--mtu".into(), self.mtu.to_string()]);
+        line.extend(["--listen-port".into(), self.listen_port.to_string()]);
+        line.extend(["--firewall-mark".into(), self.firewall_mark.to_string()]);
+        line.into_iter().map(OsString::from).collect()
+    }
+}
+
+pub(super) fn run(args: &Args, format: LogFormat) -> Result<Exit, Failure> {
+    log::init(format);
+    let code = parent::run(&args.options(), &Paths::from_env(), args.worker(format))
+        .map_err(|error| Failure::new(Exit::Failed, error))?;
+    Ok(if code == 0 { Exit::Ok } else { Exit::Failed })
+}
+
+/// The worker process. It says itself what is wrong; the parent only passes the exit code on.
+pub(super) fn run_worker(args: &Args, format: LogFormat) -> Result<Exit, Failure> {
+    log::init(format);
+    Ok(match child::run(args.options(), Paths::from_env())? {
+        child::Ending::Done => Exit::Ok,
+        child::Ending::Again => Exit::Failed,
+    })
+}
+
+/// Linux takes 1 to 15 bytes; a slash or a space would break file names and tables, and `%` numbers devices.
+fn device_name(text: &str) -> Result<String, String> {
+    let fits = (1..16).contains(&text.len()) && text != "." && text != "..";
+    let odd = |letter: char| letter.is_whitespace() || letter.is_control() || "/:%".contains(letter);
+    if fits && !text.contains(odd) {
+        Ok(text.to_owned())
+    } else {
+        Err("a device name has 1 to 15 bytes, without '/', ':', '%' and spaces".into())
+    }
+}
+
+/// Decimal or, with 0x, hexadecimal, as `wg` takes it.
+fn mark(text: &str) -> Result<u32, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::{Cli, Verb};
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<Args, clap::Error> {
+        match Cli::try_parse_from([&["selvedge"], line].concat())?.verb {
+            Verb::Tunnel(args) | Verb::TunnelWorker(args) => Ok(args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_worker_gets_the_options_of_its_parent() {
+        let lines: [&[&str]; 3] = [
+            &["tunnel", "wg0"],
+            &["tunnel", "-f", "selvedge0", "--managed", "--mtu", "1280"],
+            &["tunnel", "wg0", "--persistent", "--listen-port", "7", "--firewall-mark", "0xff"],
+        ];
+        for line in lines {
+            let args = parse(line).unwrap();
+            let worker = args.worker(LogFormat::Json);
+            let worker: Vec<_> = worker.iter().map(|word| word.to_str().unwrap()).collect();
+            assert_eq!(parse(&worker).unwrap().options(), args.options(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_linux_refuses_are_refused() {
+        for name in ["", "a/b", "a b", "a:b", "wg%d", "..", "sixteen-bytes-xx"] {
+            assert!(parse(&["tunnel", name]).is_err(), "{name}");
+        }
+        assert!(parse(&["tunnel", "fifteen-bytes-x"]).is_ok());
+    }
 }

@@ -1,0 +1,383 @@
+//! The one place that changes a device and tells how it is.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use tokio::sync::{Mutex, broadcast, mpsc};
+use tracing::{info, warn};
+
+use super::ChangeError;
+use super::keep::{Draft, Roamed, keep_in_memory, load, read_memory};
+use super::plane::{Outlets, Plane, PlaneEnd, bind, open_tun, open_udp};
+use super::resolve::resolve;
+use crate::kernel::LINK_GROUP;
+use crate::kernel::link::{Id, Update, update};
+use crate::kernel::netlink::Netlink;
+use crate::paths::Paths;
+use crate::tunnel::api::{Applied, DeviceConfig, DeviceStatus, Event, PeerConfig};
+use crate::tunnel::command::Config;
+use crate::tunnel::process::{Descriptors, Options, slot};
+use crate::tunnel::uapi::{self, Request, Set, Settings, Shown};
+
+/// Events that wait for the worst of the listeners.
+const EVENTS: usize = 1024;
+
+/// The engine of one device.
+#[derive(Debug)]
+pub struct Engine {
+    options: Options,
+    paths: Paths,
+    descriptors: Descriptors,
+    events: broadcast::Sender<Event>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    plane: Plane,
+    mode: Mode,
+    wanted: Wanted,
+    roamed: Roamed,
+    /// As it was when this process started: see [`Roamed`].
+    roamed_before: Roamed,
+}
+
+#[derive(Debug)]
+enum Mode {
+    Standalone(Settings),
+    Managed(Option<DeviceConfig>),
+}
+
+/// What the data plane is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    config: Config,
+    port: u16,
+    mark: u32,
+    mtu: u16,
+}
+
+/// An engine that runs, and what comes out of it.
+#[derive(Debug)]
+pub struct Start {
+    /// The engine.
+    pub engine: Arc<Engine>,
+    /// Says why the data plane ended, if it does so by itself.
+    pub ends: mpsc::UnboundedReceiver<PlaneEnd>,
+}
+
+impl Engine {
+    /// Takes over what the worker before has left, or starts anew: device, sockets, configuration.
+    ///
+    /// # Errors
+    /// When the device or the sockets cannot be had. A kept configuration that cannot be applied any more is
+    /// warned of and left out.
+    pub async fn start(options: Options, paths: Paths, descriptors: Descriptors) -> anyhow::Result<Start> {
+        let mode = kept_mode(&options, &paths, &descriptors);
+        let roamed: Roamed = descriptors
+            .take(slot::ROAMED)
+            .and_then(|descriptor| read_memory(descriptor).ok())
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        let (port, mark, mtu) = mode.transport(&options);
+        let tun = open_tun(&descriptors, &options.name, options.persistent)?;
+        let udp = open_udp(&descriptors, port)?;
+        let (events, from_worker) = mpsc::channel(EVENTS);
+        let (ends_sender, ends) = mpsc::unbounded_channel();
+        let plane = Plane::start(tun, udp, mtu, Outlets { events, ends: ends_sender })?;
+        if mark != 0 {
+            plane.sockets().set_mark(mark)?;
+        }
+        plane.sockets().keep(&descriptors)?;
+        let wanted = Wanted { config: Config::default(), port, mark, mtu };
+        let state = State { plane, mode, wanted, roamed: roamed.clone(), roamed_before: roamed };
+        let (events, _) = broadcast::channel(EVENTS);
+        let engine = Arc::new(Self { options, paths, descriptors, events, state: Mutex::new(state) });
+        engine.set_up_link(mtu).await?;
+        engine.apply_kept().await;
+        tokio::spawn(Arc::clone(&engine).pump(from_worker));
+        Ok(Start { engine, ends })
+    }
+
+    /// The store of the parent.
+    #[must_use]
+    pub fn descriptors(&self) -> &Descriptors {
+        &self.descriptors
+    }
+
+    /// A new listener to events; it is told how many it missed if it is too slow.
+    #[must_use]
+    pub fn listen(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// The configuration last accepted over the control API.
+    ///
+    /// # Errors
+    /// When the tunnel is standalone; `None` when there was none yet.
+    pub async fn config(&self) -> Result<Option<DeviceConfig>, ChangeError> {
+        match &self.state.lock().await.mode {
+            Mode::Managed(config) => Ok(config.clone()),
+            Mode::Standalone(_) => Err(standalone()),
+        }
+    }
+
+    /// Makes `config` the whole configuration and keeps it.
+    ///
+    /// # Errors
+    /// When it cannot be carried out; then nothing of it is.
+    pub async fn configure(&self, config: DeviceConfig) -> Result<Applied, ChangeError> {
+        let mut state = self.state.lock().await;
+        self.configure_locked(&mut state, config).await
+    }
+
+    /// Adds or replaces one peer.
+    ///
+    /// # Errors
+    /// As [`Engine::configure`]; or when there is no configuration yet.
+    pub async fn put_peer(&self, peer: PeerConfig) -> Result<Applied, ChangeError> {
+        self.edit(|config| match config.peers.iter_mut().find(|other| other.name == peer.name) {
+            Some(found) => *found = peer,
+            None => config.peers.push(peer),
+        })
+        .await
+    }
+
+    /// Removes one peer; one that is not there is removed already.
+    ///
+    /// # Errors
+    /// As [`Engine::put_peer`].
+    pub async fn delete_peer(&self, name: &str) -> Result<Applied, ChangeError> {
+        self.edit(|config| config.peers.retain(|peer| peer.name != name)).await
+    }
+
+    /// How the device is.
+    ///
+    /// # Errors
+    /// While the data plane starts again.
+    pub async fn status(&self) -> Result<DeviceStatus, ChangeError> {
+        let state = self.state.lock().await;
+        let mut status = state.plane.status().await?;
+        status.device.clone_from(&self.options.name);
+        status.managed = self.options.managed;
+        status.listen_port = state.plane.port();
+        status.counters.worker_restarts = self.descriptors.restarts;
+        Ok(status)
+    }
+
+    async fn edit(&self, change: impl FnOnce(&mut DeviceConfig)) -> Result<Applied, ChangeError> {
+        let mut state = self.state.lock().await;
+        let mut config = match &state.mode {
+            Mode::Managed(Some(config)) => config.clone(),
+            Mode::Managed(None) => return Err(ChangeError::NoConfig),
+            Mode::Standalone(_) => return Err(standalone()),
+        };
+        change(&mut config);
+        self.configure_locked(&mut state, config).await
+    }
+
+    async fn configure_locked(
+        &self,
+        state: &mut State,
+        config: DeviceConfig,
+    ) -> Result<Applied, ChangeError> {
+        let Mode::Managed(before) = &state.mode else { return Err(standalone()) };
+        let same = before.as_ref() == Some(&config);
+        let path = self.paths.tunnel_config(&self.options.name);
+        let failed = |source| ChangeError::System { what: format!("write {}", path.display()), source };
+        let draft = if same { None } else { Some(Draft::write(&config, &path).map_err(failed)?) };
+        let wanted = Wanted {
+            config: resolve(&config)?,
+            port: config.listen_port,
+            mark: config.firewall_mark.unwrap_or(0),
+            mtu: config.mtu,
+        };
+        let applied = self.install(state, wanted).await?;
+        state.mode = Mode::Managed(Some(config));
+        draft.map_or(Ok(()), Draft::accept).map_err(failed)?;
+        Ok(applied)
+    }
+
+    /// Makes the data plane what is wanted, or leaves it as it is.
+    async fn install(&self, state: &mut State, mut wanted: Wanted) -> Result<Applied, ChangeError> {
+        state.roamed_before.put_in_front(&mut wanted.config);
+        let udp = if wanted.port == state.wanted.port { None } else { Some(bind(wanted.port)?) };
+        match &udp {
+            Some(udp) if wanted.mark != 0 => {
+                udp.set_mark(wanted.mark).map_err(|source| ChangeError::Udp { source, remedy: "" })?;
+            }
+            None if wanted.mark != state.wanted.mark => state.plane.sockets().set_mark(wanted.mark)?,
+            _ => {}
+        }
+        let applied = match state.plane.apply(wanted.config.clone()).await {
+            Ok(applied) => applied,
+            Err(error) => {
+                // Cannot fail where setting the new one did not.
+                let _ = state.plane.sockets().set_mark(state.wanted.mark);
+                return Err(error);
+            }
+        };
+        if udp.is_some() || wanted.mtu != state.plane.mtu() {
+            state.plane.restart(udp, wanted.mtu).await?;
+            state.plane.apply(wanted.config.clone()).await?;
+            let kept = state.plane.sockets().keep(&self.descriptors);
+            kept.map_err(|source| ChangeError::System { what: "keep the sockets".into(), source })?;
+            info!(port = state.plane.port(), mtu = wanted.mtu, "the data plane runs anew");
+        }
+        if let Err(error) = self.set_up_link(wanted.mtu).await {
+            warn!(%error, device = self.options.name, "cannot set up the device");
+        }
+        state.roamed.retain(&wanted.config);
+        state.wanted = wanted;
+        Ok(applied)
+    }
+
+    /// MTU always; group and up only when managed: else the device is the user's to configure.
+    async fn set_up_link(&self, mtu: u16) -> Result<(), crate::kernel::netlink::Error> {
+        let netlink = Netlink::new()?;
+        let Some(link) = netlink.link_named(&self.options.name).await? else {
+            // Renamed or moved to another namespace: the user's, too.
+            return Ok(());
+        };
+        let managed = self.options.managed;
+        let mut wanted = Update::default();
+        if managed || self.descriptors.restarts == 0 {
+            wanted.mtu = (link.mtu != u32::from(mtu)).then_some(mtu.into());
+        }
+        wanted.group = (managed && link.group != LINK_GROUP).then_some(LINK_GROUP);
+        wanted.up = (managed && !link.up).then_some(true);
+        if wanted.mtu.is_none() && wanted.group.is_none() && wanted.up.is_none() {
+            return Ok(());
+        }
+        netlink.apply([update(Id::Index(link.index), &wanted)]).await
+    }
+
+    async fn apply_kept(&self) {
+        let mut state = self.state.lock().await;
+        let config = match &state.mode {
+            Mode::Managed(None) => return,
+            Mode::Managed(Some(config)) => resolve(config),
+            Mode::Standalone(settings) => Ok(settings.resolve()),
+        };
+        let result = match config {
+            Ok(config) => {
+                let wanted = Wanted { config, ..state.wanted.clone() };
+                self.install(&mut state, wanted).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            warn!(%error, "the kept configuration cannot be applied");
+        }
+    }
+
+    /// Passes events on, and notes where peers are.
+    async fn pump(self: Arc<Self>, mut events: mpsc::Receiver<Event>) {
+        while let Some(event) = events.recv().await {
+            if let Event::Roamed { peer, endpoint } = &event {
+                self.note_roamed(peer, *endpoint).await;
+            }
+            // Without a listener nobody needs it.
+            let _ = self.events.send(event);
+        }
+    }
+
+    async fn note_roamed(&self, peer: &str, endpoint: SocketAddr) {
+        let mut state = self.state.lock().await;
+        let State { roamed, wanted, .. } = &mut *state;
+        if !roamed.note(&wanted.config, peer, endpoint) {
+            return;
+        }
+        let kept = serde_json::to_vec(roamed)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| keep_in_memory(&self.descriptors, slot::ROAMED, &bytes));
+        if let Err(error) = kept {
+            warn!(%error, "cannot keep where a peer is");
+        }
+    }
+}
+
+impl Mode {
+    /// Port, mark and MTU to start with.
+    fn transport(&self, options: &Options) -> (u16, u32, u16) {
+        match self {
+            Self::Standalone(settings) => (settings.listen_port, settings.fwmark, options.mtu),
+            Self::Managed(None) => (options.listen_port, options.firewall_mark, options.mtu),
+            Self::Managed(Some(config)) => {
+                (config.listen_port, config.firewall_mark.unwrap_or(0), config.mtu)
+            }
+        }
+    }
+}
+
+fn kept_mode(options: &Options, paths: &Paths, descriptors: &Descriptors) -> Mode {
+    if options.managed {
+        return Mode::Managed(load(&paths.tunnel_config(&options.name)));
+    }
+    let kept = descriptors
+        .take(slot::SETTINGS)
+        .and_then(|descriptor| read_memory(descriptor).ok())
+        .and_then(|bytes| uapi::parse(&bytes).ok());
+    Mode::Standalone(match kept {
+        Some(Request::Set(set)) => Settings::default().with(&set),
+        _ => Settings {
+            listen_port: options.listen_port,
+            fwmark: options.firewall_mark,
+            ..Settings::default()
+        },
+    })
+}
+
+fn standalone() -> ChangeError {
+    ChangeError::WrongMode(
+        "this tunnel is configured over UAPI; start it with --managed to configure it over this API",
+    )
+}
+
+impl uapi::Handler for Engine {
+    async fn get(&self) -> Result<Shown, Errno> {
+        let status = self.status().await.map_err(|_| Errno::EAGAIN)?;
+        let mark = self.state.lock().await.wanted.mark;
+        Ok(Shown::new(&status, mark))
+    }
+
+    async fn set(&self, set: Set) -> Result<(), Errno> {
+        let mut state = self.state.lock().await;
+        let Mode::Standalone(settings) = &state.mode else {
+            warn!("refused a UAPI set: an agent manages this device");
+            return Err(Errno::EBUSY);
+        };
+        let next = settings.with(&set);
+        let wanted = Wanted {
+            config: next.resolve(),
+            port: next.listen_port,
+            mark: next.fwmark,
+            mtu: state.plane.mtu(),
+        };
+        let request = next.to_request();
+        if let Err(error) = self.install(&mut state, wanted).await {
+            warn!(%error, "refused a UAPI set");
+            return Err(errno(&error));
+        }
+        state.mode = Mode::Standalone(next);
+        // The change is made; a worker that dies now comes back without it, and that is said.
+        if let Err(error) = keep_in_memory(&self.descriptors, slot::SETTINGS, request.as_bytes()) {
+            warn!(%error, "cannot keep the configuration");
+        }
+        Ok(())
+    }
+}
+
+/// The number that says best to `wg` what is wrong.
+fn errno(error: &ChangeError) -> Errno {
+    let source = match error {
+        ChangeError::Udp { source, .. } => {
+            std::error::Error::source(source).and_then(|source| source.downcast_ref::<std::io::Error>())
+        }
+        ChangeError::System { source, .. } => Some(source),
+        ChangeError::Stopped => return Errno::EAGAIN,
+        _ => None,
+    };
+    source.and_then(std::io::Error::raw_os_error).map_or(Errno::EINVAL, Errno::from_raw)
+}

@@ -1,0 +1,191 @@
+//! What outlives a worker process: the accepted configuration and where peers were last heard from.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::tunnel::api::DeviceConfig;
+use crate::tunnel::command::Config;
+use crate::tunnel::process::Descriptors;
+
+/// A configuration written beside the kept one, to take its place or to go again.
+#[derive(Debug)]
+pub(super) struct Draft {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Writes `config` for `path`, mode 0600. Not synced: what is lost with the node is not needed after.
+    pub(super) fn write(config: &DeviceConfig, path: &Path) -> io::Result<Self> {
+        let draft = Self { temporary: path.with_extension("json.new"), path: path.to_owned() };
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft.temporary)?;
+        let mut writer = io::BufWriter::new(file);
+        serde_json::to_writer(&mut writer, config)?;
+        writer.flush()?;
+        Ok(draft)
+    }
+
+    /// Puts it in the place of the one before, in one step.
+    pub(super) fn accept(self) -> io::Result<()> {
+        std::fs::rename(&self.temporary, &self.path)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // After `accept` there is nothing to remove.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+/// The configuration kept at `path`, if there is one that can be read.
+pub(super) fn load(path: &Path) -> Option<DeviceConfig> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "cannot read the kept configuration");
+            return None;
+        }
+    };
+    serde_json::from_slice(&text)
+        .inspect_err(
+            |error| tracing::warn!(%error, path = %path.display(), "the kept configuration is damaged"),
+        )
+        .ok()
+}
+
+/// Puts `bytes` into a file that is memory alone, and has the parent keep it under `name`.
+pub(super) fn keep_in_memory(descriptors: &Descriptors, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes)?;
+    descriptors.keep(name, file.as_fd())
+}
+
+/// Reads back what [`keep_in_memory`] wrote.
+pub(super) fn read_memory(descriptor: OwnedFd) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut file = File::from(descriptor);
+    // The position is shared with the process that wrote it.
+    file.rewind()?;
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Where peers were heard from, other than where they were said to be.
+///
+/// Only a new worker process looks at this: it tries that place first, for as long as the configuration names
+/// the same endpoints as then. While a process lives, the device itself knows better.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Roamed(BTreeMap<String, Place>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    configured: Vec<SocketAddr>,
+    heard_from: SocketAddr,
+}
+
+impl Roamed {
+    /// Notes that `peer`, configured as in `config`, is at `endpoint`. False if that is no news.
+    pub(super) fn note(&mut self, config: &Config, peer: &str, endpoint: SocketAddr) -> bool {
+        let Some(found) = config.peers.iter().find(|candidate| candidate.name == peer) else { return false };
+        // What was put in front is no part of what was configured.
+        let configured = match self.0.get(peer) {
+            Some(place) if place.with_front() == found.endpoints => place.configured.clone(),
+            _ => found.endpoints.clone(),
+        };
+        let place = Place { configured, heard_from: endpoint };
+        self.0.insert(peer.to_owned(), place.clone()) != Some(place)
+    }
+
+    /// Puts the place where a peer was last heard from in front of its endpoints.
+    pub(super) fn put_in_front(&self, config: &mut Config) {
+        for peer in &mut config.peers {
+            match self.0.get(&peer.name) {
+                Some(place) if place.configured == peer.endpoints => peer.endpoints = place.with_front(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Forgets peers that are not in `config`.
+    pub(super) fn retain(&mut self, config: &Config) {
+        self.0.retain(|name, _| config.peers.iter().any(|peer| peer.name == *name));
+    }
+}
+
+impl Place {
+    fn with_front(&self) -> Vec<SocketAddr> {
+        let others = self.configured.iter().copied().filter(|endpoint| *endpoint != self.heard_from);
+        std::iter::once(self.heard_from).chain(others).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::command::Peer;
+
+    fn config(endpoints: &[&str]) -> Config {
+        let endpoints = endpoints.iter().map(|text| text.parse().unwrap()).collect();
+        let peer = Peer {
+            name: "b".into(),
+            keys: vec![],
+            endpoints,
+            allowed_ips: vec![],
+            persistent_keepalive: None,
+        };
+        Config { identities: vec![], peers: vec![peer] }
+    }
+
+    fn front(roamed: &Roamed, endpoints: &[&str]) -> Vec<String> {
+        let mut config = config(endpoints);
+        roamed.put_in_front(&mut config);
+        config.peers[0].endpoints.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_roamed_endpoint_comes_first_until_the_configuration_changes() {
+        let mut roamed = Roamed::default();
+        assert!(roamed.note(&config(&["1.1.1.1:1", "2.2.2.2:2"]), "b", "2.2.2.2:2".parse().unwrap()));
+        assert_eq!(front(&roamed, &["1.1.1.1:1", "2.2.2.2:2"]), ["2.2.2.2:2", "1.1.1.1:1"]);
+        assert_eq!(front(&roamed, &["3.3.3.3:3"]), ["3.3.3.3:3"]);
+        // The next life runs with what was put in front.
+        let again = config(&["2.2.2.2:2", "1.1.1.1:1"]);
+        assert!(!roamed.note(&again, "b", "2.2.2.2:2".parse().unwrap()));
+        assert!(roamed.note(&again, "b", "4.4.4.4:4".parse().unwrap()));
+        assert_eq!(front(&roamed, &["1.1.1.1:1", "2.2.2.2:2"]), ["4.4.4.4:4", "1.1.1.1:1", "2.2.2.2:2"]);
+        assert!(!roamed.note(&again, "unknown", "4.4.4.4:4".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_draft_takes_its_place_only_when_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tunnel.json");
+        let config = |mtu| DeviceConfig {
+            key_store: "/keys".into(),
+            identities: vec![],
+            listen_port: 1,
+            mtu,
+            firewall_mark: None,
+            peers: vec![],
+        };
+        Draft::write(&config(1400), &path).unwrap().accept().unwrap();
+        drop(Draft::write(&config(1500), &path).unwrap());
+        assert_eq!(load(&path), Some(config(1400)));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(load(&path), None);
+    }
+}

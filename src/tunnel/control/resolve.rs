@@ -1,0 +1,54 @@
+//! From the control API's configuration to the device's, with the private keys from the store.
+
+use selvedge_keys::KeyStore;
+
+use super::ChangeError;
+use crate::tunnel::api::{DeviceConfig, PeerConfig};
+use crate::tunnel::command::{Config, Identity, Peer, PeerKey};
+
+/// Smallest MTU that carries IPv6 (RFC 8200, section 5).
+const MTU_LEAST: u16 = 1280;
+
+/// The configuration with its keys.
+pub(super) fn resolve(config: &DeviceConfig) -> Result<Config, ChangeError> {
+    check(config)?;
+    let identities: Result<Vec<_>, _> =
+        config.identities.iter().map(|identity| load(config, identity.epoch)).collect();
+    Ok(Config { identities: identities?, peers: config.peers.iter().map(peer).collect() })
+}
+
+fn check(config: &DeviceConfig) -> Result<(), ChangeError> {
+    if config.mtu < MTU_LEAST {
+        return Err(ChangeError::Invalid(format!("mtu {} is less than {MTU_LEAST}", config.mtu)));
+    }
+    match config.peers.iter().find(|peer| peer.name.is_empty()) {
+        Some(_) => Err(ChangeError::Invalid("a peer has no name".into())),
+        None => Ok(()),
+    }
+}
+
+fn load(config: &DeviceConfig, epoch: u64) -> Result<Identity, ChangeError> {
+    // Opening a store makes its folder; one that is not there holds no key.
+    if !config.key_store.is_dir() {
+        let folder = config.key_store.display();
+        return Err(ChangeError::Invalid(format!("the key store {folder} is no folder")));
+    }
+    let keys = KeyStore::open(&config.key_store).and_then(|store| store.load(epoch));
+    let keys = keys.map_err(|source| ChangeError::Key { epoch, source })?;
+    Ok(Identity { epoch, private_key: keys.private_key })
+}
+
+fn peer(peer: &PeerConfig) -> Peer {
+    let keys = peer.keys.iter().map(|key| PeerKey {
+        public_key: key.public_key,
+        epoch: key.epoch,
+        preshared_key: None,
+    });
+    Peer {
+        name: peer.name.clone(),
+        keys: keys.collect(),
+        endpoints: peer.endpoints.clone(),
+        allowed_ips: peer.allowed_ips.clone(),
+        persistent_keepalive: peer.persistent_keepalive,
+    }
+}
