@@ -11,36 +11,58 @@ use std::process::{Command, Stdio};
 const INSIDE: &str = "SELVEDGE_ISOLATED";
 const UP: libc::c_short = 1; // IFF_UP, in the width that ifreq has
 
-/// Makes `command` run as the first process (PID 1) of new user, mount, PID and network namespaces, as root
-/// in there, with its own `/proc`, `/sys` and an empty `/run`, loopback up, and killed when the caller dies.
+/// Makes `command` run in new user, mount, PID and network namespaces, as root in there, with its own `/proc`,
+/// `/sys` and an empty `/run`, loopback up, and killed when the caller dies. A process of few lines is PID 1: it
+/// takes in orphans and ends, and with it everything else inside, when the command ends.
 ///
 /// `spawn` then returns only when the command has been started; waiting for it gives its own exit status.
 pub fn isolate(command: &mut Command) -> &mut Command {
-    let plan = Plan::new();
-    // SAFETY: runs in the forked child; it only makes system calls on memory prepared before the fork.
-    #[expect(unsafe_code, reason = "namespaces have to be entered between fork and exec")]
-    unsafe {
-        command.pre_exec(move || plan.enter())
+    Isolation { detached: false, own_run: true }.apply(command)
+}
+
+/// How a command is isolated.
+#[derive(Debug, Clone, Copy)]
+pub struct Isolation {
+    /// It goes on when the caller dies, in a session of its own.
+    pub detached: bool,
+    /// It sees an empty `/run`; else the host's.
+    pub own_run: bool,
+}
+
+impl Isolation {
+    /// As [`isolate`], with these choices.
+    pub fn apply(self, command: &mut Command) -> &mut Command {
+        let plan = Plan::new(self);
+        // SAFETY: runs in the forked child; it only makes system calls on memory prepared before the fork.
+        #[expect(unsafe_code, reason = "namespaces have to be entered between fork and exec")]
+        unsafe {
+            command.pre_exec(move || plan.enter())
+        }
     }
 }
 
 struct Plan {
+    how: Isolation,
     uid_map: CString,
     gid_map: CString,
 }
 
 impl Plan {
-    fn new() -> Self {
+    fn new(how: Isolation) -> Self {
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
         let text = |line: String| CString::new(line).expect("a decimal line has no NUL");
-        Self { uid_map: text(format!("0 {uid} 1")), gid_map: text(format!("0 {gid} 1")) }
+        Self { how, uid_map: text(format!("0 {uid} 1")), gid_map: text(format!("0 {gid} 1")) }
     }
 
     #[expect(unsafe_code, reason = "only raw system calls are safe between fork and exec")]
     fn enter(&self) -> io::Result<()> {
         // SAFETY: plain system calls with valid pointers; no allocation, no lock.
         unsafe {
-            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            if self.how.detached {
+                check(libc::setsid())?;
+            } else {
+                check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            }
             check(libc::unshare(
                 libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET,
             ))?;
@@ -48,43 +70,64 @@ impl Plan {
             write(c"/proc/self/uid_map", &self.uid_map)?;
             write(c"/proc/self/gid_map", &self.gid_map)?;
             match check(libc::fork())? {
-                0 => first_process(),
+                0 => self.first_process(),
+                child => wait_for(child),
+            }
+        }
+    }
+
+    /// In PID 1 of the new namespaces.
+    #[expect(unsafe_code, reason = "only raw system calls are safe between fork and exec")]
+    fn first_process(&self) -> io::Result<()> {
+        // SAFETY: as in `enter`.
+        unsafe {
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            let none = std::ptr::null();
+            check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
+            check(libc::mount(c"proc".as_ptr(), c"/proc".as_ptr(), c"proc".as_ptr(), 0, none.cast()))?;
+            check(libc::mount(c"sysfs".as_ptr(), c"/sys".as_ptr(), c"sysfs".as_ptr(), 0, none.cast()))?;
+            if self.how.own_run {
+                check(libc::mount(c"tmpfs".as_ptr(), c"/run".as_ptr(), c"tmpfs".as_ptr(), 0, none.cast()))?;
+            }
+            loopback_up()?;
+            match check(libc::fork())? {
+                0 => Ok(()),
                 child => wait_for(child),
             }
         }
     }
 }
 
-/// In PID 1 of the new namespaces.
+/// Brings up `lo` of the calling thread's network namespace.
 #[expect(unsafe_code, reason = "only raw system calls are safe between fork and exec")]
-fn first_process() -> io::Result<()> {
-    // SAFETY: as in `enter`.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    // SAFETY: the request is a plain structure, filled in; the descriptor is ours.
     unsafe {
-        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-        let none = std::ptr::null();
-        check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
-        check(libc::mount(c"proc".as_ptr(), c"/proc".as_ptr(), c"proc".as_ptr(), 0, none.cast()))?;
-        check(libc::mount(c"sysfs".as_ptr(), c"/sys".as_ptr(), c"sysfs".as_ptr(), 0, none.cast()))?;
-        check(libc::mount(c"tmpfs".as_ptr(), c"/run".as_ptr(), c"tmpfs".as_ptr(), 0, none.cast()))?;
         let socket = check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
         let mut request: libc::ifreq = std::mem::zeroed();
         request.ifr_name[0] = b'l'.cast_signed();
         request.ifr_name[1] = b'o'.cast_signed();
         request.ifr_ifru.ifru_flags = UP;
-        check(libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &request))?;
-        check(libc::close(socket))?;
+        let result = check(libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &request));
+        libc::close(socket);
+        result.map(drop)
     }
-    Ok(())
 }
 
-/// In the process between: it ends as PID 1 ends, and holds nothing open meanwhile.
+/// In the processes between: they take in orphans, end as `child` ends, and hold nothing open meanwhile.
 #[expect(unsafe_code, reason = "only raw system calls are safe between fork and exec")]
 fn wait_for(child: libc::pid_t) -> ! {
     // SAFETY: as in `enter`; `_exit` runs no destructor of the forked copy.
     unsafe {
         libc::close_range(0, libc::c_uint::MAX, 0);
         let mut status = 0;
-        while libc::waitpid(child, &mut status, 0) < 0 && *libc::__errno_location() == libc::EINTR {}
+        loop {
+            match libc::waitpid(-1, &mut status, 0) {
+                pid if pid == child => break,
+                pid if pid < 0 && *libc::__errno_location() != libc::EINTR => libc::_exit(1),
+                _ => {}
+            }
+        }
         if libc::WIFSIGNALED(status) {
             libc::_exit(128 + libc::WTERMSIG(status));
         }
@@ -148,7 +191,7 @@ mod tests {
     #[test]
     fn a_test_runs_alone_in_its_network() {
         crate::isolated!(|| {
-            assert_eq!(std::process::id(), 1);
+            assert_eq!(std::process::id(), 2, "PID 1 takes in orphans");
             let devices: Vec<_> = std::fs::read_dir("/sys/class/net").unwrap().map(|e| e.unwrap()).collect();
             assert_eq!(devices.len(), 1, "only loopback: {devices:?}");
             std::net::TcpListener::bind("127.0.0.1:80").unwrap();

@@ -6,3 +6,8 @@ pub mod capture;
 pub mod detect;
 pub mod isolate;
 pub mod packet;
+pub mod plan;
+pub mod process;
+pub mod space;
+pub mod traffic;
+pub mod underlay;
