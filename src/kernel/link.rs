@@ -51,6 +51,8 @@ pub struct Port {
     pub unicast_flood: bool,
     /// Send unregistered multicast here.
     pub multicast_flood: bool,
+    /// Send broadcasts here.
+    pub broadcast_flood: bool,
 }
 
 /// Names a device in a request.
@@ -221,6 +223,7 @@ pub fn set_port(id: Id<'_>, port: Port) -> Change {
         InfoBridgePort::Learning(port.learning),
         InfoBridgePort::UnicastFlood(port.unicast_flood),
         InfoBridgePort::MulticastFlood(port.multicast_flood),
+        InfoBridgePort::BroadcastFlood(port.broadcast_flood),
     ];
     let mut message = named(id);
     message.attributes.push(LinkAttribute::LinkInfo(vec![
@@ -365,6 +368,7 @@ fn read_port(flags: &[InfoBridgePort]) -> Port {
             InfoBridgePort::Learning(on) => port.learning = *on,
             InfoBridgePort::UnicastFlood(on) => port.unicast_flood = *on,
             InfoBridgePort::MulticastFlood(on) => port.multicast_flood = *on,
+            InfoBridgePort::BroadcastFlood(on) => port.broadcast_flood = *on,
             _ => {}
         }
     }

@@ -1,13 +1,14 @@
-//! Neighbours: who has which Ethernet address. Only permanent entries, which no ARP or ND packet changes.
+//! Neighbours: who has which Ethernet address; and behind which port of a bridge an Ethernet address is. Only
+//! permanent entries, which no packet changes.
 
 use std::net::IpAddr;
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::RouteType;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::address::family;
 use super::mac::Mac;
@@ -53,7 +54,47 @@ impl Neighbour {
     }
 }
 
+/// An Ethernet address that is always behind one port of a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Forwarding {
+    /// Index of the port.
+    pub port: u32,
+    /// The address.
+    pub mac: Mac,
+}
+
+impl Forwarding {
+    /// Puts it there. It goes with the port.
+    pub fn replace(self) -> Change {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        message.header.ifindex = self.port;
+        // NUD_NOARP is a static entry; NUD_PERMANENT would mean an address of the bridge's own.
+        message.header.state = NeighbourState::Noarp;
+        message.header.flags = NeighbourFlags::Controller;
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(self.mac.0.to_vec()));
+        let what = format!("forward {} to bridge port {}", self.mac, self.port);
+        Change::new(what, Message::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
+    }
+}
+
 impl Netlink {
+    /// The static forwarding entries of a bridge port.
+    pub async fn forwardings(&self, port: u32) -> Result<Vec<Forwarding>, Error> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Bridge;
+        request.header.ifindex = port;
+        let list = self.dump("list bridge forwarding entries", &Message::GetNeighbour(request)).await?;
+        let entry = |message: Message| match message {
+            Message::NewNeighbour(message) if message.header.state == NeighbourState::Noarp => {
+                let mac = link_layer_address(&message)?;
+                Some(Forwarding { port: message.header.ifindex, mac })
+            }
+            _ => None,
+        };
+        Ok(list.into_iter().filter_map(entry).filter(|found| found.port == port).collect())
+    }
+
     /// The permanent neighbours of `device`.
     pub async fn neighbours(&self, device: u32) -> Result<Vec<Neighbour>, Error> {
         let mut request = NeighbourMessage::default();
@@ -73,9 +114,13 @@ fn from_message(message: Message) -> Option<Neighbour> {
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::from(*address)),
         _ => None,
     })?;
-    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+    let mac = link_layer_address(&message)?;
+    Some(Neighbour { device: message.header.ifindex, address, mac })
+}
+
+fn link_layer_address(message: &NeighbourMessage) -> Option<Mac> {
+    message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::LinkLayerAddress(bytes) => Mac::from_bytes(bytes),
         _ => None,
-    })?;
-    Some(Neighbour { device: message.header.ifindex, address, mac })
+    })
 }

@@ -109,7 +109,8 @@ impl Route {
     }
 
     /// As the kernel shows it once it is there.
-    fn normal(&self) -> Self {
+    #[must_use]
+    pub fn normal(&self) -> Self {
         let ipv6 = self.destination.addr().is_ipv6();
         let metric = if ipv6 && self.metric == 0 { IPV6_DEFAULT_METRIC } else { self.metric };
         let mut kind = self.kind.clone();

@@ -1,1 +1,28 @@
-//! pod
+//! The CNI plugin: addresses for pods, and their wiring.
+//!
+//! In the order in which a call passes: [`request`] reads environment and standard input (pure), [`plugin`] picks the
+//! verb, [`node`] tells what the agent wrote down about this node, [`gateway`] is the node's end (bridge, sysctls,
+//! unreachable routes), [`lease`] gives addresses out, [`wiring`] builds the pod's interface, [`reply`] is what goes to
+//! standard output. [`install`] puts plugin and configuration where the container runtime looks.
+
+pub mod attachment;
+pub mod error;
+pub mod file;
+pub mod gateway;
+pub mod install;
+pub mod lease;
+pub mod node;
+pub mod plugin;
+pub mod pool;
+pub mod reply;
+pub mod request;
+pub mod spoof;
+pub mod wiring;
+
+mod add;
+mod check;
+mod del;
+mod gc;
+
+pub use install::install;
+pub use node::NodeInfo;

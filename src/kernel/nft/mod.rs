@@ -12,6 +12,7 @@ mod difference;
 mod error;
 mod expression;
 pub(crate) mod message;
+mod part;
 mod read;
 mod rule;
 mod set;
@@ -29,6 +30,7 @@ pub use expression::{
     Comparison, Conntrack, End, Expression, FibResult, Ip, Meta, NAT_RANDOM_FULLY, NatKind, Numgen,
     PayloadBase, Register, Reject, Verdict, ct_state,
 };
+pub use part::{chain_names, delete_chain, put_chain, read_chain};
 pub use rule::{Rule, octets, padded};
 pub use set::{Data, DataType, Field, Key, Set, Type};
 pub use table::{Base, Chain, ChainKind, Counter, Family, Hook, Policy, Table, TableState};

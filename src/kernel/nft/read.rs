@@ -70,7 +70,27 @@ pub(super) fn counters(
     Ok(counters)
 }
 
-fn chains(socket: &Socket, family: Family, table: &str) -> Result<BTreeMap<String, Chain>, Error> {
+/// One chain, without its rules.
+pub(super) fn chain(
+    socket: &Socket,
+    family: Family,
+    table: &str,
+    name: &str,
+) -> Result<Option<Chain>, Error> {
+    let mut chain = None;
+    let named = |m: &mut Writer| {
+        m.put_str(TABLE, table);
+        m.put_str(CHAIN_NAME, name);
+    };
+    socket.get(GET_CHAIN, family.number(), named, |message| {
+        let body = body(&message);
+        let base = find(body, CHAIN_HOOK).map(|hook| base(family, body, hook));
+        chain = Some(Chain { base, rules: Vec::new() });
+    })?;
+    Ok(chain)
+}
+
+pub(super) fn chains(socket: &Socket, family: Family, table: &str) -> Result<BTreeMap<String, Chain>, Error> {
     let mut chains = BTreeMap::new();
     socket.dump(
         GET_CHAIN,
@@ -102,11 +122,34 @@ fn base(family: Family, chain: &[u8], hook: &[u8]) -> Base {
 }
 
 fn rules(socket: &Socket, family: Family, table: &str) -> Result<Vec<(String, Rule)>, Error> {
+    rules_of(socket, family, table, None)
+}
+
+/// The rules of one chain in order.
+pub(super) fn chain_rules(
+    socket: &Socket,
+    family: Family,
+    table: &str,
+    chain: &str,
+) -> Result<Vec<Rule>, Error> {
+    let rules = rules_of(socket, family, table, Some(chain))?;
+    Ok(rules.into_iter().filter(|(of, _)| of == chain).map(|(_, rule)| rule).collect())
+}
+
+fn rules_of(
+    socket: &Socket,
+    family: Family,
+    table: &str,
+    chain: Option<&str>,
+) -> Result<Vec<(String, Rule)>, Error> {
     let mut rules = Vec::new();
     socket.dump(
         GET_RULE,
         family.number(),
-        |m| m.put_str(TABLE, table),
+        |m| {
+            m.put_str(TABLE, table);
+            chain.iter().for_each(|chain| m.put_str(RULE_CHAIN, chain));
+        },
         |message| {
             let body = body(&message);
             if string(body, TABLE).as_deref() == Some(table) {

@@ -1,0 +1,123 @@
+//! ADD: all of it, or nothing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::attachment::Attachment;
+use super::error::{Code, Error};
+use super::gateway::{self, BRIDGE, BRIDGE_MAC};
+use super::lease::{Holder, Lease, Leases};
+use super::node::NodeInfo;
+use super::plugin;
+use super::pool::Pool;
+use super::reply::{Added, Wired};
+use super::request::{Config, PodName, Version};
+use super::wiring::{self, Wiring};
+use crate::kernel::netlink::Netlink;
+use crate::kernel::netns::NetNs;
+use crate::paths::Paths;
+
+/// How long a pod may be held back before it starts.
+const ADMIT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A pod interface to make.
+#[derive(Debug)]
+pub(super) struct Add {
+    pub(super) config: Config,
+    pub(super) attachment: Attachment,
+    pub(super) netns: PathBuf,
+    pub(super) pod: PodName,
+    pub(super) paths: Paths,
+}
+
+impl Add {
+    /// Makes it and tells what was made. After an error nothing is left of it.
+    pub(super) async fn run(self, version: Version) -> Result<Added, Error> {
+        let node = NodeInfo::load(&self.paths)?;
+        let netns = self.open()?;
+        let netlink = plugin::netlink()?;
+        let bridge = self.prepare(&netlink, &node).await?;
+        let lease = self.lease(&node)?;
+        let built = async {
+            let wiring =
+                Wiring { attachment: &self.attachment, addresses: &lease.addresses, node: &node, bridge };
+            wiring.build(&netlink, &netns).await?;
+            admit(&lease).await
+        };
+        if let Err(error) = built.await {
+            return Err(self.undo(&netlink, &lease, error).await);
+        }
+        Ok(self.added(version, &node, &lease))
+    }
+
+    fn open(&self) -> Result<NetNs, Error> {
+        let netns = NetNs::open(&self.netns)?;
+        if netns.is_same(&NetNs::current()?) {
+            let reason = format!("{} is the node's own network namespace", self.netns.display());
+            return Err(Error::new(Code::InvalidEnvironment, "CNI_NETNS is not a pod's", reason));
+        }
+        Ok(netns)
+    }
+
+    /// What has to be there before any pod: guard, unreachable routes, bridge, sysctls.
+    async fn prepare(&self, netlink: &Netlink, node: &NodeInfo) -> Result<u32, Error> {
+        let unguarded = |error: &dyn std::fmt::Display| {
+            Error::new(Code::Unguarded, "pods can't be kept from speaking in the clear here", error)
+        };
+        gateway::ensure_guard(node).map_err(|error| unguarded(&error))?;
+        gateway::ensure(netlink, node).await.map_err(|error| unguarded(&error))
+    }
+
+    fn lease(&self, node: &NodeInfo) -> Result<Lease, Error> {
+        let holder = Holder {
+            network: self.config.network.clone(),
+            attachment: self.attachment.clone(),
+            netns: self.netns.clone(),
+            pod: self.pod.clone(),
+        };
+        Ok(Leases::new(self.paths.leases()).lock()?.take(&Pool::new(&node.pod_cidrs), holder)?)
+    }
+
+    /// Takes back what was made; gives the error that led here, and what went wrong on the way back.
+    async fn undo(&self, netlink: &Netlink, lease: &Lease, mut error: Error) -> Error {
+        let mut further: Vec<String> = wiring::remove(netlink, &self.attachment, Some(lease))
+            .await
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let leases = Leases::new(self.paths.leases());
+        // With something of it left the addresses must not go to another pod: DEL or GC will try again.
+        if further.is_empty() {
+            let given_back = leases.lock().and_then(|locked| locked.give_back(&self.attachment));
+            further.extend(given_back.err().map(|error| error.to_string()));
+        }
+        if !further.is_empty() {
+            error.details = format!("{}; and taking it back failed: {}", error.details, further.join("; "));
+        }
+        error
+    }
+
+    fn added(&self, version: Version, node: &NodeInfo, lease: &Lease) -> Added {
+        let port = self.attachment.port();
+        let with_gateway = |address: std::net::IpAddr| Some((address, node.fabric(address.is_ipv6())?));
+        let wired = Wired {
+            bridge: (BRIDGE, BRIDGE_MAC),
+            port: (&port.name, port.mac),
+            pod: (&self.attachment.interface, port.pod_mac),
+            netns: &self.netns,
+            mtu: node.mtu,
+            addresses: lease.addresses.iter().filter_map(with_gateway).collect(),
+            dns: self.config.dns.clone(),
+        };
+        Added::new(version, wired)
+    }
+}
+
+/// The last step before the pod may start: where policies will hold it back until they are in force.
+async fn admit(lease: &Lease) -> Result<(), Error> {
+    let admitted = async { Ok(()) };
+    tokio::time::timeout(ADMIT_PATIENCE, admitted).await.unwrap_or_else(|_| {
+        let reason = format!("{} was not admitted within {ADMIT_PATIENCE:?}", lease.attachment);
+        Err(Error::new(Code::TryAgain, "the pod is held back", reason))
+    })
+}

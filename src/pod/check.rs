@@ -1,0 +1,49 @@
+//! CHECK: what is no longer as ADD made it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::attachment::Attachment;
+use super::error::{Code, Error};
+use super::gateway::{self, BRIDGE};
+use super::lease::{Lease, Leases};
+use super::node::NodeInfo;
+use super::plugin;
+use super::request::Previous;
+use super::wiring::Wiring;
+use crate::kernel::netns::NetNs;
+use crate::paths::Paths;
+
+/// Fails if something is different, and names everything that is.
+pub(super) async fn run(
+    paths: &Paths,
+    attachment: &Attachment,
+    netns: &Path,
+    previous: &Previous,
+) -> Result<(), Error> {
+    let node = NodeInfo::load(paths)?;
+    let pod = NetNs::open(netns)?;
+    let Some(lease) = Leases::new(paths.leases()).find(attachment)? else {
+        return Err(changed(&["its lease is gone".to_owned()]));
+    };
+    let netlink = plugin::netlink()?;
+    let mut problems: Vec<String> = previous_problem(previous, &lease).into_iter().collect();
+    problems.extend(gateway::guard_problem(&node));
+    problems.extend(gateway::problems(&netlink, &node).await?);
+    if let Some(bridge) = netlink.link_named(BRIDGE).await? {
+        let wiring = Wiring { attachment, addresses: &lease.addresses, node: &node, bridge: bridge.index };
+        problems.extend(wiring.problems(&netlink, &pod).await?);
+    }
+    if problems.is_empty() { Ok(()) } else { Err(changed(&problems)) }
+}
+
+fn changed(problems: &[String]) -> Error {
+    Error::new(Code::NotAsAdded, "the interface is not as it was added", problems.join("; "))
+}
+
+fn previous_problem(previous: &Previous, lease: &Lease) -> Option<String> {
+    let leased: BTreeSet<IpAddr> = lease.addresses.iter().collect();
+    (previous.addresses != leased)
+        .then(|| format!("its lease is for {} and not for what ADD answered", lease.addresses))
+}

@@ -1,0 +1,151 @@
+//! The node's end of all pods: the bridge with the fabric addresses on it, and what the node has to be so that
+//! pods can be reached and nothing of theirs escapes.
+//!
+//! The fabric addresses are on `selvedge0` and on the bridge. On the bridge, because a pod has to have a working
+//! gateway, and the node an address to speak to it from, while the tunnel's device is not there.
+
+use std::net::IpAddr;
+
+use crate::kernel::LINK_GROUP;
+use crate::kernel::address::Address;
+use crate::kernel::link::Bridge;
+use crate::kernel::mac::Mac;
+use crate::kernel::netlink::{self, Netlink};
+use crate::kernel::nft;
+use crate::kernel::sysctl;
+
+use super::node::NodeInfo;
+
+/// Name of the bridge that the pods' ports are in.
+pub const BRIDGE: &str = "selvedge-br";
+
+/// Its Ethernet address. The same on every node, because bridges of different nodes never meet, and for ever,
+/// because running pods know it as their gateway's.
+pub const BRIDGE_MAC: Mac = Mac([0x02, b's', b'l', b'v', 0x00, 0x01]);
+
+/// What could not be put right.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A device, address or route.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// A setting.
+    #[error(transparent)]
+    Sysctl(#[from] sysctl::Error),
+}
+
+/// Verifies or installs the guard.
+pub fn ensure_guard(_node: &NodeInfo) -> Result<(), nft::Error> {
+    Ok(())
+}
+
+/// What is wrong with the guard, if anything.
+#[must_use]
+pub fn guard_problem(_node: &NodeInfo) -> Option<String> {
+    None
+}
+
+/// Makes the node's end be as it should, and gives the index of the bridge. Changes only what is not right.
+pub async fn ensure(netlink: &Netlink, node: &NodeInfo) -> Result<u32, Error> {
+    ensure_unreachable(netlink, node).await?;
+    let bridge = Bridge { name: BRIDGE, mac: BRIDGE_MAC, mtu: node.mtu, group: LINK_GROUP };
+    let index = netlink.ensure_bridge(&bridge).await?.index;
+    sysctls(node)?;
+    let found = netlink.addresses(Some(index)).await?;
+    let wanted = node.fabric_addresses().into_iter().map(|address| Address::new(index, address));
+    let missing = wanted.filter(|address| !found.contains(address));
+    netlink.apply(missing.map(Address::add)).await?;
+    Ok(index)
+}
+
+/// Puts the unreachable routes back that are missing. They come before any pod.
+pub async fn ensure_unreachable(netlink: &Netlink, node: &NodeInfo) -> Result<(), netlink::Error> {
+    let found = netlink.routes().await?;
+    let missing = node.unreachable_routes().into_iter().filter(|route| !found.contains(route));
+    netlink.apply(missing.map(|route| route.replace())).await
+}
+
+/// Sets what the kernel has to do for pods, in the calling thread's namespace. The bridge has to exist.
+pub fn sysctls(node: &NodeInfo) -> Result<(), sysctl::Error> {
+    let has = |ipv6: bool| node.pod_cidrs.iter().any(|net| net.addr().is_ipv6() == ipv6);
+    // No ICMP redirects: two pods are one hop apart by way of the node, although they share a bridge. The kernel
+    // sends them if either `all` or the device says so.
+    sysctl::ensure("ipv4/conf/all/send_redirects", "0")?;
+    sysctl::ensure(&on_bridge("ipv4", "send_redirects"), "0")?;
+    sysctl::ensure(&on_bridge("ipv4", "accept_redirects"), "0")?;
+    // A pod's source address is the one that its route leads to.
+    sysctl::ensure(&on_bridge("ipv4", "rp_filter"), "1")?;
+    if has(false) {
+        sysctl::ensure("ipv4/ip_forward", "1")?;
+        sysctl::ensure(&on_bridge("ipv4", "forwarding"), "1")?;
+    }
+    if has(true) {
+        ipv6()?;
+    }
+    Ok(())
+}
+
+fn ipv6() -> Result<(), sysctl::Error> {
+    sysctl::ensure(&on_bridge("ipv6", "disable_ipv6"), "0")?;
+    for key in ["accept_ra", "accept_dad", "accept_redirects"] {
+        sysctl::ensure(&on_bridge("ipv6", key), "0")?;
+    }
+    if sysctl::read("ipv6/conf/all/forwarding")? != "1" {
+        keep_router_advertisements()?;
+        sysctl::write("ipv6/conf/all/forwarding", "1")?;
+    }
+    sysctl::ensure(&on_bridge("ipv6", "forwarding"), "1")?;
+    Ok(())
+}
+
+/// Forwarding makes the kernel drop default routes learnt from router advertisements, and stop learning them,
+/// unless the device says 2: without that, a node with such an underlay would lose it.
+fn keep_router_advertisements() -> Result<(), sysctl::Error> {
+    let Ok(devices) = std::fs::read_dir("/proc/sys/net/ipv6/conf") else { return Ok(()) };
+    for device in devices.filter_map(Result::ok) {
+        let name = device.file_name();
+        let Some(name) = name.to_str().filter(|name| *name != "all" && *name != BRIDGE) else { continue };
+        let key = format!("ipv6/conf/{name}/accept_ra");
+        match sysctl::read(&key) {
+            Ok(value) if value == "1" => match sysctl::write(&key, "2") {
+                Err(error) if !error.is_missing() => return Err(error),
+                _ => {}
+            },
+            // The device may be gone meanwhile.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn on_bridge(family: &str, key: &str) -> String {
+    format!("{family}/conf/{BRIDGE}/{key}")
+}
+
+/// What is not as [`ensure`] makes it, in words.
+pub async fn problems(netlink: &Netlink, node: &NodeInfo) -> Result<Vec<String>, netlink::Error> {
+    let mut problems = vec![];
+    let routes = netlink.routes().await?;
+    for route in node.unreachable_routes().iter().filter(|route| !routes.contains(route)) {
+        problems.push(format!("the node's route {route} is missing"));
+    }
+    let Some(bridge) = netlink.link_named(BRIDGE).await? else {
+        problems.push(format!("bridge {BRIDGE} is missing"));
+        return Ok(problems);
+    };
+    if !bridge.up {
+        problems.push(format!("bridge {BRIDGE} is down"));
+    }
+    if bridge.mac != Some(BRIDGE_MAC) {
+        problems.push(format!("bridge {BRIDGE} has another Ethernet address than {BRIDGE_MAC}"));
+    }
+    if bridge.group != LINK_GROUP {
+        problems.push(format!("bridge {BRIDGE} is in link group {} instead of {LINK_GROUP}", bridge.group));
+    }
+    let found = netlink.addresses(Some(bridge.index)).await?;
+    let has = |address: &IpAddr| found.contains(&Address::new(bridge.index, *address));
+    for address in node.fabric_addresses().iter().filter(|address| !has(address)) {
+        problems.push(format!("bridge {BRIDGE} lacks the gateway address {address}"));
+    }
+    Ok(problems)
+}

@@ -1,0 +1,302 @@
+//! One pod's interface: a veth, one end in the pod, the other an isolated port of the bridge.
+//!
+//! Nothing is learnt from packets. Bridge and pod know each other by permanent neighbours, and the bridge knows
+//! the port of each pod by a permanent entry, so neither ARP, ND nor flooding decides where packets go.
+
+use std::net::IpAddr;
+
+use crate::kernel::LINK_GROUP;
+use crate::kernel::address::Address;
+use crate::kernel::link::{self, End, Id, Link, Update, Veth};
+use crate::kernel::mac::Mac;
+use crate::kernel::neigh::{Forwarding, Neighbour};
+use crate::kernel::netlink::{self, Change, Netlink};
+use crate::kernel::netns::NetNs;
+use crate::kernel::route::Route;
+use crate::kernel::sysctl;
+
+use super::attachment::Attachment;
+use super::gateway::{BRIDGE, BRIDGE_MAC};
+use super::lease::Lease;
+use super::node::NodeInfo;
+use super::pool::Addresses;
+use super::reply::everything;
+use super::spoof;
+
+/// What a port of the bridge may do: talk to the bridge itself.
+pub const PORT: link::Port = link::Port {
+    isolated: true,
+    hairpin: false,
+    learning: false,
+    unicast_flood: false,
+    multicast_flood: false,
+    broadcast_flood: false,
+};
+
+const UP: Update<'_> = Update {
+    up: Some(true),
+    mtu: None,
+    group: None,
+    mac: None,
+    link_local: None,
+    master: None,
+    name: None,
+    ns: None,
+};
+
+/// What could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A change that the kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// The pod's namespace can't be entered.
+    #[error(transparent)]
+    Namespace(#[from] crate::kernel::netns::Error),
+    /// A setting in the pod.
+    #[error("in the pod: {0}")]
+    Sysctl(#[from] sysctl::Error),
+    /// The rules against spoofing.
+    #[error(transparent)]
+    Spoof(#[from] spoof::Error),
+}
+
+/// The plan of one pod's interface.
+#[derive(Debug)]
+pub struct Wiring<'a> {
+    /// Container and interface.
+    pub attachment: &'a Attachment,
+    /// Addresses of the pod.
+    pub addresses: &'a Addresses,
+    /// The node.
+    pub node: &'a NodeInfo,
+    /// Index of the bridge.
+    pub bridge: u32,
+}
+
+impl Wiring<'_> {
+    /// Builds it. The rules against spoofing are there before the port is up or in the bridge; the pod's end comes
+    /// up first, so that the port forwards from the moment that it is up.
+    pub async fn build(&self, netlink: &Netlink, pod: &NetNs) -> Result<(), Error> {
+        let port = self.attachment.port();
+        let interface = self.attachment.interface.as_str();
+        let mtu = self.node.mtu;
+        let veth = Veth {
+            end: End { name: &port.name, mac: Some(port.mac), mtu, group: LINK_GROUP },
+            peer: End { name: interface, mac: Some(port.pod_mac), mtu, group: 0 },
+            peer_ns: Some(pod),
+        };
+        netlink.apply([veth.create()]).await?;
+        spoof::protect(&port.name, port.pod_mac, self.addresses)?;
+        let ends = self.ends(netlink, &port.name).await?;
+        let inside = self.enter(pod)?;
+        inside.apply(self.pod_changes(ends.1)).await?;
+        netlink.apply(self.node_changes(ends.0)).await?;
+        Ok(())
+    }
+
+    /// The indices of the node's and the pod's end.
+    async fn ends(&self, netlink: &Netlink, port: &str) -> Result<(u32, u32), Error> {
+        let gone = || netlink::Error::Broken(format!("look up device {port}"));
+        let link = netlink.link_named(port).await?.ok_or_else(gone)?;
+        Ok((link.index, link.peer.ok_or_else(gone)?))
+    }
+
+    /// A socket in the pod, whose interface is made ready to come up.
+    fn enter(&self, pod: &NetNs) -> Result<Netlink, Error> {
+        let runtime = tokio::runtime::Handle::current();
+        let ipv6 = self.addresses.iter().any(|address| address.is_ipv6());
+        pod.run(|| {
+            let _entered = runtime.enter();
+            pod_sysctls(&self.attachment.interface, ipv6)?;
+            Ok(Netlink::new()?)
+        })?
+    }
+
+    /// Inside the pod.
+    fn pod_changes(&self, device: u32) -> Vec<Change> {
+        let mut changes = vec![link::update(Id::Name("lo"), &UP)];
+        changes.extend(self.addresses.iter().map(|address| Address::new(device, address).add()));
+        changes.push(link::update(Id::Index(device), &UP));
+        changes.extend(self.pod_neighbours(device).into_iter().map(Neighbour::replace));
+        changes.extend(self.pod_routes(device).iter().map(Route::replace));
+        changes
+    }
+
+    /// On the node; the port comes up last.
+    fn node_changes(&self, port: u32) -> Vec<Change> {
+        let join = Update { master: Some(self.bridge), link_local: Some(false), ..Update::default() };
+        let mut changes = vec![
+            link::update(Id::Index(port), &join),
+            link::set_port(Id::Index(port), PORT),
+            self.forwarding(port).replace(),
+        ];
+        changes.extend(self.node_neighbours().into_iter().map(Neighbour::replace));
+        changes.extend(self.node_routes().iter().map(Route::replace));
+        changes.push(link::update(Id::Index(port), &UP));
+        changes
+    }
+
+    fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().filter_map(|address| self.node.fabric(address.is_ipv6()))
+    }
+
+    fn pod_routes(&self, device: u32) -> Vec<Route> {
+        self.gateways().map(|gateway| Route::via(everything(gateway.is_ipv6()), gateway, device)).collect()
+    }
+
+    fn pod_neighbours(&self, device: u32) -> Vec<Neighbour> {
+        self.gateways().map(|address| Neighbour { device, address, mac: BRIDGE_MAC }).collect()
+    }
+
+    fn node_routes(&self) -> Vec<Route> {
+        node_routes(self.node, self.addresses, self.bridge)
+    }
+
+    fn node_neighbours(&self) -> Vec<Neighbour> {
+        let (device, mac) = (self.bridge, self.attachment.port().pod_mac);
+        self.addresses.iter().map(|address| Neighbour { device, address, mac }).collect()
+    }
+
+    fn forwarding(&self, port: u32) -> Forwarding {
+        Forwarding { port, mac: self.attachment.port().pod_mac }
+    }
+
+    /// What is not as [`build`](Self::build) makes it, in words.
+    pub async fn problems(&self, netlink: &Netlink, pod: &NetNs) -> Result<Vec<String>, Error> {
+        let mut problems = vec![];
+        self.node_problems(netlink, &mut problems).await?;
+        self.pod_problems(&Netlink::in_ns(pod)?, &mut problems).await?;
+        let port = self.attachment.port();
+        problems.extend(spoof::problem(&port.name, port.pod_mac, self.addresses)?);
+        Ok(problems)
+    }
+
+    async fn node_problems(&self, netlink: &Netlink, problems: &mut Vec<String>) -> Result<(), Error> {
+        let name = self.attachment.port().name;
+        match netlink.link_named(&name).await? {
+            None => problems.push(format!("the node's end {name} is missing")),
+            Some(link) => {
+                self.port_problems(&link, problems);
+                if !netlink.forwardings(link.index).await?.contains(&self.forwarding(link.index)) {
+                    problems.push(format!("the bridge does not know the pod's address on port {name}"));
+                }
+            }
+        }
+        let routes = netlink.routes().await?;
+        for route in self.node_routes().iter().filter(|route| !routes.contains(&route.normal())) {
+            problems.push(format!("the node's route to {} is missing or changed", route.destination));
+        }
+        let neighbours = netlink.neighbours(self.bridge).await?;
+        for missing in self.node_neighbours().iter().filter(|wanted| !neighbours.contains(wanted)) {
+            problems.push(format!("the node's neighbour {} is missing or changed", missing.address));
+        }
+        Ok(())
+    }
+
+    fn port_problems(&self, link: &Link, problems: &mut Vec<String>) {
+        let name = &link.name;
+        if link.master != Some(self.bridge) {
+            problems.push(format!("{name} is not in bridge {BRIDGE}"));
+        } else if link.port != Some(PORT) {
+            problems.push(format!("bridge port {name} is not isolated or floods, as {:?} shows", link.port));
+        }
+        if !link.up {
+            problems.push(format!("{name} is down"));
+        }
+        if link.group != LINK_GROUP {
+            problems.push(format!("{name} is in link group {} instead of {LINK_GROUP}", link.group));
+        }
+        self.mtu_problem(link, problems);
+    }
+
+    fn mtu_problem(&self, link: &Link, problems: &mut Vec<String>) {
+        if link.mtu != self.node.mtu {
+            problems.push(format!("{} has MTU {} instead of {}", link.name, link.mtu, self.node.mtu));
+        }
+    }
+
+    async fn pod_problems(&self, pod: &Netlink, problems: &mut Vec<String>) -> Result<(), Error> {
+        let name = &self.attachment.interface;
+        let Some(link) = pod.link_named(name).await? else {
+            problems.push(format!("the pod's {name} is missing"));
+            return Ok(());
+        };
+        if !link.up {
+            problems.push(format!("the pod's {name} is down"));
+        }
+        let mac: Mac = self.attachment.port().pod_mac;
+        if link.mac != Some(mac) {
+            problems.push(format!("the pod's {name} has another Ethernet address than {mac}"));
+        }
+        self.mtu_problem(&link, problems);
+        let addresses = pod.addresses(Some(link.index)).await?;
+        for address in
+            self.addresses.iter().filter(|one| !addresses.contains(&Address::new(link.index, *one)))
+        {
+            problems.push(format!("the pod's {name} lacks the address {address}"));
+        }
+        let routes = pod.routes().await?;
+        for route in self.pod_routes(link.index).iter().filter(|route| !routes.contains(&route.normal())) {
+            problems.push(format!("the pod's route {route} is missing or changed"));
+        }
+        let neighbours = pod.neighbours(link.index).await?;
+        for missing in self.pod_neighbours(link.index).iter().filter(|wanted| !neighbours.contains(wanted)) {
+            problems.push(format!("the pod's neighbour {} is missing or changed", missing.address));
+        }
+        match pod.link_named("lo").await? {
+            Some(loopback) if loopback.up => {}
+            _ => problems.push("the pod's loopback is down".to_owned()),
+        }
+        Ok(())
+    }
+}
+
+/// The node's routes to a pod. Where a fabric address is there, the node speaks to the pod from it.
+fn node_routes(node: &NodeInfo, addresses: &Addresses, bridge: u32) -> Vec<Route> {
+    let route = |address: IpAddr| {
+        let route = Route::on_link(address, bridge);
+        match node.fabric(address.is_ipv6()) {
+            Some(fabric) => route.with_source(fabric),
+            None => route,
+        }
+    };
+    addresses.iter().map(route).collect()
+}
+
+/// Before the interface comes up: no duplicate address detection, for which a pod would have to wait, and no
+/// router's word is taken.
+fn pod_sysctls(interface: &str, ipv6: bool) -> Result<(), sysctl::Error> {
+    if !ipv6 {
+        return Ok(());
+    }
+    for (key, value) in
+        [("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0"), ("accept_redirects", "0")]
+    {
+        sysctl::ensure(&format!("ipv6/conf/{interface}/{key}"), value)?;
+    }
+    Ok(())
+}
+
+/// Takes a pod's interface away, whatever of it there is, and goes on after an error.
+pub async fn remove(netlink: &Netlink, attachment: &Attachment, lease: Option<&Lease>) -> Vec<Error> {
+    let port = attachment.port();
+    let mut errors = vec![];
+    let mut note = |result: Result<(), Error>| errors.extend(result.err());
+    // The device takes its port, forwarding entry and, with the pod's end, the pod's routes along.
+    note(netlink.apply([link::delete(Id::Name(&port.name))]).await.map_err(Error::from));
+    note(spoof::unprotect(&port.name).map_err(Error::from));
+    if let Some(lease) = lease {
+        note(forget(netlink, &lease.addresses, port.pod_mac).await);
+    }
+    errors
+}
+
+/// Deletes the node's routes and neighbours for a pod's addresses.
+async fn forget(netlink: &Netlink, addresses: &Addresses, mac: Mac) -> Result<(), Error> {
+    let Some(bridge) = netlink.link_named(BRIDGE).await? else { return Ok(()) };
+    let device = bridge.index;
+    let routes = addresses.iter().map(|address| Route::on_link(address, device).delete());
+    let neighbours = addresses.iter().map(|address| Neighbour { device, address, mac }.delete());
+    Ok(netlink.apply(routes.chain(neighbours)).await?)
+}
