@@ -182,7 +182,8 @@ fn the_fuzzing_corpus_holds() {
 }
 
 fn check(text: &str) {
-    let entry = |line: &str| line.split_once('=').map(|(name, value)| (format!("{PREFIX}{name}"), value.into()));
+    let entry =
+        |line: &str| line.split_once('=').map(|(name, value)| (format!("{PREFIX}{name}"), value.into()));
     let texts: BTreeMap<String, String> = text.lines().filter_map(entry).collect();
     match parse(&texts) {
         Ok(None) => {}
@@ -202,14 +203,16 @@ fn public_key() -> impl Strategy<Value = PublicKey> {
 }
 
 fn distinct_keys() -> impl Strategy<Value = (Keys, Option<Keys>)> {
-    (proptest::collection::btree_set(public_key(), 4), any::<(bool, bool)>()).prop_map(|(keys, (next, lanes))| {
-        let keys: Vec<_> = keys.into_iter().collect();
-        let pair = |main: PublicKey, lane: PublicKey| Keys {
-            public_key: main,
-            lanes: if lanes { vec![lane] } else { vec![] },
-        };
-        (pair(keys[0], keys[1]), next.then(|| pair(keys[2], keys[3])))
-    })
+    (proptest::collection::btree_set(public_key(), 4), any::<(bool, bool)>()).prop_map(
+        |(keys, (next, lanes))| {
+            let keys: Vec<_> = keys.into_iter().collect();
+            let pair = |main: PublicKey, lane: PublicKey| Keys {
+                public_key: main,
+                lanes: if lanes { vec![lane] } else { vec![] },
+            };
+            (pair(keys[0], keys[1]), next.then(|| pair(keys[2], keys[3])))
+        },
+    )
 }
 
 prop_compose! {

@@ -1,1 +1,623 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::mesh::annotation::tests::key;
+use crate::mesh::annotation::{
+    ENDPOINTS, KEY_EPOCH, LANE_KEYS, LOCATION, NEXT_PUBLIC_KEY, NODE_ADDRESSES, POD_CIDRS, PUBLIC_KEY,
+};
+
+const OWN: u8 = 200;
+
+fn fabric() -> Fabric {
+    let nets = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
+    Fabric {
+        own: OwnNode {
+            name: "own".into(),
+            keys: vec![key(OWN)],
+            pod_cidrs: vec!["10.244.200.0/24".parse().unwrap()],
+            node_addresses: vec!["192.0.2.200".parse().unwrap()],
+            location: None,
+        },
+        ranges: ClusterRanges {
+            pods: nets(["10.244.0.0/16", "fd00:10:244::/56"]),
+            services: nets(["10.96.0.0/16", "fd00:10:96::/112"]),
+        },
+        ipv4: true,
+        ipv6: true,
+    }
+}
+
+/// The honest Node number `n`, confirmed.
+fn node(n: u8) -> ObservedNode {
+    let texts = [
+        (PUBLIC_KEY, key(n).to_string()),
+        (KEY_EPOCH, "5".into()),
+        (ENDPOINTS, format!("192.0.2.{n}:51830")),
+        (POD_CIDRS, format!("10.244.{n}.0/24")),
+        (NODE_ADDRESSES, format!("192.0.2.{n}")),
+    ];
+    ObservedNode {
+        name: format!("n{n}"),
+        uid: format!("uid-{n}"),
+        resource_version: "1".into(),
+        annotations: texts.map(|(name, text)| (name.to_owned(), text)).into(),
+        confirmed: Some(Confirmed {
+            uid: format!("uid-{n}"),
+            asked_at: "1".into(),
+            pod_cidrs: vec![format!("10.244.{n}.0/24").parse().unwrap()],
+            node_addresses: vec![[192, 0, 2, n].into()],
+        }),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "calls read better without references")]
+fn set(node: &mut ObservedNode, name: &str, text: impl ToString) {
+    node.annotations.insert(name.into(), text.to_string());
+}
+
+/// Makes the Node have these pod CIDRs, in its annotation and in truth.
+fn own_cidr(node: &mut ObservedNode, cidr: &str) {
+    set(node, POD_CIDRS, cidr);
+    node.confirmed.as_mut().unwrap().pod_cidrs = vec![cidr.parse().unwrap()];
+}
+
+fn own_address(node: &mut ObservedNode, address: &str) {
+    set(node, NODE_ADDRESSES, address);
+    node.confirmed.as_mut().unwrap().node_addresses = vec![address.parse().unwrap()];
+}
+
+fn accepted(nodes: &[ObservedNode]) -> Records {
+    let resolution = resolve(&fabric(), nodes, &Records::default());
+    assert_eq!(resolution.refusals, []);
+    resolution.records
+}
+
+fn names(resolution: &Resolution) -> Vec<&str> {
+    resolution.peers.iter().map(|peer| peer.name.as_str()).collect()
+}
+
+fn labels(resolution: &Resolution) -> Vec<(&str, &str)> {
+    resolution.refusals.iter().map(|refusal| (refusal.node.as_str(), refusal.reason.label())).collect()
+}
+
+fn allowed(resolution: &Resolution, name: &str) -> Vec<String> {
+    let peer = resolution.peers.iter().find(|peer| peer.name == name).unwrap();
+    peer.allowed_ips.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn honest_nodes_become_peers() {
+    let resolution = resolve(&fabric(), &[node(2), node(1)], &Records::default());
+    assert_eq!(names(&resolution), ["n1", "n2"]);
+    let peer = &resolution.peers[0];
+    assert_eq!((peer.uid.as_str(), peer.keys[0].epoch), ("uid-1", 5));
+    assert_eq!(peer.endpoints, ["192.0.2.1:51830".parse().unwrap()]);
+    assert_eq!(allowed(&resolution, "n1"), ["10.244.1.0/24", "192.0.2.1/32"]);
+    assert_eq!(resolution.confirm, Vec::<String>::new());
+    let config = tunnel_peers(&resolution, Some(25));
+    assert_eq!((config[1].name.as_str(), config[1].persistent_keepalive), ("n2", Some(25)));
+    assert_eq!((config[1].keys[0].public_key, config[1].keys[0].epoch), (key(2), 5));
+    assert_eq!(config[1].allowed_ips, resolution.peers[1].allowed_ips);
+}
+
+#[test]
+fn this_node_and_those_without_key_or_cidr_are_no_peers_and_no_trouble() {
+    let mut own = node(9);
+    own.name = "own".into();
+    let mut plain = node(1);
+    plain.annotations.clear();
+    let mut waiting = node(2);
+    waiting.annotations.remove(POD_CIDRS);
+    let resolution = resolve(&fabric(), &[own, plain, waiting], &Records::default());
+    assert_eq!(resolution, Resolution::default());
+}
+
+#[test]
+fn a_rotating_node_has_two_keys() {
+    let mut rotating = node(1);
+    set(&mut rotating, NEXT_PUBLIC_KEY, key(11));
+    let resolution = resolve(&fabric(), &[rotating.clone()], &accepted(&[node(1)]));
+    let keys: Vec<_> =
+        resolution.peers[0].keys.iter().map(|keys| (keys.epoch, keys.keys.public_key)).collect();
+    assert_eq!(keys, [(5, key(1)), (6, key(11))]);
+    let mut promoted = node(1);
+    set(&mut promoted, PUBLIC_KEY, key(11));
+    set(&mut promoted, KEY_EPOCH, 6);
+    let resolution = resolve(&fabric(), &[promoted], &resolution.records);
+    assert_eq!(resolution.peers[0].keys.len(), 1);
+    assert_eq!(resolution.records.nodes["n1"].epoch, 6);
+    let back = resolve(&fabric(), &[rotating], &resolution.records);
+    assert_eq!(labels(&back), [("n1", "EpochBack")]);
+    assert_eq!((names(&back), &back.records), (vec![], &resolution.records));
+}
+
+#[test]
+fn an_aborted_rotation_may_be_tried_again_with_another_key() {
+    let mut first = node(1);
+    set(&mut first, NEXT_PUBLIC_KEY, key(11));
+    let records = accepted(&[first.clone()]);
+    let records = resolve(&fabric(), &[node(1)], &records).records;
+    let mut thief = node(2);
+    set(&mut thief, PUBLIC_KEY, key(11));
+    assert_eq!(
+        names(&resolve(&fabric(), &[node(1), thief], &records)),
+        ["n1", "n2"],
+        "an aborted key is free"
+    );
+    set(&mut first, NEXT_PUBLIC_KEY, key(12));
+    let resolution = resolve(&fabric(), &[first], &records);
+    assert_eq!(resolution.peers[0].keys[1].keys.public_key, key(12));
+}
+
+#[test]
+fn an_epoch_names_one_key_for_good() {
+    let mut replaced = node(1);
+    set(&mut replaced, PUBLIC_KEY, key(11));
+    let resolution = resolve(&fabric(), &[replaced], &accepted(&[node(1)]));
+    assert_eq!((labels(&resolution), names(&resolution)), (vec![("n1", "EpochReused")], vec![]));
+}
+
+#[test]
+fn retired_keys_stay_with_their_node_for_a_while() {
+    let mut records = accepted(&[node(1)]);
+    for epoch in 6..20u8 {
+        let mut rotated = node(1);
+        set(&mut rotated, PUBLIC_KEY, key(epoch + 100));
+        set(&mut rotated, KEY_EPOCH, epoch);
+        records = resolve(&fabric(), &[rotated], &records).records;
+        assert!(records.nodes["n1"].keys.len() <= MAX_EPOCHS);
+    }
+    assert!(records.nodes["n1"].has_key(&key(116)) && !records.nodes["n1"].has_key(&key(1)));
+}
+
+#[test]
+fn own_keys_and_others_keys_cannot_be_claimed() {
+    let records = accepted(&[node(1)]);
+    for name in [PUBLIC_KEY, NEXT_PUBLIC_KEY, LANE_KEYS] {
+        for (stolen, label) in [(key(OWN), "OwnKey"), (key(1), "KeyTaken")] {
+            let mut thief = node(2);
+            set(&mut thief, name, stolen);
+            let resolution = resolve(&fabric(), &[node(1), thief], &records);
+            assert_eq!((labels(&resolution), names(&resolution)), (vec![("n2", label)], vec!["n1"]));
+            assert!(resolution.refusals[0].no_peer);
+        }
+    }
+}
+
+#[test]
+fn of_new_claims_to_one_key_none_is_believed() {
+    let mut copy = node(2);
+    set(&mut copy, PUBLIC_KEY, key(1));
+    let resolution = resolve(&fabric(), &[node(1), copy, node(3)], &Records::default());
+    assert_eq!(labels(&resolution), [("n1", "KeyDisputed"), ("n2", "KeyDisputed")]);
+    assert_eq!(names(&resolution), ["n3"]);
+    assert!(!resolution.records.nodes.contains_key("n1"));
+}
+
+#[test]
+fn a_known_node_keeps_its_old_keys_while_a_new_one_is_disputed() {
+    let records = accepted(&[node(1)]);
+    let mut copy = node(2);
+    set(&mut copy, PUBLIC_KEY, key(11));
+    let mut rotating = node(1);
+    set(&mut rotating, NEXT_PUBLIC_KEY, key(11));
+    let mut promoted = node(1);
+    set(&mut promoted, PUBLIC_KEY, key(11));
+    set(&mut promoted, KEY_EPOCH, 6);
+    for changed in [rotating, promoted] {
+        let resolution = resolve(&fabric(), &[changed, copy.clone()], &records);
+        assert_eq!(labels(&resolution), [("n1", "KeyDisputed"), ("n2", "KeyDisputed")]);
+        assert_eq!(resolution.refusals.iter().map(|r| r.no_peer).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(resolution.peers[0].keys, resolve(&fabric(), &[node(1)], &records).peers[0].keys);
+        assert_eq!(resolution.records, records);
+    }
+}
+
+#[test]
+fn who_is_refused_anyway_puts_nobody_in_doubt() {
+    let mut copy = node(2);
+    set(&mut copy, PUBLIC_KEY, key(1));
+    own_cidr(&mut copy, "172.16.0.0/24");
+    let resolution = resolve(&fabric(), &[node(1), copy], &Records::default());
+    assert_eq!((labels(&resolution), names(&resolution)), (vec![("n2", "CIDROutside")], vec!["n1"]));
+}
+
+#[test]
+fn pod_cidrs_stay_inside_and_apart() {
+    let records = accepted(&[node(1)]);
+    for (cidr, label) in [
+        ("10.0.0.0/8", "CIDROutside"),
+        ("10.245.0.0/24", "CIDROutside"),
+        ("0.0.0.0/0", "MalformedAnnotation"),
+        ("10.244.0.0/16", "CIDRTaken"),
+        ("10.244.1.0/24", "CIDRTaken"),
+        ("10.244.1.128/25", "CIDRTaken"),
+        ("10.244.200.0/24", "CIDRTaken"),
+    ] {
+        let mut thief = node(2);
+        own_cidr(&mut thief, cidr);
+        let resolution = resolve(&fabric(), &[node(1), thief], &records);
+        assert_eq!((labels(&resolution), names(&resolution)), (vec![("n2", label)], vec!["n1"]), "{cidr}");
+    }
+}
+
+#[test]
+fn of_new_claims_to_one_cidr_none_is_believed() {
+    let mut copy = node(2);
+    own_cidr(&mut copy, "10.244.0.0/23");
+    let resolution = resolve(&fabric(), &[node(1), copy], &Records::default());
+    assert_eq!(labels(&resolution), [("n1", "CIDRDisputed"), ("n2", "CIDRDisputed")]);
+    assert_eq!(names(&resolution), Vec::<&str>::new());
+}
+
+#[test]
+fn a_new_node_waits_for_its_confirmation() {
+    let mut fresh = node(1);
+    let answer = fresh.confirmed.take();
+    let resolution = resolve(&fabric(), &[fresh.clone()], &Records::default());
+    assert_eq!((names(&resolution), &resolution.confirm), (vec![], &vec!["n1".to_owned()]));
+    fresh.confirmed = answer;
+    let resolution = resolve(&fabric(), &[fresh.clone()], &Records::default());
+    assert_eq!((names(&resolution), &resolution.confirm), (vec!["n1"], &vec![]));
+    fresh.confirmed = None;
+    assert_eq!(names(&resolve(&fabric(), &[fresh], &resolution.records)), ["n1"], "the record is enough");
+}
+
+#[test]
+fn a_changed_cidr_waits_and_a_false_one_is_refused() {
+    let records = accepted(&[node(1)]);
+    let mut changed = node(1);
+    set(&mut changed, POD_CIDRS, "10.244.7.0/24");
+    changed.resource_version = "2".into();
+    let resolution = resolve(&fabric(), &[changed.clone()], &records);
+    assert_eq!(resolution.confirm, ["n1"]);
+    assert_eq!(allowed(&resolution, "n1"), ["10.244.1.0/24", "192.0.2.1/32"], "until then as it was");
+    changed.confirmed.as_mut().unwrap().asked_at = "2".into();
+    let resolution = resolve(&fabric(), &[changed], &records);
+    assert_eq!((labels(&resolution), names(&resolution)), (vec![("n1", "CIDRsUnconfirmed")], vec![]));
+    assert_eq!((resolution.confirm, resolution.records), (vec![], records));
+}
+
+#[test]
+fn an_answer_about_another_node_of_the_same_name_does_not_count() {
+    let mut recreated = node(1);
+    recreated.uid = "uid-new".into();
+    let resolution = resolve(&fabric(), &[recreated], &Records::default());
+    assert_eq!((names(&resolution), &resolution.confirm), (vec![], &vec!["n1".to_owned()]));
+}
+
+#[test]
+fn false_addresses_leave_the_peer_with_those_known() {
+    let records = accepted(&[node(1)]);
+    let mut changed = node(1);
+    set(&mut changed, NODE_ADDRESSES, "198.51.100.1");
+    let resolution = resolve(&fabric(), &[changed], &records);
+    assert_eq!(labels(&resolution), [("n1", "AddressesUnconfirmed")]);
+    assert!(!resolution.refusals[0].no_peer);
+    assert_eq!(allowed(&resolution, "n1"), ["10.244.1.0/24", "192.0.2.1/32"]);
+}
+
+#[test]
+fn addresses_and_endpoints_in_the_clusters_ranges_are_refused() {
+    let mut inside = node(1);
+    own_address(&mut inside, "10.96.0.1");
+    let resolution = resolve(&fabric(), &[inside], &Records::default());
+    assert_eq!(labels(&resolution), [("n1", "AddressInside")]);
+    assert_eq!(allowed(&resolution, "n1"), ["10.244.1.0/24"]);
+    for endpoint in ["10.244.3.3:51830", "[fd00:10:96::1]:51830"] {
+        let mut inside = node(1);
+        set(&mut inside, ENDPOINTS, endpoint);
+        let resolution = resolve(&fabric(), &[inside], &Records::default());
+        assert_eq!((labels(&resolution), names(&resolution)), (vec![("n1", "EndpointInside")], vec![]));
+    }
+}
+
+#[test]
+fn an_address_of_two_clouds_belongs_to_the_own_location() {
+    let mut fabric = fabric();
+    fabric.own.location = Some("a".into());
+    let at = |n: u8, location: &str| {
+        let mut node = node(n);
+        set(&mut node, LOCATION, location);
+        own_address(&mut node, "192.0.2.77");
+        node
+    };
+    let none = Records::default();
+    let resolution = resolve(&fabric, &[at(1, "a"), at(2, "b")], &none);
+    assert_eq!(labels(&resolution), []);
+    assert_eq!(allowed(&resolution, "n1"), ["10.244.1.0/24", "192.0.2.77/32"]);
+    assert_eq!(allowed(&resolution, "n2"), ["10.244.2.0/24"]);
+    let resolution = resolve(&fabric, &[at(1, "c"), at(2, "b")], &none);
+    assert_eq!(labels(&resolution), [("n1", "AddressShared"), ("n2", "AddressShared")]);
+    assert_eq!(allowed(&resolution, "n1"), ["10.244.1.0/24"]);
+    fabric.own.node_addresses = vec!["192.0.2.77".parse().unwrap()];
+    let resolution = resolve(&fabric, &[at(1, "c"), at(2, "a")], &none);
+    assert_eq!(allowed(&resolution, "n2"), ["10.244.2.0/24"], "this node's own address goes to no peer");
+}
+
+#[test]
+fn an_accepted_address_stays_with_its_node_in_one_location() {
+    let mut records = accepted(&[node(1)]);
+    let mut thief = node(2);
+    own_address(&mut thief, "192.0.2.1");
+    for _ in 0..3 {
+        let resolution = resolve(&fabric(), &[node(1), thief.clone()], &records);
+        assert_eq!(labels(&resolution), [("n2", "AddressShared")]);
+        assert_eq!(allowed(&resolution, "n1"), ["10.244.1.0/24", "192.0.2.1/32"]);
+        assert_eq!(allowed(&resolution, "n2"), ["10.244.2.0/24"]);
+        records = resolution.records;
+    }
+    let mut silent = node(1);
+    silent.annotations.clear();
+    let resolution = resolve(&fabric(), &[silent, thief.clone()], &records);
+    assert_eq!(allowed(&resolution, "n2"), ["10.244.2.0/24"], "nor while it is no peer");
+    let resolution = resolve(&fabric(), &[thief], &records);
+    assert_eq!(allowed(&resolution, "n2"), ["10.244.2.0/24", "192.0.2.1/32"], "but once it is gone");
+}
+
+#[test]
+fn a_deleted_node_frees_its_claims() {
+    let mut heir = node(2);
+    set(&mut heir, PUBLIC_KEY, key(1));
+    own_cidr(&mut heir, "10.244.1.0/24");
+    let records = accepted(&[node(1)]);
+    assert_eq!(labels(&resolve(&fabric(), &[node(1), heir.clone()], &records)), [("n2", "KeyTaken")]);
+    let resolution = resolve(&fabric(), &[heir], &records);
+    assert_eq!((names(&resolution), labels(&resolution)), (vec!["n2"], vec![]));
+    assert_eq!(resolution.records.nodes.keys().collect::<Vec<_>>(), ["n2"]);
+}
+
+#[test]
+fn a_node_made_anew_starts_anew() {
+    let mut anew = node(1);
+    anew.uid = "uid-new".into();
+    anew.confirmed.as_mut().unwrap().uid = "uid-new".into();
+    set(&mut anew, PUBLIC_KEY, key(11));
+    set(&mut anew, KEY_EPOCH, 1);
+    let resolution = resolve(&fabric(), &[anew], &accepted(&[node(1)]));
+    assert_eq!((names(&resolution), labels(&resolution)), (vec!["n1"], vec![]));
+    assert_eq!(resolution.records.nodes["n1"].epoch, 1);
+}
+
+#[test]
+fn a_refused_node_keeps_its_claims() {
+    let records = accepted(&[node(1)]);
+    let mut broken = node(1);
+    set(&mut broken, ENDPOINTS, "nonsense");
+    let mut thief = node(2);
+    set(&mut thief, PUBLIC_KEY, key(1));
+    let resolution = resolve(&fabric(), &[broken, thief], &records);
+    assert_eq!(labels(&resolution), [("n1", "MalformedAnnotation"), ("n2", "KeyTaken")]);
+    assert_eq!(resolution.records, records);
+}
+
+#[test]
+fn endpoints_are_reachable_ones_best_first() {
+    let mut far = node(1);
+    set(&mut far, LOCATION, "far");
+    set(&mut far, ENDPOINTS, "10.0.0.1:1,[2001:db8::1]:1,[fd12::1]:1,198.51.100.1:1");
+    let endpoints = |fabric: &Fabric| {
+        let resolution = resolve(fabric, &[far.clone()], &Records::default());
+        resolution.peers[0].endpoints.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let mut fabric = fabric();
+    assert_eq!(endpoints(&fabric), ["[2001:db8::1]:1", "198.51.100.1:1", "10.0.0.1:1", "[fd12::1]:1"]);
+    fabric.ipv6 = false;
+    assert_eq!(endpoints(&fabric), ["198.51.100.1:1", "10.0.0.1:1"]);
+    fabric.own.location = Some("far".into());
+    assert_eq!(endpoints(&fabric), ["10.0.0.1:1", "198.51.100.1:1"]);
+}
+
+#[test]
+fn a_lost_key_store_is_noticed() {
+    let published = crate::mesh::annotation::parse(&node(1).annotations).unwrap().unwrap();
+    let keys = |seed| Keys { public_key: key(seed), lanes: vec![] };
+    assert_eq!(superseded(&published, 5, &keys(1)), None);
+    assert_eq!(superseded(&published, 6, &keys(2)), None);
+    assert_eq!(superseded(&published, 5, &keys(2)), Some(5));
+    assert_eq!(superseded(&published, 1, &keys(1)), Some(5));
+}
+
+#[test]
+fn endpoints_that_others_would_refuse_are_known() {
+    let ranges = fabric().ranges;
+    for (endpoint, problem) in [
+        ("192.0.2.1:51830", None),
+        ("192.0.2.1:0", Some("no port")),
+        ("127.0.0.1:1", Some("loopback")),
+        ("10.244.0.1:1", Some("pod or Service")),
+    ] {
+        assert_eq!(endpoint_problem(&ranges, endpoint.parse().unwrap()), problem, "{endpoint}");
+    }
+}
+
+/// Two thousand Nodes, all claiming one key and one prefix, take no quadratic time.
+#[test]
+fn many_nodes_resolve_fast() {
+    let many = |n: u32, shared: bool| {
+        let mut node = node(1);
+        let (third, fourth) = (n / 8, n % 8 * 32);
+        (node.name, node.uid) = (format!("n{n}"), format!("uid-{n}"));
+        node.confirmed.as_mut().unwrap().uid.clone_from(&node.uid);
+        own_address(&mut node, &format!("198.18.{}.{}", n / 256, n % 256));
+        if !shared {
+            let mut seed = [7; 32];
+            seed[1..5].copy_from_slice(&n.to_be_bytes());
+            set(&mut node, PUBLIC_KEY, selvedge_keys::PrivateKey::from_bytes(seed).public_key());
+            own_cidr(&mut node, &format!("10.244.{third}.{fourth}/27"));
+        }
+        node
+    };
+    let mut fabric = fabric();
+    fabric.own.pod_cidrs.clear();
+    for shared in [false, true] {
+        let nodes: Vec<_> = (0..2000).map(|n| many(n, shared)).collect();
+        let started = std::time::Instant::now();
+        let resolution = resolve(&fabric, &nodes, &Records::default());
+        println!("2000 nodes, shared claims {shared}: {:?}", started.elapsed());
+        assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+        assert_eq!(resolution.peers.len(), if shared { 0 } else { 2000 });
+        assert_eq!(resolution.refusals.len(), if shared { 2000 } else { 0 });
+    }
+}
+
+// Properties, over Nodes that draw from few names, keys, prefixes and addresses, so that they collide.
+
+fn pool_cidr() -> impl Strategy<Value = String> {
+    proptest::sample::select(vec![
+        "10.244.1.0/24",
+        "10.244.2.0/24",
+        "10.244.3.0/24",
+        "10.244.0.0/22",
+        "10.244.2.128/25",
+        "10.244.200.0/24",
+        "10.0.0.0/8",
+        "0.0.0.0/0",
+        "fd00:10:244:1::/64",
+        "x",
+    ])
+    .prop_map(str::to_owned)
+}
+
+fn pool_key() -> impl Strategy<Value = String> {
+    prop_oneof![8 => (1u8..6).prop_map(|seed| key(seed).to_string()), 1 => Just(key(OWN).to_string()), 1 => Just("x".into())]
+}
+
+prop_compose! {
+    fn any_node()(
+        n in 1u8..5,
+        uid in 0u8..2,
+        public_key in pool_key(),
+        next in proptest::option::weighted(0.3, pool_key()),
+        epoch in 0u8..4,
+        claimed in pool_cidr(),
+        truth in proptest::option::weighted(0.2, pool_cidr()),
+        address in 1u8..4,
+        location in proptest::option::of("[ab]"),
+        answered in proptest::option::weighted(0.8, any::<bool>()),
+    ) -> ObservedNode {
+        let mut node = node(n);
+        node.uid = format!("uid-{n}-{uid}");
+        set(&mut node, PUBLIC_KEY, public_key);
+        next.iter().for_each(|next| set(&mut node, NEXT_PUBLIC_KEY, next));
+        set(&mut node, KEY_EPOCH, epoch);
+        set(&mut node, POD_CIDRS, &claimed);
+        set(&mut node, NODE_ADDRESSES, format!("192.0.2.{address}"));
+        location.iter().for_each(|location| set(&mut node, LOCATION, location));
+        node.confirmed = answered.map(|now| Confirmed {
+            uid: node.uid.clone(),
+            asked_at: if now { "1".into() } else { "0".into() },
+            pod_cidrs: truth.unwrap_or(claimed).parse().into_iter().collect(),
+            node_addresses: vec![[192, 0, 2, address].into()],
+        });
+        node
+    }
+}
+
+/// What the API server could list: each name once.
+fn any_nodes() -> impl Strategy<Value = Vec<ObservedNode>> {
+    proptest::collection::vec(any_node(), 0..5).prop_map(|nodes| {
+        let by_name: BTreeMap<_, _> = nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
+        by_name.into_values().collect()
+    })
+}
+
+/// No key and no address belongs to two, or to this node.
+fn check_sound(fabric: &Fabric, resolution: &Resolution) {
+    let own = fabric.own.keys.iter().map(|key| (*key, "own"));
+    let theirs = resolution.peers.iter().flat_map(|peer| {
+        peer.keys.iter().flat_map(|keys| keys.keys.iter()).map(|key| (key, peer.name.as_str()))
+    });
+    let mut holders = BTreeMap::new();
+    for (key, name) in own.chain(theirs) {
+        let before = holders.insert(key, name);
+        assert!(before.is_none_or(|before| before == name), "{name} and {before:?} share a key");
+    }
+    let own = fabric.own.pod_cidrs.iter().map(|net| (*net, "own"));
+    let own_addresses = fabric.own.node_addresses.iter().map(|address| (IpNet::from(*address), "own"));
+    let theirs =
+        resolution.peers.iter().flat_map(|peer| peer.allowed_ips.iter().map(|net| (*net, &*peer.name)));
+    let nets: Vec<_> = own.chain(own_addresses).chain(theirs).collect();
+    for (index, (net, name)) in nets.iter().enumerate() {
+        let other = nets[..index].iter().find(|(other, by)| by != name && range::overlap(other, net));
+        assert!(other.is_none(), "{net} of {name} overlaps {other:?}");
+    }
+    for peer in &resolution.peers {
+        assert!(!peer.keys.is_empty() && !peer.allowed_ips.is_empty(), "{peer:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_history_is_sound_and_in_no_order(history in proptest::collection::vec((any_nodes(), 0usize..24), 1..6)) {
+        let fabric = fabric();
+        let mut records = Records::default();
+        for (nodes, rotation) in history {
+            let resolution = resolve(&fabric, &nodes, &records);
+            check_sound(&fabric, &resolution);
+            let mut reordered = nodes.clone();
+            reordered.rotate_left(rotation % nodes.len().max(1));
+            if rotation % 2 == 0 {
+                reordered.reverse();
+            }
+            prop_assert_eq!(&resolve(&fabric, &reordered, &records), &resolution);
+            let again = resolve(&fabric, &nodes, &resolution.records);
+            prop_assert_eq!((&again.peers, &again.records), (&resolution.peers, &resolution.records));
+            for (name, old) in &records.nodes {
+                let there = nodes.iter().find(|node| node.name == *name);
+                match resolution.records.nodes.get(name) {
+                    Some(new) if new.uid == old.uid => prop_assert!(new.epoch >= old.epoch),
+                    new => prop_assert!(there.is_none_or(|there| there.uid != old.uid), "{new:?} after {old:?}"),
+                }
+            }
+            for peer in &resolution.peers {
+                prop_assert_eq!(&resolution.records.nodes[&peer.name].uid, &peer.uid);
+                let node = nodes.iter().find(|node| node.name == peer.name).unwrap();
+                let before = records.nodes.get(&peer.name).filter(|record| record.uid == peer.uid);
+                let confirmed = node.confirmed.iter().flat_map(|confirmed| &confirmed.pod_cidrs);
+                let known: Vec<_> = confirmed.chain(before.iter().flat_map(|record| &record.pod_cidrs)).collect();
+                let nets = peer.allowed_ips.iter().filter(|net| fabric.ranges.hold_pods(net));
+                for net in nets {
+                    prop_assert!(known.contains(&net), "{net} was never confirmed of {peer:?}");
+                }
+            }
+            // What is saved is never taken for damaged.
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("records.json");
+            resolution.records.save(&path).unwrap();
+            prop_assert_eq!(Records::open(&path).unwrap(), (resolution.records.clone(), None));
+            records = resolution.records;
+        }
+    }
+
+    /// Whatever a Node of the same location publishes, and whatever its Node object truly says, the peers that
+    /// were accepted before stay as they are.
+    #[test]
+    fn a_hostile_node_affects_nobody_else(
+        hostile in proptest::collection::vec(any_node(), 1..5),
+        raw in proptest::option::of(("[a-z-]{1,15}", "\\PC{0,40}")),
+    ) {
+        let fabric = fabric();
+        let honest = [node(2), node(3), node(4)];
+        let before = resolve(&fabric, &honest, &Records::default());
+        prop_assert_eq!(before.peers.len(), 3);
+        let mut records = before.records.clone();
+        for mut hostile in hostile {
+            (hostile.name, hostile.uid) = ("hostile".into(), "uid-hostile".into());
+            if let Some(confirmed) = &mut hostile.confirmed {
+                confirmed.uid.clone_from(&hostile.uid);
+            }
+            hostile.annotations.remove(LOCATION);
+            if let Some((name, text)) = &raw {
+                set(&mut hostile, &format!("selvedge.dev/{name}"), text);
+            }
+            let mut nodes = honest.to_vec();
+            nodes.push(hostile);
+            let mut after = resolve(&fabric, &nodes, &records);
+            prop_assert!(after.refusals.iter().all(|refusal| refusal.node == "hostile"), "{:?}", after.refusals);
+            records = after.records.clone();
+            after.peers.retain(|peer| peer.name != "hostile");
+            prop_assert_eq!(&after.peers, &before.peers);
+        }
+    }
+}
