@@ -67,7 +67,7 @@ async fn faults_hit_what_they_are_for_and_go_away() {
 async fn too_many_requests_say_when_to_come_back() {
     let lab = Lab::new().await;
     let _fault = lab.server.inject(Fault::new(Action::Fail(Failure::too_many_requests(1))).times(1));
-    match lab.nodes().list(&ListParams::default()).await {
+    match within("the answer", lab.nodes().list(&ListParams::default())).await {
         Ok(_) => assert_eq!(lab.server.requests().len(), 2, "the client came back by itself"),
         Err(kube::Error::Api(status)) => assert_eq!(status.details.unwrap().retry_after_seconds, 1),
         Err(other) => panic!("{other}"),

@@ -121,6 +121,8 @@ async fn a_broken_watch_resumes_and_an_expired_one_lists_again() {
     lab.server.cut_watches();
     lab.annotate("n0", "2");
     assert_eq!(tell(1, &mut events).await, ["apply n0"], "resumed");
+    let watches = lab.server.requests().iter().filter(|record| record.request.verb == "watch").count();
+    assert_eq!(watches, 2, "it did break");
     lab.server.set_mode(Mode::Refusing);
     lab.annotate("n0", "3");
     lab.server.expire_history();
@@ -163,13 +165,19 @@ async fn bookmarks_tell_of_versions_of_other_objects() {
     let start = lab.server.store().version();
     let mut events = raw(&lab, &WatchParams::default(), &start.to_string()).await;
     lab.add_pod("other", "");
-    loop {
-        match next("a newer bookmark", &mut events).await {
-            WatchEvent::Bookmark(mark) if mark.metadata.resource_version == (start + 1).to_string() => break,
-            WatchEvent::Bookmark(_) => {}
-            other => panic!("{other:?}"),
+    super::within("a newer bookmark", async {
+        loop {
+            match events.next().await {
+                Some(WatchEvent::Bookmark(mark)) => {
+                    if mark.metadata.resource_version == (start + 1).to_string() {
+                        break;
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
         }
-    }
+    })
+    .await;
     let mut plain = raw(&lab, &WatchParams::default().disable_bookmarks(), &start.to_string()).await;
     lab.add_node("n0");
     assert!(matches!(next("the node", &mut plain).await, WatchEvent::Added(_)));
