@@ -44,7 +44,7 @@ pub static ENDPOINT_SLICES: Resource = of("discovery.k8s.io", "EndpointSlice", "
 pub static NETWORK_POLICIES: Resource =
     of("networking.k8s.io", "NetworkPolicy", "networkpolicies", &["netpol"]);
 /// events.k8s.io/v1 Event: another form of the same objects as [`EVENTS`].
-pub static NEW_EVENTS: Resource = of("events.k8s.io", "Event", "events", &["ev"]);
+pub static NEW_EVENTS: Resource = of("events.k8s.io", "Event", "events", &[]);
 /// coordination.k8s.io/v1 Lease.
 pub static LEASES: Resource = of("coordination.k8s.io", "Lease", "leases", &[]);
 
