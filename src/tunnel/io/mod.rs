@@ -6,7 +6,11 @@
 //!
 //! The pure parts ([`segment`], [`coalesce`], [`checksum`], [`packet`], [`vnet`]) never panic on any bytes.
 
+pub mod batch;
 pub mod checksum;
+pub mod coalesce;
+pub mod packet;
+pub mod segment;
 mod sys;
 pub mod tun;
 pub mod udp;

@@ -84,6 +84,11 @@ impl UdpSockets {
         if to.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() }
     }
 
+    /// The same, to send with.
+    pub fn to_mut(&mut self, to: &SocketAddr) -> Option<&mut UdpSocket> {
+        if to.is_ipv4() { Some(&mut self.v4) } else { self.v6.as_mut() }
+    }
+
     /// Both sockets that there are.
     pub fn all(&self) -> impl Iterator<Item = &UdpSocket> {
         [Some(&self.v4), self.v6.as_ref()].into_iter().flatten()

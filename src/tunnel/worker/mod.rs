@@ -3,13 +3,27 @@
 //! A [`Worker`] is a value that owns all it needs; there can be many. Whoever starts one keeps a [`WorkerHandle`].
 
 mod handle;
+mod inbound;
+mod interest;
+mod outbound;
 
+use std::io;
+use std::sync::mpsc::TryRecvError;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::api::Event;
+use super::api::{DeviceStatus, Event, Features};
+use super::command::Command;
+use super::device::{Device, Transmit};
 use super::io::tun::TunQueue;
-use super::io::udp::UdpSockets;
+use super::io::udp::{UdpSocket, UdpSockets};
+use handle::CommandReceiver;
 pub use handle::{CommandSender, Stopped, WorkerHandle};
+use inbound::Inbound;
+use interest::{Interest, Ready};
+use outbound::{Outbound, Turn};
 
 /// What a worker is made of. It closes its copies of the descriptors when it stops.
 #[derive(Debug)]
@@ -24,7 +38,7 @@ pub struct Parts {
     pub events: mpsc::Sender<Event>,
 }
 
-/// Why a worker stopped other than by [`Command::Stop`](super::command::Command::Stop).
+/// Why a worker stopped other than by [`Command::Stop`].
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// A descriptor or the thread could not be made.
@@ -33,7 +47,7 @@ pub enum WorkerError {
         /// The step.
         what: &'static str,
         /// The cause.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The TUN device was deleted, or its queue taken away.
     #[error("the TUN device {name} is gone: {source}; it has to be created again")]
@@ -41,11 +55,11 @@ pub enum WorkerError {
         /// Its name.
         name: String,
         /// The cause.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Waiting failed, which leaves nothing to go on with.
     #[error("waiting for packets: {0}")]
-    Wait(std::io::Error),
+    Wait(io::Error),
     /// The thread panicked; the text says why.
     #[error("the tunnel's worker thread panicked: {0}; this is a bug")]
     Panicked(String),
@@ -54,8 +68,15 @@ pub enum WorkerError {
 /// One data plane: everything that moves packets of one queue.
 #[derive(Debug)]
 pub struct Worker {
-    parts: Parts,
-    commands: handle::CommandReceiver,
+    tun: TunQueue,
+    udp: UdpSockets,
+    device: Device,
+    inbound: Inbound,
+    outbound: Outbound,
+    events: Outlet,
+    commands: CommandReceiver,
+    interest: Interest,
+    faults: Faults,
 }
 
 impl Worker {
@@ -64,19 +85,165 @@ impl Worker {
     /// # Errors
     /// [`WorkerError::Start`].
     pub fn spawn(parts: Parts) -> Result<WorkerHandle, WorkerError> {
-        WorkerHandle::spawn(format!("worker {}", parts.tun.name()), move |commands| {
-            Self { parts, commands }.run()
+        let name = format!("tunnel {}", parts.tun.name());
+        WorkerHandle::spawn(name, move |commands| Self::new(parts, commands)?.run())
+    }
+
+    fn new(parts: Parts, commands: CommandReceiver) -> Result<Self, WorkerError> {
+        let Parts { tun, udp, mtu, events } = parts;
+        let interest = Interest::new(&tun, &udp, &commands.wake)
+            .map_err(|source| WorkerError::Start { what: "epoll", source })?;
+        Ok(Self {
+            device: Device::new(mtu, Instant::now()),
+            inbound: Inbound::new(&tun),
+            outbound: Outbound::new(),
+            events: Outlet::new(events),
+            faults: Faults::default(),
+            tun,
+            udp,
+            commands,
+            interest,
         })
     }
 
-    fn run(self) -> Result<(), WorkerError> {
-        let _ = &self.parts;
-        while let Ok(command) = self.commands.receiver.recv() {
-            self.commands.acknowledge().map_err(WorkerError::Wait)?;
-            if matches!(command, super::command::Command::Stop) {
-                break;
+    fn run(mut self) -> Result<(), WorkerError> {
+        loop {
+            let ready = self.interest.wait(self.deadline()).map_err(WorkerError::Wait)?;
+            let now = Instant::now();
+            if ready.commands && !self.obey(now)? {
+                return Ok(());
+            }
+            self.device.handle_timeout(now);
+            self.receive(ready, now);
+            self.send(ready, now)?;
+            while let Some(event) = self.device.poll_event() {
+                self.events.give(event);
+            }
+            self.faults.pause();
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        [self.device.poll_timeout(), self.outbound.deadline()].into_iter().flatten().min()
+    }
+
+    /// Carries out all commands; false if one of them is to stop.
+    fn obey(&mut self, now: Instant) -> Result<bool, WorkerError> {
+        self.commands.acknowledge().map_err(WorkerError::Wait)?;
+        loop {
+            match self.commands.receiver.try_recv() {
+                // Whoever asked may not wait for the answer any more.
+                Ok(Command::Apply { config, reply }) => drop(reply.send(self.device.apply(&config, now))),
+                Ok(Command::Status { reply }) => drop(reply.send(self.status(now))),
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(false),
+                Err(TryRecvError::Empty) => return Ok(true),
             }
         }
+    }
+
+    fn status(&self, now: Instant) -> DeviceStatus {
+        let mut status = self.device.status(now, Timestamp::now());
+        let offload = self.tun.offload();
+        status.features = Features {
+            tun_tso: offload.tso,
+            tun_uso: offload.uso,
+            udp_gso: self.udp.all().all(UdpSocket::gso),
+            udp_gro: self.udp.all().all(UdpSocket::gro),
+        };
+        status
+    }
+
+    fn receive(&mut self, ready: Ready, now: Instant) {
+        for (socket, ready) in [(Some(self.udp.v4()), ready.v4), (self.udp.v6(), ready.v6)] {
+            let Some(socket) = socket.filter(|_| ready) else { continue };
+            let turn = self.inbound.turn(socket, &self.tun, &mut self.device, now);
+            self.faults.note("receiving from UDP", turn);
+        }
+    }
+
+    fn send(&mut self, ready: Ready, now: Instant) -> Result<(), WorkerError> {
+        let before = self.outbound.waits_for();
+        let free = self.outbound.resume(&mut self.udp, &mut self.device, now);
+        while let Some(Transmit { to, bytes }) = self.device.poll_transmit() {
+            self.outbound.transmit(to, &bytes, &mut self.udp, &mut self.device, now);
+        }
+        if ready.tun && free {
+            match self.outbound.turn(&self.tun, &mut self.udp, &mut self.device, now) {
+                Turn::ReadFailed(source) if is_gone(&source) => {
+                    return Err(WorkerError::TunGone { name: self.tun.name().to_owned(), source });
+                }
+                Turn::ReadFailed(error) => self.faults.note("reading from the TUN", Err(error)),
+                Turn::Done => {}
+            }
+        }
+        // Handshakes that the packets above asked for.
+        while let Some(Transmit { to, bytes }) = self.device.poll_transmit() {
+            self.outbound.transmit(to, &bytes, &mut self.udp, &mut self.device, now);
+        }
+        if self.outbound.waits_for().is_none() {
+            self.outbound.send(&mut self.udp, &mut self.device, now);
+        }
+        let waits_for = self.outbound.waits_for();
+        if waits_for != before {
+            self.interest.set_waiting(waits_for, &self.tun, &self.udp).map_err(WorkerError::Wait)?;
+        }
         Ok(())
+    }
+}
+
+/// Whether the queue is no longer that of a device.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::ENXIO))
+}
+
+/// Where events go.
+#[derive(Debug)]
+struct Outlet {
+    sender: mpsc::Sender<Event>,
+    missed: u64,
+}
+
+impl Outlet {
+    fn new(sender: mpsc::Sender<Event>) -> Self {
+        Self { sender, missed: 0 }
+    }
+
+    /// Hands an event on, after the count of those for which there was no room.
+    fn give(&mut self, event: Event) {
+        if self.missed > 0 && self.sender.try_send(Event::Missed { count: self.missed }).is_ok() {
+            self.missed = 0;
+        }
+        if self.missed > 0 || self.sender.try_send(event).is_err() {
+            self.missed += 1;
+        }
+    }
+}
+
+/// Errors that a descriptor gives instead of packets. They pass; one that does not must not take a whole core.
+#[derive(Debug, Default)]
+struct Faults {
+    in_row: u32,
+    /// There was one in this turn.
+    noted: bool,
+}
+
+impl Faults {
+    /// In a row, until it is taken slowly.
+    const MANY: u32 = 32;
+    const PAUSE: Duration = Duration::from_millis(20);
+
+    fn note(&mut self, what: &str, result: io::Result<()>) {
+        let Err(error) = result else { return };
+        self.noted = true;
+        if self.in_row == Self::MANY {
+            tracing::warn!(%error, what, "this goes on and on; trying more slowly");
+        }
+    }
+
+    fn pause(&mut self) {
+        self.in_row = if std::mem::take(&mut self.noted) { self.in_row.saturating_add(1) } else { 0 };
+        if self.in_row > Self::MANY {
+            std::thread::sleep(Self::PAUSE);
+        }
     }
 }

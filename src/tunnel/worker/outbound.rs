@@ -1,0 +1,184 @@
+//! From the TUN to the network: a super-packet is cut, each part sealed into the batch, the batch sent at once.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::tunnel::device::{Device, Sealed, sealed_room};
+use crate::tunnel::io::MAX_PACKET;
+use crate::tunnel::io::batch::{Batch, Sent};
+use crate::tunnel::io::packet::destination;
+use crate::tunnel::io::segment::Segments;
+use crate::tunnel::io::tun::TunQueue;
+use crate::tunnel::io::udp::UdpSockets;
+use crate::tunnel::io::vnet::{self, VnetHeader};
+
+/// Super-packets in a turn, so that the other direction gets its own.
+const READS: usize = 4;
+/// How long a batch waits for the kernel to have room. Longer, and something is wrong with the socket: what was
+/// waiting is dropped.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The sending side's buffers and state.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    packet: Box<[u8]>,
+    batch: Batch,
+    /// Since when the batch waits for room in the socket; the TUN is not read meanwhile.
+    waiting: Option<Instant>,
+}
+
+/// What a turn ended with.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// There was nothing more to read, or the turn's share was done.
+    Done,
+    /// Reading failed.
+    ReadFailed(io::Error),
+}
+
+impl Outbound {
+    pub(super) fn new() -> Self {
+        let packet = vec![0; vnet::LEN + MAX_PACKET + 64].into_boxed_slice();
+        Self { packet, batch: Batch::default(), waiting: None }
+    }
+
+    /// When waiting is over at the latest; none if nothing waits.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.waiting.map(|since| since + PATIENCE)
+    }
+
+    /// The address of what waits for room in the socket.
+    pub(super) fn waits_for(&self) -> Option<SocketAddr> {
+        self.waiting.and_then(|_| self.batch.to())
+    }
+
+    /// Tries again to send what waits, and gives up on it after a while. True if the way is free.
+    pub(super) fn resume(&mut self, udp: &mut UdpSockets, device: &mut Device, now: Instant) -> bool {
+        let Some(since) = self.waiting else { return true };
+        if now.duration_since(since) >= PATIENCE {
+            device.counters_mut().send_errors += 1;
+            self.batch.clear();
+            self.waiting = None;
+            return true;
+        }
+        self.waiting = None;
+        if !self.send(udp, device, now) {
+            self.waiting = Some(since);
+        }
+        self.waiting.is_none()
+    }
+
+    /// Moves a share of what the TUN has.
+    pub(super) fn turn(
+        &mut self,
+        tun: &TunQueue,
+        udp: &mut UdpSockets,
+        device: &mut Device,
+        now: Instant,
+    ) -> Turn {
+        let mut turn = Turn::Done;
+        for _ in 0..READS {
+            match tun.read(&mut self.packet) {
+                Ok(len) => self.forward(len, udp, device, now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    turn = Turn::ReadFailed(error);
+                    break;
+                }
+            }
+            if self.waiting.is_some() {
+                return turn;
+            }
+        }
+        self.send(udp, device, now);
+        turn
+    }
+
+    /// Takes the packet of `len` bytes, offload header included, that stands in the buffer.
+    fn forward(&mut self, len: usize, udp: &mut UdpSockets, device: &mut Device, now: Instant) {
+        let mut packet = std::mem::take(&mut self.packet);
+        self.forward_packet(&mut packet[..len], udp, device, now);
+        self.packet = packet;
+    }
+
+    fn forward_packet(&mut self, packet: &mut [u8], udp: &mut UdpSockets, device: &mut Device, now: Instant) {
+        let parsed = packet.split_first_chunk_mut().and_then(|(header, packet)| {
+            let header = VnetHeader::decode(header)?;
+            let to = destination(packet)?;
+            Some((to, Segments::new(&header, packet).ok()?))
+        });
+        let Some((destination, mut segments)) = parsed else {
+            device.counters_mut().invalid_packet += 1;
+            return;
+        };
+        let Some(peer) = device.route(destination) else {
+            device.counters_mut().no_peer += 1;
+            return;
+        };
+        while let Some(segment) = segments.next() {
+            // Without an endpoint it is for the device to drop and to count it.
+            let to = device.endpoint(peer);
+            let room = sealed_room(segment.len());
+            if let Some(to) = to
+                && !self.batch.fits(to, room)
+                && !self.send(udp, device, now)
+            {
+                // The rest of this super-packet is lost, as it would be at a full queue.
+                device.counters_mut().send_errors += 1;
+                return;
+            }
+            let sealed = device.seal(peer, segment, self.batch.room(), now);
+            if let (Sealed::Data(len), Some(to)) = (sealed, to) {
+                self.push(to, len, udp, device, now);
+            }
+        }
+    }
+
+    /// Sends a datagram that the device made by itself.
+    pub(super) fn transmit(
+        &mut self,
+        to: SocketAddr,
+        bytes: &[u8],
+        udp: &mut UdpSockets,
+        device: &mut Device,
+        now: Instant,
+    ) {
+        if self.waiting.is_some() || (!self.batch.fits(to, bytes.len()) && !self.send(udp, device, now)) {
+            device.counters_mut().send_errors += 1;
+            return;
+        }
+        if let Some(room) = self.batch.room().get_mut(..bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.push(to, bytes.len(), udp, device, now);
+        }
+    }
+
+    /// Takes the datagram that was made behind the batch.
+    fn push(&mut self, to: SocketAddr, len: usize, udp: &mut UdpSockets, device: &mut Device, now: Instant) {
+        let before = self.batch.len();
+        if self.batch.push(to, len) {
+            return;
+        }
+        if self.send(udp, device, now) {
+            self.batch.start_over(before, to, len);
+        } else {
+            device.counters_mut().send_errors += 1;
+        }
+    }
+
+    /// Sends the batch. False if the kernel has no room for it now.
+    pub(super) fn send(&mut self, udp: &mut UdpSockets, device: &mut Device, now: Instant) -> bool {
+        match self.batch.send(udp) {
+            Sent::All => true,
+            Sent::Failed(_) => {
+                device.counters_mut().send_errors += 1;
+                true
+            }
+            Sent::Waiting => {
+                self.waiting.get_or_insert(now);
+                false
+            }
+        }
+    }
+}
