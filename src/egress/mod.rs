@@ -1,1 +1,111 @@
-//! egress
+//! Egress: how packets leave the cluster, and how strangers' packets enter the fabric. Pure, but for [`ensure`].
+//!
+//! - A pod's packet to an address outside the cluster, by a device that is not ours, gets the node's address
+//!   (masquerade). Never on the way into the tunnel, and never to another member node's address: when the tunnel does
+//!   not take that, it has to be dropped (by the guard), not sent in the clear.
+//! - A packet that enters the tunnel with a source that peers do not take from this node, such as a NodePort's client,
+//!   gets this node's fabric address.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::kernel::LINK_GROUP;
+use crate::kernel::nft::{
+    self, Chain, ChainKind, Changes, Counter, End, Error, Family, Hook, Ip, NAT_RANDOM_FULLY, Rule, Set,
+    Table,
+};
+
+/// Name of the nftables table, of family inet.
+pub const TABLE: &str = "selvedge-egress";
+
+/// `srcnat` in nftables.
+const SOURCE_NAT: i32 = 100;
+
+/// What egress follows from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EgressConfig {
+    /// Name of the TUN device.
+    pub tunnel: String,
+    /// This node's pod CIDRs.
+    pub pod_cidrs: Vec<IpNet>,
+    /// This node's fabric addresses, at most one a family.
+    pub fabric_addresses: Vec<IpAddr>,
+    /// Addresses of this node that its peers take as a source from it.
+    pub own_addresses: Vec<IpAddr>,
+    /// All pod CIDRs of the cluster.
+    pub cluster_pod_cidrs: Vec<IpNet>,
+    /// All Service CIDRs of the cluster.
+    pub service_cidrs: Vec<IpNet>,
+    /// Further destinations that are not masqueraded. Pods reach them only where they are trusted sources of the
+    /// guard too: else it drops what carries a pod's address.
+    pub non_masquerade_cidrs: Vec<IpNet>,
+    /// Addresses of other member nodes, which pods reach by the tunnel.
+    pub member_addresses: Vec<IpAddr>,
+}
+
+/// The desired table. The same for the same ranges, in whatever order and notation.
+#[must_use]
+pub fn table(config: &EgressConfig) -> Table {
+    let mut table = Table::new(Family::Inet, TABLE);
+    let mut rules = Vec::new();
+    for ip in Ip::BOTH {
+        rules.extend(foreign(ip, config, &mut table));
+    }
+    rules.push(Rule::new().oif_group(LINK_GROUP).accept().comment("devices of the fabric"));
+    for ip in Ip::BOTH {
+        rules.push(masquerade(ip, config, &mut table));
+    }
+    table.chain("source", Chain::base(ChainKind::Nat, Hook::Postrouting, SOURCE_NAT, rules));
+    table
+}
+
+fn foreign(ip: Ip, config: &EgressConfig, table: &mut Table) -> Option<Rule> {
+    let fabric = config.fabric_addresses.iter().find(|address| Ip::of(**address) == ip)?;
+    let (set, counter) = (format!("native{}", ip.digit()), format!("foreign{}", ip.digit()));
+    let own = config.own_addresses.iter().copied().map(IpNet::from);
+    let native: Vec<IpNet> = config.cluster_pod_cidrs.iter().copied().chain(own).collect();
+    table.counter(&counter).set(&set, Set::prefixes(ip, &native));
+    let rule = Rule::new().oif_name(&config.tunnel).ip(ip).address_not_in(ip, End::Source, &set);
+    Some(rule.count(counter).snat(*fabric, NAT_RANDOM_FULLY))
+}
+
+fn masquerade(ip: Ip, config: &EgressConfig, table: &mut Table) -> Rule {
+    let names = ["local", "internal", "masqueraded"].map(|name| format!("{name}{}", ip.digit()));
+    let [local, internal, counter] = &names;
+    let members = config.member_addresses.iter().copied().map(IpNet::from);
+    let ranges = [&config.cluster_pod_cidrs, &config.service_cidrs, &config.non_masquerade_cidrs];
+    let inside: Vec<IpNet> = ranges.into_iter().flatten().copied().chain(members).collect();
+    table.set(local, Set::prefixes(ip, &config.pod_cidrs)).set(internal, Set::prefixes(ip, &inside));
+    table.counter(counter);
+    let rule = Rule::new().ip(ip).address_in(ip, End::Source, local);
+    rule.address_not_in(ip, End::Destination, internal).count(counter).masquerade(NAT_RANDOM_FULLY)
+}
+
+/// Makes the table be there as it should. Changes nothing when it is; its counters keep their values.
+///
+/// # Errors
+/// [`Error`]; then the kernel has what it had before.
+pub fn ensure(config: &EgressConfig) -> Result<Changes, Error> {
+    nft::apply(&[table(config)])
+}
+
+/// Takes the table away. True when it was there.
+///
+/// # Errors
+/// [`Error`]; then it is still there.
+pub fn remove() -> Result<bool, Error> {
+    nft::delete(Family::Inet, TABLE)
+}
+
+/// Connections begun, by counter: `masqueraded4`, `masqueraded6`, `foreign4`, `foreign6`.
+///
+/// # Errors
+/// [`Error`].
+pub fn connections() -> Result<BTreeMap<String, Counter>, Error> {
+    nft::counters(Family::Inet, TABLE)
+}

@@ -1,1 +1,74 @@
-//! guard
+//! The guard: no packet from or to a pod or Service address passes a device that is not ours.
+//!
+//! "Ours" are loopback and the devices of our link group. On the way out it looks after all source NAT (postrouting,
+//! priority 300): what was masqueraded carries no pod address any more. On the way in it looks before any NAT is
+//! undone (prerouting, -300): what really belongs to a pod still carries the node's address. So it says nothing
+//! about connections, and holds while agent, tunnel, routes or other tables are gone.
+//!
+//! ICMP errors quote the packet that they are about. The kernel translates what they quote, but not when it knows no
+//! connection (the first packet of one that a NodePort sends to a pod that is gone, for example), so the quoted
+//! addresses are looked at too.
+
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use crate::kernel::nft::{self, Changes, Counter, Error, Family};
+use crate::kernel::route::Route;
+pub use table::table;
+
+/// Name of the guard's nftables table, of family inet.
+pub const TABLE: &str = "selvedge-guard";
+
+/// Metric of the routes that refuse what the tunnel does not take: worse than any that people use.
+pub const LAST_RESORT: u32 = 65_000;
+
+/// What the guard follows from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GuardConfig {
+    /// All pod CIDRs of the cluster, of all nodes.
+    pub cluster_pod_cidrs: Vec<IpNet>,
+    /// All Service CIDRs of the cluster.
+    pub service_cidrs: Vec<IpNet>,
+    /// Who may exchange packets with pods in the clear, from outside the fabric.
+    pub trusted_sources: Vec<IpNet>,
+}
+
+/// Makes the guard be there as it should. Changes nothing when it is; its counters keep their values.
+///
+/// # Errors
+/// [`Error`]; then the kernel has what it had before.
+pub fn ensure(config: &GuardConfig) -> Result<Changes, Error> {
+    nft::apply(&[table(config)])
+}
+
+/// Takes the guard away. True when it was there.
+///
+/// # Errors
+/// [`Error`]; then it is still there.
+pub fn remove() -> Result<bool, Error> {
+    nft::delete(Family::Inet, TABLE)
+}
+
+/// What the guard has dropped, by counter: `leaving4`, `leaving6`, `arriving4`, `arriving6`, and with `-quoted`
+/// behind it for ICMP errors that quote a pod or Service address. None when there is no guard.
+///
+/// # Errors
+/// [`Error`].
+pub fn dropped() -> Result<BTreeMap<String, Counter>, Error> {
+    nft::counters(Family::Inet, TABLE)
+}
+
+/// The routes behind the one into the tunnel: they need no device, so they hold while that is down or gone.
+///
+/// Only for pods. The node's own packets to a Service need a route to anywhere before NAT gives them their pod,
+/// so an unreachable one would break them; what no Service takes, the guard drops.
+#[must_use]
+pub fn routes(config: &GuardConfig) -> Vec<Route> {
+    let refuse = |cidr: IpNet| Route::unreachable(cidr).with_metric(LAST_RESORT);
+    IpNet::aggregate(&config.cluster_pod_cidrs).into_iter().map(refuse).collect()
+}

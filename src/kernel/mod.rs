@@ -3,6 +3,7 @@
 pub mod address;
 pub mod link;
 pub mod mac;
+pub mod monitor;
 pub mod neigh;
 pub mod netlink;
 pub mod netns;

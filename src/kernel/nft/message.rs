@@ -36,7 +36,7 @@ pub(super) const DUMP: u16 = 0x300;
 pub(super) const CREATE: u16 = 0x400;
 pub(super) const APPEND: u16 = 0x800;
 
-pub(super) const TABLE: u16 = 1;
+pub(crate) const TABLE: u16 = 1;
 pub(super) const TABLE_FLAGS: u16 = 2;
 /// `NFT_TABLE_F_DORMANT`.
 pub(super) const DORMANT: u32 = 1;

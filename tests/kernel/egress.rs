@@ -1,0 +1,122 @@
+//! Masquerading, and strangers in the tunnel.
+
+use std::net::UdpSocket;
+
+use selvedge::egress;
+use selvedge::kernel::nft::{Chain, ChainKind, End, Family, Hook, Ip, Rule, Table, apply};
+use selvedge_lab::isolated;
+use selvedge_lab::packet::udp;
+
+use crate::node::{Node, dropped, drops_one, egress_config, families};
+use crate::packet::{PORT, datagram, dying};
+
+#[test]
+fn the_internet_sees_the_node_and_its_answer_reaches_the_pod() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            node.pod.send(&datagram(family.pod, family.internet, "request"));
+            let request = node.uplink.seen("request").unwrap();
+            assert_eq!((request.source, request.destination), (family.node, family.internet));
+            let [port, _] = request.ports();
+            let reply = |canary: &str| udp(family.internet, family.node, [PORT, port], canary.as_bytes());
+            node.uplink.send(&reply("reply"));
+            let reply = node.pod.seen("reply").unwrap();
+            assert_eq!((reply.source, reply.destination), (family.internet, family.pod));
+            assert_eq!(reply.ports(), [PORT, PORT]);
+            // An error of the node itself about such a reply names the node, not the pod, on the wire.
+            node.uplink.send(&dying(family.internet, family.node, [PORT, port], "dying"));
+            let error = node.uplink.awaited("dying");
+            let quoted = error.quoted().unwrap();
+            assert_eq!((quoted.source, quoted.destination), (family.internet, family.node));
+            assert_eq!(error.source, family.node);
+        }
+        assert!(dropped().values().all(|packets| *packets == 0), "{:?}", dropped());
+        let counts = egress::connections().unwrap();
+        assert_eq!((counts["masqueraded4"].packets, counts["masqueraded6"].packets), (1, 1));
+    });
+}
+
+#[test]
+fn errors_of_a_pod_about_the_internet_are_translated() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            node.pod.send(&datagram(family.pod, family.internet, "request"));
+            let [port, _] = node.uplink.seen("request").unwrap().ports();
+            node.uplink.send(&udp(family.internet, family.node, [PORT, port], b"reply"));
+            node.pod.seen("reply").unwrap();
+            let reply = datagram(family.internet, family.pod, "reply");
+            node.pod.send(&crate::packet::unreachable(family.pod, family.internet, &reply));
+            let error = node.uplink.seen("reply").unwrap();
+            assert_eq!((error.source, error.quoted().unwrap().destination), (family.node, family.node));
+        }
+    });
+}
+
+#[test]
+fn the_ranges_that_are_not_masqueraded_are_not() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            node.pod.send(&datagram(family.pod, family.trusted, "trusted"));
+            assert_eq!(node.uplink.seen("trusted").unwrap().source, family.pod);
+            drops_one("leaving", family, || node.pod.send(&datagram(family.pod, family.member, "member")));
+            drops_one("leaving", family, || node.pod.send(&datagram(family.pod, family.service, "service")));
+            assert_eq!(node.uplink.sent(), []);
+        }
+    });
+}
+
+#[test]
+fn strangers_enter_the_tunnel_as_the_fabric_address() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            let mut table = Table::new(Family::Inet, "node-port");
+            let to_node =
+                Rule::new().ip(Ip::of(family.node)).protocol(17).address(End::Destination, family.node);
+            let rules = vec![to_node.dnat(family.remote_pod, None)];
+            table.chain("in", Chain::base(ChainKind::Nat, Hook::Prerouting, -100, rules));
+            apply(&[table]).unwrap();
+            // A client from the internet, and one on another member node, whose address our peers do not take from us.
+            for (client, canary) in [(family.internet, "client"), (family.member, "member")] {
+                node.uplink.send(&datagram(client, family.node, canary));
+                let request = node.tunnel.seen(canary).unwrap();
+                assert_eq!((request.source, request.destination), (family.fabric, family.remote_pod));
+                let [port, _] = request.ports();
+                let reply = udp(family.remote_pod, family.fabric, [PORT, port], canary.as_bytes());
+                node.tunnel.send(&reply);
+                let reply = node.uplink.seen(canary).unwrap();
+                assert_eq!((reply.source, reply.destination), (family.node, client));
+            }
+        }
+        assert!(dropped().values().all(|packets| *packets == 0), "{:?}", dropped());
+    });
+}
+
+#[test]
+fn what_peers_take_from_this_node_keeps_its_source() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            for source in [family.node, family.fabric] {
+                let host = UdpSocket::bind((source, 0)).unwrap();
+                host.send_to(b"host", (family.remote_pod, PORT)).unwrap();
+                assert_eq!(node.tunnel.awaited("host").source, source);
+            }
+            node.pod.send(&datagram(family.pod, family.remote_pod, "pod"));
+            assert_eq!(node.tunnel.seen("pod").unwrap().source, family.pod);
+        }
+    });
+}
+
+#[test]
+fn ensuring_twice_changes_nothing() {
+    isolated!(|| {
+        assert!(!egress::ensure(&egress_config()).unwrap().is_empty());
+        assert!(egress::ensure(&egress_config()).unwrap().is_empty());
+        assert!(egress::remove().unwrap());
+        assert!(!egress::remove().unwrap());
+    });
+}

@@ -1,0 +1,236 @@
+//! The guard's truth table, for both families, with counters.
+
+use std::net::{IpAddr, UdpSocket};
+
+use selvedge::guard;
+use selvedge::kernel::nft::{Chain, ChainKind, Family, Hook, Ip, Rule, Table, apply};
+use selvedge_lab::isolated;
+
+use crate::node::{Addresses, Node, dropped, drops_one, families, guard_config};
+use crate::packet::{PORT, datagram, dying, fragments, unreachable};
+
+/// Something with a port that the node passes on to `pod`, as a NodePort does.
+fn node_port(family: Addresses, pod: IpAddr) {
+    let mut table = Table::new(Family::Inet, "node-port");
+    let rule = Rule::new()
+        .ip(Ip::of(pod))
+        .protocol(17)
+        .address(selvedge::kernel::nft::End::Destination, family.node);
+    table.chain("in", Chain::base(ChainKind::Nat, Hook::Prerouting, -100, vec![rule.dnat(pod, None)]));
+    apply(&[table]).unwrap();
+}
+
+#[test]
+fn pods_reach_each_other_and_the_node() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            node.pod.send(&datagram(family.pod, family.remote_pod, "to-remote"));
+            assert_eq!(node.tunnel.seen("to-remote").unwrap().source, family.pod, "no NAT");
+            node.tunnel.send(&datagram(family.remote_pod, family.pod, "from-remote"));
+            assert_eq!(node.pod.seen("from-remote").unwrap().source, family.remote_pod, "no NAT");
+
+            let host = UdpSocket::bind((family.node, 0)).unwrap();
+            host.send_to(b"host-to-pod", (family.pod, PORT)).unwrap();
+            assert_eq!(node.pod.awaited("host-to-pod").source, family.node);
+            let fabric = UdpSocket::bind((family.fabric, PORT)).unwrap();
+            fabric.send_to(b"to-itself", (family.fabric, PORT)).unwrap();
+            let mut buffer = [0; 20];
+            assert_eq!(fabric.recv(&mut buffer).unwrap(), 9, "by loopback");
+            node.pod.send(&datagram(family.pod, family.fabric, "pod-to-host"));
+            assert_eq!(fabric.recv(&mut buffer).unwrap(), 11);
+        }
+        assert!(dropped().values().all(|packets| *packets == 0), "{:?}", dropped());
+    });
+}
+
+#[test]
+fn nothing_of_a_pod_leaves_by_the_uplink() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            node.apply(node.cluster_route(family).delete());
+            let leaks: [(&str, Vec<u8>); 4] = [
+                ("remote-pod", datagram(family.pod, family.remote_pod, "remote-pod")),
+                ("no-pod", datagram(family.pod, family.absent_pod, "no-pod")),
+                ("no-service", datagram(family.pod, family.service, "no-service")),
+                ("member", datagram(family.pod, family.member, "member")),
+            ];
+            for (canary, packet) in leaks {
+                drops_one("leaving", family, || node.pod.send(&packet));
+                assert_eq!(node.uplink.seen(canary), None);
+            }
+            node.pod.send(&datagram(family.pod, family.internet, "control"));
+            assert_eq!(node.uplink.seen("control").unwrap().source, family.node);
+            let before = dropped();
+            for fragment in fragments(family.pod, family.remote_pod, "fragment") {
+                node.pod.send(&fragment);
+            }
+            assert_ne!(dropped(), before);
+            assert_eq!(node.uplink.sent(), []);
+        }
+    });
+}
+
+#[test]
+fn the_nodes_own_packets_to_pods_stay_inside_too() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            node.apply(node.cluster_route(family).delete());
+            let host = UdpSocket::bind((family.node, 0)).unwrap();
+            drops_one("leaving", family, || drop(host.send_to(b"astray", (family.remote_pod, PORT))));
+            let fabric = UdpSocket::bind((family.fabric, 0)).unwrap();
+            drops_one("leaving", family, || drop(fabric.send_to(b"astray", (family.member, PORT))));
+            host.send_to(b"control", (family.internet, PORT)).unwrap();
+            node.uplink.awaited("control");
+        }
+    });
+}
+
+#[test]
+fn without_egress_nothing_gets_out() {
+    isolated!(|| {
+        let node = Node::new();
+        for family in families() {
+            node.pod.send(&datagram(family.pod, family.internet, "bare"));
+            assert_eq!(
+                node.uplink.seen("bare").unwrap().source,
+                family.pod,
+                "leaks as long as there is no guard"
+            );
+        }
+        guard::ensure(&guard_config()).unwrap();
+        for family in families() {
+            drops_one("leaving", family, || node.pod.send(&datagram(family.pod, family.internet, "guarded")));
+            assert_eq!(node.uplink.seen("guarded"), None);
+        }
+    });
+}
+
+#[test]
+fn nobody_outside_speaks_to_or_as_a_pod() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            let intruders = [
+                datagram(family.internet, family.pod, "to-pod"),
+                datagram(family.member, family.pod, "member-to-pod"),
+                datagram(family.remote_pod, family.pod, "as-pod"),
+                datagram(family.remote_pod, family.node, "as-pod-to-node"),
+                datagram(family.internet, family.fabric, "to-fabric"),
+                datagram(family.internet, family.service, "to-service"),
+                datagram(family.internet, family.remote_pod, "through"),
+                // A trusted range does not open the cluster's own.
+                datagram(family.trusted, family.service, "trusted-to-service"),
+            ];
+            for packet in intruders {
+                drops_one("arriving", family, || node.uplink.send(&packet));
+            }
+            assert_eq!((node.pod.sent(), node.tunnel.sent()), (vec![], vec![]));
+            let host = UdpSocket::bind((family.node, PORT)).unwrap();
+            node.uplink.send(&datagram(family.internet, family.node, "control"));
+            assert_eq!(host.recv(&mut [0; 20]).unwrap(), 7);
+        }
+    });
+}
+
+#[test]
+fn trusted_sources_speak_to_pods_both_ways() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            node.uplink.send(&datagram(family.trusted, family.pod, "request"));
+            assert_eq!(node.pod.seen("request").unwrap().source, family.trusted);
+            node.pod.send(&datagram(family.pod, family.trusted, "reply"));
+            assert_eq!(node.uplink.seen("reply").unwrap().source, family.pod);
+            // An error about it, from the node itself, quotes the pod and may.
+            node.uplink.send(&dying(family.trusted, family.pod, [PORT, PORT], "dying"));
+            let error = node.uplink.awaited("dying").quoted().unwrap();
+            assert_eq!(error.destination, family.pod);
+        }
+        assert!(dropped().values().all(|packets| *packets == 0), "{:?}", dropped());
+    });
+}
+
+#[test]
+fn a_node_ports_client_is_served() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            node_port(family, family.pod);
+            node.uplink.send(&datagram(family.internet, family.node, "request"));
+            assert_eq!(node.pod.seen("request").unwrap().source, family.internet);
+            node.pod.send(&datagram(family.pod, family.internet, "reply"));
+            assert_eq!(node.uplink.seen("reply").unwrap().source, family.node);
+        }
+        assert!(dropped().values().all(|packets| *packets == 0), "{:?}", dropped());
+    });
+}
+
+#[test]
+fn errors_that_quote_a_pod_do_not_leave() {
+    isolated!(|| {
+        let node = Node::new();
+        for (number, family) in families().into_iter().enumerate() {
+            // To a pod that is gone: the kernel knows no connection yet, and quotes what the packet has become.
+            node_port(family, family.absent_pod);
+            node.apply(selvedge::kernel::route::Route::unreachable(family.absent_pod).replace());
+            let ports = [PORT, 6000 + u16::try_from(number).unwrap()];
+            let request = |canary: &str| {
+                selvedge_lab::packet::udp(family.internet, family.node, ports, canary.as_bytes())
+            };
+            guard::remove().unwrap();
+            node.uplink.send(&request("unguarded"));
+            let leak = node.uplink.seen("unguarded").unwrap().quoted().unwrap();
+            assert_eq!(leak.destination, family.absent_pod, "the leak that this is about");
+            guard::ensure(&guard_config()).unwrap();
+            drops_one("leaving-quoted", family, || node.uplink.send(&request("guarded")));
+            assert_eq!(node.uplink.seen("guarded"), None);
+        }
+    });
+}
+
+#[test]
+fn forged_errors_about_pods_do_not_arrive() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            for (from, to) in [(family.fabric, family.remote_pod), (family.remote_pod, family.pod)] {
+                let forged = unreachable(family.internet, family.node, &datagram(from, to, "quoted"));
+                drops_one("arriving-quoted", family, || node.uplink.send(&forged));
+            }
+            let before = dropped();
+            let honest =
+                unreachable(family.internet, family.node, &datagram(family.node, family.internet, "quoted"));
+            node.uplink.send(&honest);
+            assert_eq!(dropped(), before);
+        }
+    });
+}
+
+#[test]
+fn mapped_addresses_are_pods_too() {
+    isolated!(|| {
+        let node = Node::guarded();
+        let [v4, v6] = families();
+        let IpAddr::V4(remote) = v4.remote_pod else { panic!("the first family is IPv4") };
+        let packet = datagram(v6.pod, remote.to_ipv6_mapped().into(), "mapped");
+        drops_one("leaving", v6, || node.pod.send(&packet));
+        assert_eq!(node.uplink.seen("mapped"), None);
+    });
+}
+
+#[test]
+fn ensuring_twice_changes_nothing_and_keeps_the_counts() {
+    isolated!(|| {
+        let node = Node::guarded();
+        let family = families()[0];
+        drops_one("arriving", family, || node.uplink.send(&datagram(family.internet, family.pod, "x")));
+        assert!(guard::ensure(&guard_config()).unwrap().is_empty());
+        let mut wider = guard_config();
+        wider.service_cidrs.push("100.64.0.0/10".parse().unwrap());
+        assert!(!guard::ensure(&wider).unwrap().is_empty());
+        assert_eq!(dropped()["arriving4"], 1);
+    });
+}

@@ -1,0 +1,124 @@
+//! Packets to send, and what is looked at in those that come out.
+
+use std::net::IpAddr;
+
+use selvedge_lab::packet::{icmp, icmpv6, ipv4, ipv6, udp};
+
+/// Port of whoever answers.
+pub(crate) const PORT: u16 = 4000;
+
+/// A UDP packet with a payload to know it by.
+pub(crate) fn datagram(source: IpAddr, destination: IpAddr, canary: &str) -> Vec<u8> {
+    udp(source, destination, [PORT, PORT], canary.as_bytes())
+}
+
+/// The same with one hop left.
+pub(crate) fn dying(source: IpAddr, destination: IpAddr, ports: [u16; 2], canary: &str) -> Vec<u8> {
+    let mut packet = udp(source, destination, ports, canary.as_bytes());
+    if source.is_ipv6() {
+        packet[7] = 1;
+        return packet;
+    }
+    packet[8] = 1;
+    packet[10..12].fill(0);
+    let sum = selvedge_lab::packet::checksum(&[&packet[..20]]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+/// "No such port" from `source`, quoting `quoted`.
+pub(crate) fn unreachable(source: IpAddr, destination: IpAddr, quoted: &[u8]) -> Vec<u8> {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            ipv4(source, destination, 1, &icmp(3, 3, [0; 4], quoted))
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let mut packet = icmpv6(source, destination, 1, 64, &[&[0; 4][..], quoted].concat());
+            packet[41] = 4;
+            let message = &mut packet[40..];
+            message[2..4].fill(0);
+            let sum =
+                selvedge_lab::packet::transport_checksum(source.into(), destination.into(), 58, message);
+            message[2..4].copy_from_slice(&sum.to_be_bytes());
+            packet
+        }
+        _ => panic!("{source} and {destination} are of different families"),
+    }
+}
+
+/// The first and second fragment of a UDP packet.
+pub(crate) fn fragments(source: IpAddr, destination: IpAddr, canary: &str) -> Vec<Vec<u8>> {
+    let whole = udp(source, destination, [PORT, PORT], format!("{canary:-<24}").as_bytes());
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let cut = |from: usize, to: usize, bits: u16| {
+                let mut part = ipv4(source, destination, 17, &whole[20 + from..20 + to]);
+                part[6..8].copy_from_slice(&bits.to_be_bytes());
+                part[10..12].fill(0);
+                let sum = selvedge_lab::packet::checksum(&[&part[..20]]);
+                part[10..12].copy_from_slice(&sum.to_be_bytes());
+                part
+            };
+            vec![cut(0, 16, 0x2000), cut(16, 32, 2)]
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let cut = |from: usize, to: usize, bits: u16| {
+                let mut header = vec![17, 0];
+                header.extend(bits.to_be_bytes());
+                header.extend([0, 0, 0, 7]);
+                header.extend(&whole[40 + from..40 + to]);
+                ipv6(source, destination, 44, 64, &header)
+            };
+            vec![cut(0, 16, 1), cut(16, 32, 16)]
+        }
+        _ => panic!("{source} and {destination} are of different families"),
+    }
+}
+
+/// What is looked at in a packet that came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) protocol: u8,
+    /// What follows the IP header.
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Seen {
+    pub(crate) fn parse(packet: &[u8]) -> Option<Self> {
+        match packet.first()? >> 4 {
+            4 => Self::at(packet, (12, 4), packet[9], 20),
+            6 => Self::at(packet, (8, 16), packet[6], 40),
+            _ => None,
+        }
+    }
+
+    fn at(packet: &[u8], (offset, length): (usize, usize), protocol: u8, header: usize) -> Option<Self> {
+        let source = address(packet.get(offset..offset + length)?)?;
+        let destination = address(packet.get(offset + length..offset + 2 * length)?)?;
+        Some(Self { source, destination, protocol, payload: packet.get(header..)?.to_vec() })
+    }
+
+    pub(crate) fn has(&self, canary: &str) -> bool {
+        self.payload.windows(canary.len()).any(|window| window == canary.as_bytes())
+    }
+
+    /// UDP's source and destination port.
+    pub(crate) fn ports(&self) -> [u16; 2] {
+        let port = |at: usize| u16::from_be_bytes([self.payload[at], self.payload[at + 1]]);
+        [port(0), port(2)]
+    }
+
+    /// The packet that an ICMP error quotes.
+    pub(crate) fn quoted(&self) -> Option<Self> {
+        matches!(self.protocol, 1 | 58).then(|| self.payload.get(8..)).flatten().and_then(Self::parse)
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+    }
+}
