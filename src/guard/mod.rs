@@ -13,7 +13,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
@@ -70,5 +70,6 @@ pub fn dropped() -> Result<BTreeMap<String, Counter>, Error> {
 #[must_use]
 pub fn routes(config: &GuardConfig) -> Vec<Route> {
     let refuse = |cidr: IpNet| Route::unreachable(cidr).with_metric(LAST_RESORT);
-    IpNet::aggregate(&config.cluster_pod_cidrs).into_iter().map(refuse).collect()
+    let cidrs: BTreeSet<IpNet> = config.cluster_pod_cidrs.iter().map(IpNet::trunc).collect();
+    cidrs.into_iter().map(refuse).collect()
 }

@@ -172,7 +172,7 @@ impl Ranges {
 fn quotes(ip: Ip, end: End, net: &IpNet) -> Rule {
     let offset = 8 + ip.address(end).0;
     let (mask, value) = (octets(net.netmask()), octets(net.network()));
-    Rule::new().payload_masked(PayloadBase::Transport, offset, mask, value)
+    Rule::new().payload_masked(PayloadBase::Transport, offset, mask, value).comment(format!("quotes {net}"))
 }
 
 fn of(ip: Ip, nets: &[IpNet]) -> Vec<IpNet> {

@@ -1,10 +1,12 @@
 //! The guard's truth table, for both families, with counters.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use selvedge::guard;
 use selvedge::kernel::nft::{Chain, ChainKind, Family, Hook, Ip, Rule, Table, apply};
+use selvedge::kernel::route::Route;
 use selvedge_lab::isolated;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::node::{Addresses, Node, dropped, drops_one, families, guard_config};
 use crate::packet::{PORT, datagram, dying, fragments, unreachable};
@@ -168,25 +170,44 @@ fn a_node_ports_client_is_served() {
     });
 }
 
+/// The kernel quotes the packet as the client sent it, even when it knows the connection only by this first packet.
+#[test]
+fn errors_about_a_pod_that_is_gone_do_not_name_it() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            node_port(family, family.absent_pod);
+            node.apply(Route::unreachable(family.absent_pod).replace());
+            node.uplink.send(&datagram(family.internet, family.node, "gone"));
+            let error = node.uplink.awaited("gone");
+            assert_eq!((error.source, error.quoted().unwrap().destination), (family.node, family.node));
+        }
+    });
+}
+
+/// An ICMP error from the node's own hands, quoting `quoted`.
+fn own_error(family: Addresses, quoted: &[u8]) {
+    let whole = unreachable(family.node, family.internet, quoted);
+    let (domain, protocol, message) = match family.node {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, &whole[20..]),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, &whole[40..]),
+    };
+    let socket = Socket::new(domain, Type::RAW, Some(protocol)).unwrap();
+    let _ = socket.send_to(message, &SocketAddr::new(family.internet, 0).into());
+}
+
 #[test]
 fn errors_that_quote_a_pod_do_not_leave() {
     isolated!(|| {
-        let node = Node::new();
-        for (number, family) in families().into_iter().enumerate() {
-            // To a pod that is gone: the kernel knows no connection yet, and quotes what the packet has become.
-            node_port(family, family.absent_pod);
-            node.apply(selvedge::kernel::route::Route::unreachable(family.absent_pod).replace());
-            let ports = [PORT, 6000 + u16::try_from(number).unwrap()];
-            let request = |canary: &str| {
-                selvedge_lab::packet::udp(family.internet, family.node, ports, canary.as_bytes())
-            };
-            guard::remove().unwrap();
-            node.uplink.send(&request("unguarded"));
-            let leak = node.uplink.seen("unguarded").unwrap().quoted().unwrap();
-            assert_eq!(leak.destination, family.absent_pod, "the leak that this is about");
-            guard::ensure(&guard_config()).unwrap();
-            drops_one("leaving-quoted", family, || node.uplink.send(&request("guarded")));
-            assert_eq!(node.uplink.seen("guarded"), None);
+        let node = Node::guarded();
+        for family in families() {
+            for (from, to) in [(family.pod, family.internet), (family.internet, family.service)] {
+                let quoted = datagram(from, to, "quoted");
+                drops_one("leaving-quoted", family, || own_error(family, &quoted));
+                assert_eq!(node.uplink.seen("quoted"), None);
+            }
+            own_error(family, &datagram(family.node, family.internet, "control"));
+            node.uplink.awaited("control");
         }
     });
 }

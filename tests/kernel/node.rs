@@ -176,11 +176,11 @@ impl Node {
     }
 
     fn set_up(&self) {
-        for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+        for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             sysctl::write(key, "1").unwrap();
         }
         for conf in ["all", "uplink", "selvedge0", "pod"] {
-            sysctl::write(&format!("net.ipv4.conf.{conf}.rp_filter"), "0").unwrap();
+            sysctl::write(&format!("ipv4/conf/{conf}/rp_filter"), "0").unwrap();
         }
         let mut changes = Vec::new();
         for family in families() {
