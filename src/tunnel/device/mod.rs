@@ -8,13 +8,44 @@
 //! 4. [`Device::poll_transmit`] until it gives none (handshakes, keepalives, packets that had waited), and
 //!    [`Device::poll_event`] likewise.
 
+mod budget;
+mod configuration;
+mod handshake;
+mod identity;
+mod indices;
+mod message;
+mod noise;
+mod peer;
+mod random;
+mod routes;
+mod session;
+mod shared;
+mod slot;
+mod status;
+#[cfg(test)]
+mod tests;
+mod timeouts;
+mod timing;
+
+use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
-use jiff::Timestamp;
+use rand_core::{OsRng, RngCore};
+use selvedge_keys::PublicKey;
 
-use super::api::{Applied, Counters, DeviceStatus, Event};
-use super::command::{Config, ConfigError};
+use super::api::{Counters, Event};
+use budget::Budget;
+use identity::Identity;
+use message::Message;
+use noise::{Content, Padding, Refused};
+use peer::Peer;
+use random::Random;
+use routes::Routes;
+use shared::Shared;
+use timing::{STARTS_PER_TICK, TICK};
 
 /// Bytes that a data message has more than the packet in it: header of 16, authentication tag of 16.
 pub const OVERHEAD: usize = 32;
@@ -64,91 +95,228 @@ pub struct Transmit {
 }
 
 /// The device.
-#[derive(Debug)]
 pub struct Device {
-    counters: Counters,
+    /// Own identities by epoch, newest first.
+    identities: Vec<(u64, Arc<Identity>)>,
+    /// By [`PeerIndex`].
+    peers: Vec<Option<Peer>>,
+    names: HashMap<String, PeerIndex>,
+    keys: HashMap<PublicKey, PeerIndex>,
+    routes: Routes,
+    budget: Budget,
+    shared: Shared,
+    next_tick: Option<Instant>,
+    /// The peer that the next tick begins with: where the last ran out of initiations.
+    tick_from: usize,
 }
 
 impl Device {
     /// A device without identity or peers. Packets are never padded beyond `mtu`, that of the TUN device.
     #[must_use]
-    pub fn new(_mtu: u16, _now: Instant) -> Self {
-        Self { counters: Counters::default() }
+    pub fn new(mtu: u16, now: Instant) -> Self {
+        Self::with_random(mtu, now, Box::new(OsRng))
     }
 
-    /// Makes `config` the whole configuration. Sessions of unchanged keys stay; the same again changes nothing.
-    ///
-    /// # Errors
-    /// When the configuration contradicts itself; then nothing of it is applied.
-    pub fn apply(&mut self, _config: &Config, _now: Instant) -> Result<Applied, ConfigError> {
-        Ok(Applied::default())
+    /// As [`Device::new`], with a source of randomness for indices and jitter; it has to be unpredictable.
+    #[must_use]
+    pub fn with_random(mtu: u16, now: Instant, random: Box<dyn RngCore + Send>) -> Self {
+        Self {
+            identities: Vec::new(),
+            peers: Vec::new(),
+            names: HashMap::new(),
+            keys: HashMap::new(),
+            routes: Routes::default(),
+            budget: Budget::new(now),
+            shared: Shared::new(Random::new(random), Padding::new(mtu)),
+            next_tick: None,
+            tick_from: 0,
+        }
     }
 
     /// The peer that `destination` belongs to: longest prefix over the allowed IPs of all peers.
     #[must_use]
-    pub fn route(&self, _destination: IpAddr) -> Option<PeerIndex> {
-        None
+    #[inline]
+    pub fn route(&self, destination: IpAddr) -> Option<PeerIndex> {
+        self.routes.longest(destination)
     }
 
     /// Where datagrams for `peer` go now.
     #[must_use]
-    pub fn endpoint(&self, _peer: PeerIndex) -> Option<SocketAddr> {
-        None
+    #[inline]
+    pub fn endpoint(&self, peer: PeerIndex) -> Option<SocketAddr> {
+        self.peers.get(peer.0 as usize)?.as_ref()?.endpoint
     }
 
     /// Encrypts `packet` for `peer` into `out`, which needs [`sealed_room`].
-    pub fn seal(&mut self, _peer: PeerIndex, _packet: &[u8], _out: &mut [u8], _now: Instant) -> Sealed {
-        Sealed::Dropped
+    pub fn seal(&mut self, index: PeerIndex, packet: &[u8], out: &mut [u8], now: Instant) -> Sealed {
+        let Some(peer) = at(&mut self.peers, index) else {
+            self.shared.counters.no_session += 1;
+            return Sealed::Dropped;
+        };
+        if peer.carrier(now).is_none() {
+            peer.expire(&mut self.shared, now); // another slot may have a session yet
+        }
+        let Some(session) = peer.carrier(now) else { return self.seal_later(index, packet, now) };
+        match session.seal(self.shared.padding.pad(packet), out, now) {
+            Some(length) => {
+                peer.sent(length, true, now);
+                Sealed::Data(length)
+            }
+            None => {
+                self.shared.counters.no_session += 1;
+                Sealed::Dropped
+            }
+        }
+    }
+
+    #[cold]
+    fn seal_later(&mut self, peer: PeerIndex, packet: &[u8], now: Instant) -> Sealed {
+        let reachable =
+            at(&mut self.peers, peer).filter(|peer| peer.endpoint.is_some() && !peer.slots.is_empty());
+        let Some(peer) = reachable else {
+            self.shared.counters.no_session += 1;
+            return Sealed::Dropped;
+        };
+        peer.wait(packet, &mut self.shared);
+        peer.want(&mut self.shared, now);
+        self.wake(now);
+        Sealed::Queued
     }
 
     /// Takes a datagram that came from `from`. `out` needs room for as many bytes as the datagram has; all of
     /// it may be written, whatever the outcome.
     pub fn open<'a>(
         &mut self,
-        _from: SocketAddr,
-        _datagram: &[u8],
-        _out: &'a mut [u8],
-        _now: Instant,
+        from: SocketAddr,
+        datagram: &[u8],
+        out: &'a mut [u8],
+        now: Instant,
     ) -> Opened<'a> {
+        match Message::of(datagram) {
+            Some(Message::Data { receiver, counter }) => {
+                return self.open_data(receiver, counter, from, datagram, out, now);
+            }
+            Some(Message::Initiation) => self.receive_initiation(from, datagram, now),
+            Some(Message::Response { receiver }) => self.receive_response(receiver, from, datagram, now),
+            Some(Message::Cookie { receiver }) => self.receive_cookie(receiver, datagram),
+            None => self.shared.counters.unknown_datagram += 1,
+        }
         Opened::Nothing
     }
 
-    /// Runs what is due at `now`: retries, rekeys, keepalives, expiry.
-    pub fn handle_timeout(&mut self, _now: Instant) {}
+    fn open_data<'a>(
+        &mut self,
+        receiver: u32,
+        counter: u64,
+        from: SocketAddr,
+        datagram: &[u8],
+        out: &'a mut [u8],
+        now: Instant,
+    ) -> Opened<'a> {
+        let owner = self.shared.indices.owner(receiver);
+        let found = owner.and_then(|owner| {
+            let peer = at(&mut self.peers, owner.peer)?;
+            Some((peer.slot_at(owner.slot)?, peer))
+        });
+        let Some((slot, peer)) = found else { return self.refuse(Refused::Unexpected) };
+        let session = peer.slots[slot].find(receiver).filter(|(_, session)| session.is_usable(now));
+        let Some((_, session)) = session else { return self.refuse(Refused::Unexpected) };
+        let (content, newest) = match session.open(datagram, counter, out, now) {
+            Ok(opened) => opened,
+            Err(refused) => return self.refuse(refused),
+        };
+        let first = !session.confirmed;
+        peer.received(datagram.len(), !matches!(content, Content::Keepalive), now);
+        if newest && peer.endpoint != Some(from) {
+            peer.heard_at(from, slot, receiver, &mut self.shared);
+        }
+        if first {
+            peer.confirm(slot, receiver, &mut self.shared, now);
+        }
+        let index = peer.index;
+        match content {
+            Content::Packet(packet, source) if self.routes.longest(source) == Some(index) => {
+                Opened::Packet { peer: index, packet }
+            }
+            Content::Keepalive => Opened::Nothing,
+            Content::Packet(..) | Content::Garbage => {
+                self.shared.counters.wrong_source += 1;
+                Opened::Nothing
+            }
+        }
+    }
+
+    #[cold]
+    fn refuse<'a>(&mut self, refused: Refused) -> Opened<'a> {
+        self.count(refused);
+        Opened::Nothing
+    }
+
+    /// Runs what is due at `now`: retries, rekeys, keepalives, expiry. Cheap when called early.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.next_tick.is_none_or(|tick| now < tick) {
+            return;
+        }
+        self.shared.starts = STARTS_PER_TICK;
+        self.budget.tidy(now);
+        let (count, from) = (self.peers.len(), self.tick_from);
+        let mut active = false;
+        for place in (0..count).map(|step| (from + step) % count) {
+            let Some(peer) = &mut self.peers[place] else { continue };
+            let had_starts = self.shared.starts > 0;
+            peer.tick(&mut self.shared, now);
+            active |= peer.is_active();
+            if had_starts && self.shared.starts == 0 {
+                self.tick_from = (place + 1) % count;
+            }
+        }
+        self.next_tick = active.then(|| now + TICK);
+    }
 
     /// When [`Device::handle_timeout`] wants to be called next; may move with every other call.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.next_tick
+    }
+
+    /// Sees to it that ticks come, now that there is something to time.
+    fn wake(&mut self, now: Instant) {
+        self.next_tick.get_or_insert(now + TICK);
     }
 
     /// The next datagram to send beside those that [`Device::seal`] gave.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        None
+        self.shared.next_transmit()
     }
 
     /// The next thing that happened.
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        self.shared.next_event()
     }
 
     /// The counters, also for the caller to count what only it sees.
     pub fn counters_mut(&mut self) -> &mut Counters {
-        &mut self.counters
+        &mut self.shared.counters
     }
 
-    /// The state of identities and peers. `device`, `managed`, `listen_port` and `features` are left for the
-    /// caller to fill in. `wall` is the wall clock's time at `now`.
+    /// The name of `peer`, for reports.
     #[must_use]
-    pub fn status(&self, _now: Instant, _wall: Timestamp) -> DeviceStatus {
-        DeviceStatus {
-            device: String::new(),
-            managed: false,
-            listen_port: 0,
-            identities: Vec::new(),
-            features: super::api::Features::default(),
-            peers: Vec::new(),
-            counters: self.counters.clone(),
-        }
+    pub fn name(&self, peer: PeerIndex) -> Option<&str> {
+        Some(&self.peers.get(peer.0 as usize)?.as_ref()?.config.name)
     }
+
+    fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().flatten()
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("peers", &self.names.len()).finish_non_exhaustive()
+    }
+}
+
+#[inline]
+fn at(peers: &mut [Option<Peer>], index: PeerIndex) -> Option<&mut Peer> {
+    peers.get_mut(index.0 as usize)?.as_mut()
 }

@@ -1,0 +1,178 @@
+//! Taking a configuration: looked at whole first, so that a refused one changes nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use ipnet::IpNet;
+use selvedge_keys::PublicKey;
+
+use super::identity::Identity;
+use super::peer::Peer;
+use super::routes::Routes;
+use super::{Device, PeerIndex};
+use crate::tunnel::api::Applied;
+use crate::tunnel::command::{self, Config, ConfigError};
+
+impl Device {
+    /// Makes `config` the whole configuration. Sessions of unchanged keys stay; the same again changes nothing,
+    /// and endpoints that roamed stay as they are. Handshakes with new peers begin at the next timeout.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself; then nothing of it is applied.
+    pub fn apply(&mut self, config: &Config, now: Instant) -> Result<Applied, ConfigError> {
+        check(config)?;
+        let mut applied = Applied::default();
+        let rekeyed = self.apply_identities(&config.identities);
+        let mut rerouted = self.remove_absent(config, &mut applied);
+        for peer in &config.peers {
+            rerouted |= self.apply_peer(peer, rekeyed, now, &mut applied);
+        }
+        self.keys = self
+            .peers()
+            .flat_map(|peer| peer.config.keys.iter().map(|key| (key.public_key, peer.index)))
+            .collect();
+        if rerouted {
+            self.routes = Routes::new(
+                self.peers().flat_map(|peer| prefixes(&peer.config).map(|net| (net, peer.index))),
+            );
+        }
+        if self.peers().any(Peer::is_active) {
+            self.next_tick = Some(now);
+        }
+        Ok(applied)
+    }
+
+    /// True when the set of own keys or their epochs changed.
+    fn apply_identities(&mut self, wanted: &[command::Identity]) -> bool {
+        let mut before = std::mem::take(&mut self.identities);
+        let old: Vec<_> = before.iter().map(|(epoch, identity)| (*epoch, identity.public())).collect();
+        for identity in wanted {
+            let public = identity.private_key.public_key();
+            let kept = before.iter().position(|(_, known)| known.public() == public);
+            let identity_now = kept.map_or_else(
+                || Arc::new(Identity::new(&identity.private_key)),
+                |at| before.swap_remove(at).1,
+            );
+            self.identities.push((identity.epoch, identity_now));
+        }
+        self.identities.sort_by_key(|(epoch, _)| std::cmp::Reverse(*epoch));
+        !self.identities.iter().map(|(epoch, identity)| (*epoch, identity.public())).eq(old)
+    }
+
+    fn remove_absent(&mut self, config: &Config, applied: &mut Applied) -> bool {
+        let wanted: HashSet<&str> = config.peers.iter().map(|peer| peer.name.as_str()).collect();
+        for place in &mut self.peers {
+            if let Some(peer) = place
+                && !wanted.contains(peer.config.name.as_str())
+            {
+                peer.clear(&mut self.shared);
+                applied.removed.push(peer.config.name.clone());
+                *place = None;
+            }
+        }
+        self.names.retain(|name, _| wanted.contains(name.as_str()));
+        !applied.removed.is_empty()
+    }
+
+    /// Adds or changes one peer; true when its allowed IPs changed.
+    fn apply_peer(
+        &mut self,
+        config: &command::Peer,
+        rekeyed: bool,
+        now: Instant,
+        applied: &mut Applied,
+    ) -> bool {
+        let known = self.names.get(&config.name).and_then(|index| super::at(&mut self.peers, *index));
+        if let Some(peer) = known {
+            let rerouted = peer.config.allowed_ips != config.allowed_ips;
+            let changed = peer.configure(config, now);
+            if changed {
+                applied.changed.push(config.name.clone());
+            }
+            if changed || rekeyed {
+                peer.arrange(&self.identities, &mut self.shared, now);
+            }
+            return rerouted;
+        }
+        let mut peer = Peer::new(self.free_place(), config);
+        peer.arrange(&self.identities, &mut self.shared, now);
+        peer.persistent_due = config.persistent_keepalive.map(|_| now);
+        peer.wanted_since = peer.endpoint.map(|_| now); // the other end may hold sessions that we lost
+        applied.added.push(config.name.clone());
+        self.names.insert(config.name.clone(), peer.index);
+        let at = peer.index.0 as usize;
+        self.peers[at] = Some(peer);
+        true
+    }
+
+    fn free_place(&mut self) -> PeerIndex {
+        let free = self.peers.iter().position(Option::is_none).unwrap_or(self.peers.len());
+        if free == self.peers.len() {
+            self.peers.push(None);
+        }
+        PeerIndex(u32::try_from(free).expect("there are fewer than 2^32 peers in memory"))
+    }
+}
+
+fn prefixes(peer: &command::Peer) -> impl Iterator<Item = IpNet> {
+    peer.allowed_ips.iter().map(IpNet::trunc).collect::<HashSet<_>>().into_iter()
+}
+
+fn check(config: &Config) -> Result<(), ConfigError> {
+    unique(config.identities.iter().map(|identity| identity.epoch), |epoch| {
+        format!("own identity of epoch {epoch}")
+    })?;
+    unique(config.peers.iter().map(|peer| &peer.name), |name| format!("peer {name}"))?;
+    for peer in &config.peers {
+        unique(peer.keys.iter().map(|key| key.epoch), |epoch| {
+            format!("key of epoch {epoch} of peer {}", peer.name)
+        })?;
+    }
+    check_keys(config)?;
+    check_prefixes(config)
+}
+
+fn unique<T: std::hash::Hash + Eq + Copy>(
+    items: impl Iterator<Item = T>,
+    name: impl Fn(T) -> String,
+) -> Result<(), ConfigError> {
+    let mut seen = HashSet::new();
+    for item in items {
+        if !seen.insert(item) {
+            return Err(ConfigError::Duplicate { what: name(item) });
+        }
+    }
+    Ok(())
+}
+
+fn check_keys(config: &Config) -> Result<(), ConfigError> {
+    let mut holders: HashMap<PublicKey, &str> = HashMap::new();
+    for identity in &config.identities {
+        if holders.insert(identity.private_key.public_key(), "this device").is_some() {
+            return Err(ConfigError::Duplicate { what: format!("own key of epoch {}", identity.epoch) });
+        }
+    }
+    for peer in &config.peers {
+        for key in &peer.keys {
+            if let Some(holder) = holders.insert(key.public_key, &peer.name) {
+                let (key, peer, holder) = (key.public_key, peer.name.clone(), holder.to_owned());
+                return Err(ConfigError::DuplicateKey { key, peer, holder });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_prefixes(config: &Config) -> Result<(), ConfigError> {
+    let mut holders: HashMap<IpNet, &str> = HashMap::new();
+    for peer in &config.peers {
+        for prefix in prefixes(peer) {
+            if let Some(first) = holders.insert(prefix, &peer.name) {
+                let (first, second) = (first.to_owned(), peer.name.clone());
+                return Err(ConfigError::OverlappingAllowedIps { prefix, first, second });
+            }
+        }
+    }
+    Ok(())
+}

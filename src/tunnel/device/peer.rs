@@ -1,0 +1,357 @@
+//! A peer: its slots, where it is, what waits for it, and when it is to be heard or to hear from us.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::PeerIndex;
+use super::identity::Identity;
+use super::indices::{Owner, SlotId};
+use super::session::Session;
+use super::shared::Shared;
+use super::slot::{Place, Slot};
+use super::timing::{KEEPALIVE_TIMEOUT, REKEY_TIMEOUT};
+use crate::tunnel::api::Event;
+use crate::tunnel::command;
+
+/// Packets that wait for a handshake with one peer, at most; the oldest makes room.
+const MAX_WAITING: usize = 128;
+
+pub(super) struct Peer {
+    pub(super) index: PeerIndex,
+    /// As last applied.
+    pub(super) config: command::Peer,
+    /// Where datagrams go now: a candidate, or where the peer was last heard.
+    pub(super) endpoint: Option<SocketAddr>,
+    /// Where the peer was heard when that is no candidate.
+    roamed: Option<SocketAddr>,
+    /// Own keys x the peer's keys, preferred first.
+    pub(super) slots: Vec<Slot>,
+    /// The slot that packets go by.
+    pub(super) sending: Option<usize>,
+    waiting: VecDeque<Vec<u8>>,
+    /// Since when a session is wanted and there is none.
+    pub(super) wanted_since: Option<Instant>,
+    /// When data that we sent has been left unanswered for too long.
+    pub(super) reply_due: Option<Instant>,
+    /// When data that we received wants a sign of life.
+    pub(super) keepalive_due: Option<Instant>,
+    /// More data came since `keepalive_due` was set.
+    pub(super) more_keepalive: bool,
+    pub(super) persistent_due: Option<Instant>,
+    pub(super) last_received: Option<Instant>,
+    pub(super) is_silent: bool,
+    pub(super) rx_bytes: u64,
+    pub(super) tx_bytes: u64,
+}
+
+impl Peer {
+    pub(super) fn new(index: PeerIndex, config: &command::Peer) -> Self {
+        Self {
+            index,
+            config: config.clone(),
+            endpoint: config.endpoints.first().copied(),
+            roamed: None,
+            slots: Vec::new(),
+            sending: None,
+            waiting: VecDeque::new(),
+            wanted_since: None,
+            reply_due: None,
+            keepalive_due: None,
+            more_keepalive: false,
+            persistent_due: None,
+            last_received: None,
+            is_silent: false,
+            rx_bytes: 0,
+            tx_bytes: 0,
+        }
+    }
+
+    /// The session that packets go by, if it may be used at `now`.
+    #[inline]
+    pub(super) fn carrier(&mut self, now: Instant) -> Option<&mut Session> {
+        let slot = self.slots.get_mut(self.sending?)?;
+        slot.current.as_deref_mut().filter(|session| session.is_usable(now))
+    }
+
+    /// The slot `id` by its place.
+    #[inline]
+    pub(super) fn slot_at(&self, id: SlotId) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.id == id)
+    }
+
+    /// The slot of a pair of keys by its place.
+    pub(super) fn slot_of(&self, own: &Identity, peer: &selvedge_keys::PublicKey) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.identity.public() == own.public() && slot.peer_key == *peer)
+    }
+
+    pub(super) fn owner(&self, slot: usize) -> Owner {
+        Owner { peer: self.index, slot: self.slots[slot].id }
+    }
+
+    /// Keeps the timers after `bytes` of a message went out; `data` when a packet was in it.
+    #[inline]
+    pub(super) fn sent(&mut self, bytes: usize, data: bool, now: Instant) {
+        self.tx_bytes += bytes as u64;
+        self.keepalive_due = None;
+        self.more_keepalive = false;
+        if data && self.reply_due.is_none() {
+            self.reply_due = Some(now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT);
+        }
+        self.traversed(now);
+    }
+
+    /// Keeps the timers after `bytes` of an authenticated message came in; `data` when a packet was in it.
+    #[inline]
+    pub(super) fn received(&mut self, bytes: usize, data: bool, now: Instant) {
+        self.rx_bytes += bytes as u64;
+        self.last_received = Some(now);
+        self.is_silent = false;
+        self.reply_due = None;
+        if data && self.keepalive_due.is_some() {
+            self.more_keepalive = true;
+        } else if data {
+            self.keepalive_due = Some(now + KEEPALIVE_TIMEOUT);
+        }
+        self.traversed(now);
+    }
+
+    #[inline]
+    fn traversed(&mut self, now: Instant) {
+        if self.config.persistent_keepalive.is_some() {
+            self.persistent_due = self.keepalive_interval().map(|interval| now + interval);
+        }
+    }
+
+    /// Time between persistent keepalives; none, or zero in the configuration, for no such thing.
+    pub(super) fn keepalive_interval(&self) -> Option<Duration> {
+        let seconds = self.config.persistent_keepalive.filter(|seconds| *seconds > 0)?;
+        Some(Duration::from_secs(seconds.into()))
+    }
+
+    /// Chooses the slot to send by: the most preferred on which the peer was heard, else the most preferred.
+    pub(super) fn reselect(&mut self, now: Instant) {
+        let confirmed = self.slots.iter().position(|slot| slot.is_confirmed(now));
+        self.sending = confirmed.or_else(|| self.slots.iter().position(|slot| slot.is_usable(now)));
+        if self.sending.is_some() {
+            self.wanted_since = None;
+        }
+    }
+
+    /// Drops what is too old, and chooses among what is left.
+    pub(super) fn expire(&mut self, shared: &mut Shared, now: Instant) {
+        for slot in &mut self.slots {
+            slot.expire(now, &mut shared.indices);
+        }
+        self.reselect(now);
+    }
+
+    /// Keeps a packet until there is a session.
+    pub(super) fn wait(&mut self, packet: &[u8], shared: &mut Shared) {
+        if self.waiting.len() >= MAX_WAITING {
+            self.drop_oldest(shared);
+        }
+        if shared.reserve(packet.len()) {
+            self.waiting.push_back(packet.to_vec());
+        } else {
+            shared.counters.no_session += 1;
+        }
+    }
+
+    fn drop_oldest(&mut self, shared: &mut Shared) {
+        if let Some(packet) = self.waiting.pop_front() {
+            shared.unreserve(packet.len());
+            shared.counters.no_session += 1;
+        }
+    }
+
+    pub(super) fn drop_waiting(&mut self, shared: &mut Shared) {
+        while !self.waiting.is_empty() {
+            self.drop_oldest(shared);
+        }
+    }
+
+    /// Sends what has waited; how many packets that was.
+    fn flush(&mut self, shared: &mut Shared, now: Instant) -> usize {
+        let mut count = 0;
+        while self.carrier(now).is_some() {
+            let Some(packet) = self.waiting.pop_front() else { break };
+            shared.unreserve(packet.len());
+            let mut out = vec![0; super::sealed_room(packet.len())];
+            let Some(session) = self.carrier(now) else { break };
+            if let Some(length) = session.seal(shared.padding.pad(&packet), &mut out, now) {
+                out.truncate(length);
+                self.transmit(out, true, shared, now);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Sends a message to where the peer is.
+    pub(super) fn transmit(&mut self, bytes: Vec<u8>, data: bool, shared: &mut Shared, now: Instant) {
+        if let Some(to) = self.endpoint {
+            self.sent(bytes.len(), data, now);
+            shared.transmit(to, bytes);
+        }
+    }
+
+    /// Sends a keepalive by the slot that sending uses.
+    pub(super) fn send_keepalive(&mut self, shared: &mut Shared, now: Instant) {
+        if let Some(message) = self.carrier(now).and_then(|session| keepalive(session, now)) {
+            self.transmit(message, false, shared, now);
+        }
+    }
+
+    /// Transport data came on the session `local` of slot `at` for the first time.
+    pub(super) fn confirm(&mut self, at: usize, local: u32, shared: &mut Shared, now: Instant) {
+        let Some((place, session)) = self.slots[at].find(local) else { return };
+        session.confirmed = true;
+        let initiator = session.initiator;
+        if place == Place::Next {
+            self.slots[at].promote(&mut shared.indices);
+            self.slots[at].abandon(&mut shared.indices);
+        }
+        if !initiator {
+            self.slots[at].last_handshake = Some(now);
+        }
+        for lesser in &mut self.slots[at + 1..] {
+            lesser.abandon(&mut shared.indices);
+        }
+        shared.event(Event::Confirmed {
+            peer: self.config.name.clone(),
+            own_epoch: self.slots[at].own_epoch,
+            peer_epoch: self.slots[at].peer_epoch,
+        });
+        self.reselect(now);
+        let told = self.flush(shared, now) > 0 && self.sending == Some(at) && place == Place::Next;
+        if !initiator && !told {
+            self.answer(at, local, shared, now);
+        }
+    }
+
+    /// A keepalive on that very session: the initiator too is to know that it works.
+    fn answer(&mut self, at: usize, local: u32, shared: &mut Shared, now: Instant) {
+        let session = self.slots[at].find(local);
+        if let Some(message) = session.and_then(|(_, session)| keepalive(session, now)) {
+            self.transmit(message, false, shared, now);
+        }
+    }
+
+    /// The handshake that we began in slot `at` was answered from `from`; `keepalive` is its first message.
+    pub(super) fn established(
+        &mut self,
+        at: usize,
+        keepalive: Vec<u8>,
+        from: SocketAddr,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        if self.is_unheard(now) && self.places().any(|place| place == from) {
+            self.endpoint = Some(from); // of the candidates, the one that answered
+        }
+        self.received(super::message::RESPONSE_LEN, false, now);
+        self.reselect(now);
+        let flushed = if self.sending == Some(at) { self.flush(shared, now) } else { 0 };
+        if flushed == 0 {
+            self.transmit(keepalive, false, shared, now);
+        }
+    }
+
+    /// Authenticated data, the newest of the session `local` of slot `at`, came from `from`: the peer is there
+    /// now, unless the session is an old one, of which a straggler may come from where the peer was.
+    #[cold]
+    pub(super) fn heard_at(&mut self, from: SocketAddr, at: usize, local: u32, shared: &mut Shared) {
+        if !self.slots[at].is_recent(local) {
+            return;
+        }
+        self.endpoint = Some(from);
+        if !self.config.endpoints.contains(&from) {
+            self.roamed = Some(from);
+        }
+        shared.event(Event::Roamed { peer: self.config.name.clone(), endpoint: from });
+    }
+
+    /// Nothing came from the peer for so long that it may be elsewhere.
+    pub(super) fn is_unheard(&self, now: Instant) -> bool {
+        self.last_received.is_none_or(|last| now >= last + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT)
+    }
+
+    /// Where the peer may be.
+    fn places(&self) -> impl Iterator<Item = SocketAddr> {
+        let roamed = self.roamed.filter(|roamed| !self.config.endpoints.contains(roamed));
+        self.config.endpoints.iter().copied().chain(roamed)
+    }
+
+    /// Tries the next place where the peer may be.
+    pub(super) fn try_elsewhere(&mut self) {
+        let count = self.places().count();
+        let here = self.places().position(|place| Some(place) == self.endpoint);
+        let next = here.map_or(0, |here| (here + 1) % count.max(1));
+        let place = self.places().nth(next);
+        self.endpoint = place.or(self.endpoint);
+    }
+
+    /// Uses another configuration; names and allowed IPs are the device's business. True when it differs.
+    pub(super) fn configure(&mut self, config: &command::Peer, now: Instant) -> bool {
+        if self.config == *config {
+            return false;
+        }
+        let first_choice = config.endpoints.first();
+        let renewed = first_choice != self.config.endpoints.first();
+        let kept = self.endpoint.is_some_and(|endpoint| config.endpoints.contains(&endpoint));
+        let withdrawn = self.endpoint.is_some() && self.endpoint != self.roamed && !kept;
+        if let Some(first) = first_choice
+            && (self.endpoint.is_none() || renewed && !kept || withdrawn)
+        {
+            self.endpoint = Some(*first);
+        }
+        if config.persistent_keepalive != self.config.persistent_keepalive {
+            self.persistent_due = config.persistent_keepalive.map(|_| now);
+        }
+        if config.endpoints != self.config.endpoints && self.sending.is_none() {
+            self.wanted_since = self.endpoint.map(|_| now);
+        }
+        self.config = config.clone();
+        true
+    }
+
+    /// Lays out the slots for own and peer's keys. Pairs that stay keep their sessions.
+    pub(super) fn arrange(&mut self, own: &[(u64, Arc<Identity>)], shared: &mut Shared, now: Instant) {
+        let had_session = self.sending.is_some();
+        let mut before = std::mem::take(&mut self.slots);
+        for (own_epoch, identity) in own {
+            for key in &self.config.keys {
+                let same = |slot: &Slot| {
+                    slot.identity.public() == identity.public() && slot.peer_key == key.public_key
+                };
+                let mut slot = match before.iter().position(same) {
+                    Some(at) => before.swap_remove(at),
+                    None => Slot::new(shared.next_slot_id(), identity, *own_epoch, key.public_key, key.epoch),
+                };
+                (slot.own_epoch, slot.peer_epoch) = (*own_epoch, key.epoch);
+                slot.set_psk(key.preshared_key.as_ref(), &mut shared.indices);
+                self.slots.push(slot);
+            }
+        }
+        before.iter_mut().for_each(|slot| slot.clear(&mut shared.indices));
+        self.slots.sort_by_key(|slot| std::cmp::Reverse((slot.own_epoch, slot.peer_epoch)));
+        self.reselect(now);
+        if had_session && self.sending.is_none() {
+            self.wanted_since.get_or_insert(now);
+        }
+    }
+
+    /// Gives back all it holds of the device.
+    pub(super) fn clear(&mut self, shared: &mut Shared) {
+        self.slots.iter_mut().for_each(|slot| slot.clear(&mut shared.indices));
+        self.drop_waiting(shared);
+    }
+}
+
+fn keepalive(session: &mut Session, now: Instant) -> Option<Vec<u8>> {
+    let mut out = [0; super::OVERHEAD];
+    let length = session.seal(&[], &mut out, now)?;
+    Some(out[..length].to_vec())
+}

@@ -1,0 +1,99 @@
+//! What all peers of a device write to: datagrams and events on their way out, counters, indices in use.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::Transmit;
+use super::indices::{Indices, SlotId};
+use super::noise::Padding;
+use super::random::Random;
+use super::timing::STARTS_PER_TICK;
+use crate::tunnel::api::{Counters, Event};
+
+/// Datagrams that wait to be sent, at most; the caller takes them after each batch.
+const MAX_TRANSMITS: usize = 16 * 1024;
+/// Events that wait, at most.
+const MAX_EVENTS: usize = 4096;
+/// Bytes of packets that wait for handshakes, over all peers.
+const MAX_WAITING_BYTES: usize = 16 << 20;
+
+pub(super) struct Shared {
+    pub(super) indices: Indices,
+    pub(super) random: Random,
+    pub(super) padding: Padding,
+    pub(super) counters: Counters,
+    /// Initiations that may still be sent before the next tick.
+    pub(super) starts: u32,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    missed_events: u64,
+    waiting_bytes: usize,
+    slots_made: u32,
+}
+
+impl Shared {
+    pub(super) fn new(random: Random, padding: Padding) -> Self {
+        Self {
+            indices: Indices::default(),
+            random,
+            padding,
+            counters: Counters::default(),
+            starts: STARTS_PER_TICK,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            missed_events: 0,
+            waiting_bytes: 0,
+            slots_made: 0,
+        }
+    }
+
+    pub(super) fn next_slot_id(&mut self) -> SlotId {
+        self.slots_made = self.slots_made.wrapping_add(1);
+        SlotId(self.slots_made)
+    }
+
+    pub(super) fn transmit(&mut self, to: SocketAddr, bytes: Vec<u8>) {
+        if self.transmits.len() < MAX_TRANSMITS {
+            self.transmits.push_back(Transmit { to, bytes });
+        } else {
+            self.counters.send_errors += 1;
+        }
+    }
+
+    pub(super) fn next_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        if self.events.len() < MAX_EVENTS {
+            self.events.push_back(event);
+        } else {
+            self.missed_events += 1;
+        }
+    }
+
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front().or_else(|| match std::mem::take(&mut self.missed_events) {
+            0 => None,
+            count => Some(Event::Missed { count }),
+        })
+    }
+
+    /// Whether `bytes` more may wait; if so they are reckoned with until [`Shared::unreserve`].
+    pub(super) fn reserve(&mut self, bytes: usize) -> bool {
+        let fits = self.waiting_bytes + bytes <= MAX_WAITING_BYTES;
+        if fits {
+            self.waiting_bytes += bytes;
+        }
+        fits
+    }
+
+    pub(super) fn unreserve(&mut self, bytes: usize) {
+        self.waiting_bytes -= bytes;
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+}

@@ -1,0 +1,300 @@
+//! A slot holds the sessions between one own key and one key of a peer: the one that sending uses, one that
+//! waits to be confirmed, and those before, which still open what was under way.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use selvedge_keys::{PresharedKey, PublicKey};
+
+use super::identity::Identity;
+use super::indices::{Indices, Owner, SlotId};
+use super::message;
+use super::noise::{Gate, Noise, Refused};
+use super::session::Session;
+use super::shared::Shared;
+use super::timing::{MAX_JITTER, MAX_RESPONSES, MIN_INITIATION_GAP, REKEY_TIMEOUT, due};
+
+/// Which of a slot's sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Current,
+    Next,
+    Previous,
+}
+
+/// A handshake that we began.
+pub(super) struct Initiation {
+    noise: Noise,
+    /// Our index in the newest message; a response to one before is void, as it is at the peer.
+    index: u32,
+    /// When the first message was sent.
+    pub(super) started: Instant,
+    /// When the next message is sent if no response comes.
+    pub(super) retry_at: Instant,
+    responses: u32,
+}
+
+pub(super) struct Slot {
+    pub(super) id: SlotId,
+    pub(super) identity: Arc<Identity>,
+    pub(super) own_epoch: u64,
+    pub(super) peer_key: PublicKey,
+    pub(super) peer_epoch: u64,
+    psk: Option<PresharedKey>,
+    /// The session that sending uses; we began it, or it is confirmed.
+    pub(super) current: Option<Box<Session>>,
+    /// The session of an initiation that we answered, until data comes on it.
+    pub(super) next: Option<Box<Session>>,
+    /// Sessions before, newest first. Two, because both ends may begin at once.
+    previous: [Option<Box<Session>>; 2],
+    pub(super) initiation: Option<Box<Initiation>>,
+    gate: Option<Box<Gate>>,
+    last_initiation: Option<Instant>,
+    last_accepted: Option<Instant>,
+    pub(super) last_handshake: Option<Instant>,
+    /// No attempt before this time unless packets wait.
+    pub(super) rests_until: Option<Instant>,
+    /// The preshared key changed since the last handshake.
+    pub(super) is_stale: bool,
+}
+
+impl Slot {
+    pub(super) fn new(
+        id: SlotId,
+        identity: &Arc<Identity>,
+        own_epoch: u64,
+        peer: PublicKey,
+        epoch: u64,
+    ) -> Self {
+        Self {
+            id,
+            identity: Arc::clone(identity),
+            own_epoch,
+            peer_key: peer,
+            peer_epoch: epoch,
+            psk: None,
+            current: None,
+            next: None,
+            previous: [None, None],
+            initiation: None,
+            gate: None,
+            last_initiation: None,
+            last_accepted: None,
+            last_handshake: None,
+            rests_until: None,
+            is_stale: false,
+        }
+    }
+
+    /// Uses another preshared key from the next handshake on; the sessions there are stay.
+    pub(super) fn set_psk(&mut self, psk: Option<&PresharedKey>, indices: &mut Indices) {
+        let psk = psk.filter(|key| !key.is_zero());
+        if self.psk.as_ref() != psk {
+            self.psk = psk.cloned();
+            self.is_stale = self.current.is_some();
+            self.abandon(indices);
+            release(self.next.take(), indices);
+        }
+    }
+
+    pub(super) fn has_psk(&self) -> bool {
+        self.psk.is_some()
+    }
+
+    fn sessions(&self) -> impl Iterator<Item = &Session> {
+        let [newer, older] = &self.previous;
+        [&self.current, &self.next, newer, older].into_iter().flatten().map(Box::as_ref)
+    }
+
+    /// Whether there is a session to send on.
+    pub(super) fn is_usable(&self, now: Instant) -> bool {
+        self.current.as_ref().is_some_and(|session| session.is_usable(now))
+    }
+
+    /// Whether there is a session to send on and the peer was heard on it, or on one that it renews.
+    pub(super) fn is_confirmed(&self, now: Instant) -> bool {
+        self.is_usable(now) && self.sessions().any(|session| session.confirmed && session.is_usable(now))
+    }
+
+    /// Whether the session `local` is the newest that the peer uses, or was made along with it when both ends
+    /// began at once.
+    pub(super) fn is_recent(&self, local: u32) -> bool {
+        let used = self.sessions().filter(|session| session.confirmed && session.local != local);
+        let newest = used.map(|session| session.created).max();
+        let created = self.sessions().find(|session| session.local == local).map(|session| session.created);
+        created.is_some_and(|created| newest.is_none_or(|newest| newest <= created + REKEY_TIMEOUT))
+    }
+
+    /// Whether it holds anything that time changes.
+    pub(super) fn is_active(&self) -> bool {
+        self.initiation.is_some() || self.is_stale || self.sessions().next().is_some()
+    }
+
+    /// The session that the peer addresses by `index`.
+    #[inline]
+    pub(super) fn find(&mut self, index: u32) -> Option<(Place, &mut Session)> {
+        let [newer, older] = &mut self.previous;
+        [
+            (Place::Current, &mut self.current),
+            (Place::Next, &mut self.next),
+            (Place::Previous, newer),
+            (Place::Previous, older),
+        ]
+        .into_iter()
+        .find_map(|(place, session)| match session {
+            Some(session) if session.local == index => Some((place, session.as_mut())),
+            _ => None,
+        })
+    }
+
+    /// Whether a new handshake may be begun: none is under way, and the last is a while ago.
+    pub(super) fn may_initiate(&self, now: Instant) -> bool {
+        let answered = self.next.as_ref().is_some_and(|session| now < session.created + REKEY_TIMEOUT);
+        let recent = self.last_initiation.is_some_and(|last| now < last + REKEY_TIMEOUT);
+        self.initiation.is_none() && !answered && !recent
+    }
+
+    /// Whether the pause after vain attempts is over.
+    pub(super) fn is_rested(&self, now: Instant) -> bool {
+        self.rests_until.is_none() || due(self.rests_until, now)
+    }
+
+    /// A message that begins a handshake, or begins it again.
+    pub(super) fn initiate(&mut self, owner: Owner, shared: &mut Shared, now: Instant) -> Option<Vec<u8>> {
+        let initiation = self.initiation.get_or_insert_with(|| {
+            let index = shared.indices.claim(owner, &mut shared.random);
+            let noise = Noise::new(&self.identity, &self.peer_key, self.psk.as_ref(), index);
+            Box::new(Initiation { noise, index: index << 8, started: now, retry_at: now, responses: 0 })
+        });
+        initiation.retry_at = now + REKEY_TIMEOUT + shared.random.jitter(MAX_JITTER);
+        self.last_initiation = Some(now);
+        let message = initiation.noise.initiate()?;
+        initiation.index = message::sender(&message);
+        initiation.responses = 0;
+        Some(message)
+    }
+
+    /// Takes the response to our initiation `receiver`: a new current session. Gives a keepalive on it.
+    pub(super) fn complete(
+        &mut self,
+        receiver: u32,
+        response: &[u8],
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<Vec<u8>, Refused> {
+        let waiting = self.initiation.as_mut().filter(|initiation| initiation.index == receiver);
+        let initiation = waiting.ok_or(Refused::Unexpected)?;
+        initiation.responses += 1;
+        if initiation.responses > MAX_RESPONSES {
+            return Err(Refused::Unexpected);
+        }
+        let keepalive = initiation.noise.complete(response)?;
+        if let Some(Initiation { noise, index, .. }) = self.initiation.take().map(|initiation| *initiation) {
+            let mut session = Session::new(noise, index, true, now, shared.random.jitter(MAX_JITTER));
+            session.sent = 1;
+            self.make_current(Box::new(session), &mut shared.indices);
+            self.last_handshake = Some(now);
+        }
+        Ok(keepalive)
+    }
+
+    /// Answers an initiation with a response; its session waits as the next.
+    pub(super) fn respond(
+        &mut self,
+        initiation: &[u8],
+        owner: Owner,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<Vec<u8>, Refused> {
+        let gate = self.gate.get_or_insert_with(|| Box::new(Gate::new(&self.identity, &self.peer_key)));
+        gate.pass(initiation)?;
+        self.last_accepted = Some(now);
+        // A next session that was never confirmed is made anew: it may hold a cookie that the peer asked for.
+        let (mut noise, index) = match self.next.take().map(|session| *session) {
+            Some(Session { noise, local, .. }) => (noise, local),
+            None => {
+                let index = shared.indices.claim(owner, &mut shared.random);
+                (Noise::new(&self.identity, &self.peer_key, self.psk.as_ref(), index), index << 8)
+            }
+        };
+        let response = match noise.respond(initiation) {
+            Ok(response) => response,
+            Err(refused) => {
+                shared.indices.release(index);
+                return Err(refused);
+            }
+        };
+        let jitter = shared.random.jitter(MAX_JITTER);
+        self.next = Some(Box::new(Session::new(noise, message::sender(&response), false, now, jitter)));
+        Ok(response)
+    }
+
+    /// Whether the peer initiates faster than anybody needs to.
+    pub(super) fn is_flooded(&self, now: Instant) -> bool {
+        self.last_accepted.is_some_and(|last| now < last + MIN_INITIATION_GAP)
+    }
+
+    /// Takes the cookie that the peer asks us to show with the handshake message `receiver`.
+    pub(super) fn cookie(&mut self, receiver: u32, reply: &[u8]) -> Result<(), Refused> {
+        if let Some(initiation) = self.initiation.as_mut().filter(|initiation| initiation.index == receiver) {
+            return initiation.noise.cookie(reply);
+        }
+        let next = self.next.as_mut().filter(|session| session.local == receiver);
+        next.ok_or(Refused::Unexpected)?.noise.cookie(reply)
+    }
+
+    /// The next session was confirmed: it becomes the current one.
+    pub(super) fn promote(&mut self, indices: &mut Indices) {
+        if let Some(session) = self.next.take() {
+            self.make_current(session, indices);
+        }
+    }
+
+    /// Makes `session` the current one, the next and the current before it the previous ones.
+    fn make_current(&mut self, session: Box<Session>, indices: &mut Indices) {
+        let [newer, older] = std::mem::take(&mut self.previous);
+        let mut before =
+            [self.next.take(), self.current.replace(session), newer, older].into_iter().flatten();
+        self.previous = [before.next(), before.next()];
+        before.for_each(|session| indices.release(session.local));
+        self.is_stale = false;
+        self.rests_until = None;
+    }
+
+    /// Drops sessions that are too old to carry anything.
+    pub(super) fn expire(&mut self, now: Instant, indices: &mut Indices) {
+        let [newer, older] = &mut self.previous;
+        for place in [&mut self.current, &mut self.next, newer, older] {
+            if place.as_ref().is_some_and(|session| !session.is_usable(now)) {
+                release(place.take(), indices);
+            }
+        }
+    }
+
+    /// Gives up the handshake under way.
+    pub(super) fn abandon(&mut self, indices: &mut Indices) {
+        if let Some(initiation) = self.initiation.take() {
+            indices.release(initiation.index);
+        }
+    }
+
+    /// Drops all sessions.
+    pub(super) fn clear(&mut self, indices: &mut Indices) {
+        self.abandon(indices);
+        let [newer, older] = &mut self.previous;
+        for place in [&mut self.current, &mut self.next, newer, older] {
+            release(place.take(), indices);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn indices_held(&self) -> usize {
+        self.sessions().count() + usize::from(self.initiation.is_some())
+    }
+}
+
+fn release(session: Option<Box<Session>>, indices: &mut Indices) {
+    if let Some(session) = session {
+        indices.release(session.local);
+    }
+}

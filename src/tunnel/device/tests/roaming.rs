@@ -1,0 +1,135 @@
+//! Where peers are.
+
+use std::net::SocketAddr;
+
+use super::*;
+
+fn elsewhere() -> SocketAddr {
+    "198.51.100.9:4500".parse().unwrap()
+}
+
+fn roamed(net: &Net, node: usize) -> usize {
+    net.nodes[node].events.iter().filter(|event| matches!(event, Event::Roamed { .. })).count()
+}
+
+#[test]
+fn authenticated_data_from_elsewhere_moves_the_peer_and_the_configuration_does_not_move_it_back() {
+    let mut net = pair();
+    net.relocate(1, elsewhere());
+    net.send(1, &packet(1, 0, 1, 0));
+    net.run(SECOND);
+    assert_eq!(net.peer(0, 1).endpoint, Some(elsewhere()));
+    assert_eq!(roamed(&net, 0), 1);
+    assert_eq!(net.apply(0, &config(0, 2)), crate::tunnel::api::Applied::default());
+    assert_eq!(net.peer(0, 1).endpoint, Some(elsewhere()));
+    net.received(1);
+    net.send(0, &packet(0, 1, 2, 0));
+    net.run(SECOND);
+    assert_eq!(net.received(1), [packet(0, 1, 2, 0)]);
+}
+
+#[test]
+fn neither_replays_nor_forgeries_nor_stragglers_nor_handshakes_move_a_peer() {
+    let mut net = pair();
+    net.drop = Some(Box::new(|_| true));
+    net.send(1, &packet(1, 0, 1, 0));
+    net.send(1, &packet(1, 0, 2, 0));
+    let [first, second] = [net.log[0].clone(), net.log[1].clone()];
+    net.deliver(0, address(1), &second.bytes);
+    net.deliver(0, elsewhere(), &second.bytes);
+    assert_eq!(net.counters(0).replayed, 1);
+    let mut forged = second.bytes.clone();
+    forged[8] += 1;
+    net.deliver(0, elsewhere(), &forged);
+    assert_eq!(net.counters(0).bad_mac, 1);
+    net.deliver(0, elsewhere(), &first.bytes);
+    assert_eq!(net.received(0).len(), 2, "the straggler itself is good");
+    net.restart(1);
+    net.apply(1, &config(1, 2));
+    net.run(MILLISECOND);
+    let initiation = net.log.iter().rfind(|flight| flight.is_initiation()).unwrap().clone();
+    net.deliver(0, elsewhere(), &initiation.bytes);
+    assert_eq!(net.log.last().unwrap().to, elsewhere(), "answered to where it came from");
+    assert_eq!((net.peer(0, 1).endpoint, roamed(&net, 0)), (Some(address(1)), 0));
+}
+
+#[test]
+fn a_peer_without_endpoint_is_found_when_it_speaks() {
+    let mut net = mesh(2);
+    net.restart(0);
+    net.apply(0, &Config { peers: vec![Peer { endpoints: vec![], ..peer(1) }], ..config(0, 2) });
+    net.relocate(1, elsewhere());
+    net.run(SECOND);
+    assert_eq!((net.peer(0, 1).endpoint, roamed(&net, 0)), (Some(elsewhere()), 1));
+    assert!(matches!(net.send(0, &packet(0, 1, 0, 0)), Sealed::Data(_)));
+}
+
+/// What node 0 sends goes on while node 1 moves without a word: it is found again at the next candidate.
+#[test]
+fn unanswered_attempts_try_the_next_candidate() {
+    let mut net = Net::new(Wire::default());
+    let dead = ["203.0.113.1:1", "203.0.113.2:1"].map(|text| text.parse().unwrap());
+    for node in 0..2 {
+        net.add();
+        let mut config = config(node, 2);
+        config.peers[0].endpoints = vec![dead[0], dead[1], address(1 - usize::from(node))];
+        net.apply(node.into(), &config);
+    }
+    let took = net.run_until(20 * SECOND, |net| net.is_established(0, 1)).expect("found");
+    assert!(took >= 10 * SECOND && took <= 12 * SECOND, "two retries: {took:?}");
+    assert_eq!(net.peer(0, 1).endpoint, Some(address(1)));
+}
+
+#[test]
+fn a_peer_that_moved_silently_to_another_candidate_is_found_again() {
+    let mut net = mesh(2);
+    let mut config = config(0, 2);
+    config.peers[0].endpoints.push(elsewhere());
+    net.apply(0, &config);
+    net.run(SECOND);
+    net.relocate(1, elsewhere());
+    let start = net.now;
+    for number in 0..60 {
+        net.send(0, &packet(0, 1, number, 0));
+        net.run(SECOND);
+    }
+    let first = net.received(1)[0].clone();
+    assert_eq!(net.peer(0, 1).endpoint, Some(elsewhere()));
+    let number = u32::from_be_bytes(first[20..24].try_into().unwrap());
+    assert!(number <= 22, "15 s without answer, 5 s for the retry; first heard {number} s after {start:?}");
+}
+
+#[test]
+fn where_a_peer_was_heard_stays_among_the_places_to_try() {
+    let mut net = pair();
+    net.relocate(1, elsewhere());
+    net.send(1, &packet(1, 0, 1, 0));
+    net.run(SECOND);
+    net.cut.insert(1);
+    for number in 0..100 {
+        net.send(0, &packet(0, 1, number, 0));
+        net.run(SECOND);
+    }
+    let tried: std::collections::HashSet<_> = net
+        .log
+        .iter()
+        .filter(|flight| flight.is_initiation() && flight.from == address(0))
+        .map(|flight| flight.to)
+        .collect();
+    assert_eq!(tried, [address(1), elsewhere()].into());
+    net.cut.clear();
+    net.run(11 * SECOND);
+    assert!(net.is_established(0, 1));
+}
+
+#[test]
+fn another_first_choice_is_used_at_once() {
+    let mut net = pair();
+    let mut config = config(0, 2);
+    config.peers[0].endpoints = vec![elsewhere()];
+    assert_eq!(net.apply(0, &config).changed, ["node-1"]);
+    assert_eq!(net.peer(0, 1).endpoint, Some(elsewhere()));
+    config.peers[0].endpoints = vec![address(1), elsewhere()];
+    net.apply(0, &config);
+    assert_eq!(net.peer(0, 1).endpoint, Some(elsewhere()), "still a candidate, so kept");
+}

@@ -1,0 +1,164 @@
+//! Keys rotate under traffic without losing a packet.
+
+use super::*;
+
+fn with(node: u8, own: &[u8], other: u8, keys: &[u8]) -> Config {
+    let mut peer = peer(other);
+    peer.keys = keys.iter().map(|epoch| key(other, *epoch, None)).collect();
+    Config { identities: own.iter().map(|epoch| identity(node, *epoch)).collect(), peers: vec![peer] }
+}
+
+/// The pair (own epoch, peer epoch) that `node` sends by.
+fn sending(net: &Net, node: usize) -> Option<(u64, u64)> {
+    let sessions = net.peer(node, 1 - node).sessions;
+    sessions
+        .into_iter()
+        .find(|session| session.sending)
+        .map(|session| (session.own_epoch, session.peer_epoch))
+}
+
+/// Sends a packet each way every 10 ms while each `(when, node, configuration)` (in steps) is applied.
+fn under_traffic(net: &mut Net, steps: u32, changes: &[(u32, usize, Config)]) {
+    for step in 0..steps {
+        for (_, node, config) in changes.iter().filter(|(when, ..)| *when == step) {
+            net.apply(*node, config);
+        }
+        net.send(0, &packet(0, 1, step, 64));
+        net.send(1, &packet(1, 0, step, 64));
+        net.run(10 * MILLISECOND);
+    }
+    net.run(SECOND);
+}
+
+fn assert_all_arrived(net: &mut Net, steps: u32) {
+    for node in [0, 1] {
+        let received = net.received(node);
+        assert_eq!(received.len(), steps as usize, "packets at node {node}");
+    }
+}
+
+#[test]
+fn a_node_takes_a_new_key_without_losing_a_packet() {
+    for wire in
+        [Wire::default(), Wire { latency: 40 * MILLISECOND, jitter: 5 * MILLISECOND, ..Wire::default() }]
+    {
+        let mut net = pair();
+        net.wire = wire;
+        under_traffic(
+            &mut net,
+            2000,
+            &[
+                (100, 0, with(0, &[1, 2], 1, &[1])), // prepared; nobody knows the new key yet
+                (300, 1, with(1, &[1], 0, &[1, 2])), // published
+                (1500, 0, with(0, &[2], 1, &[1])),   // promoted and the old one retired
+                (1600, 1, with(1, &[1], 0, &[2])),
+            ],
+        );
+        assert_all_arrived(&mut net, 2000);
+        assert_eq!((sending(&net, 0), sending(&net, 1)), (Some((2, 1)), Some((1, 2))));
+        let told = |node: usize, event: Event| net.nodes[node].events.contains(&event);
+        assert!(told(0, Event::Confirmed { peer: "node-1".into(), own_epoch: 2, peer_epoch: 1 }));
+        assert!(told(1, Event::Confirmed { peer: "node-0".into(), own_epoch: 1, peer_epoch: 2 }));
+    }
+}
+
+#[test]
+fn both_nodes_rotate_at_once_without_losing_a_packet() {
+    let mut net = pair();
+    under_traffic(
+        &mut net,
+        3000,
+        &[
+            (100, 0, with(0, &[1, 2], 1, &[1])),
+            (110, 1, with(1, &[1, 2], 0, &[1])),
+            (300, 0, with(0, &[1, 2], 1, &[1, 2])),
+            (330, 1, with(1, &[1, 2], 0, &[1, 2])),
+            (2000, 1, with(1, &[2], 0, &[1, 2])),
+            (2050, 0, with(0, &[1, 2], 1, &[2])),
+            (2100, 0, with(0, &[2], 1, &[2])),
+            (2200, 1, with(1, &[2], 0, &[2])),
+        ],
+    );
+    assert_all_arrived(&mut net, 3000);
+    assert_eq!((sending(&net, 0), sending(&net, 1)), (Some((2, 2)), Some((2, 2))));
+}
+
+#[test]
+fn packets_go_by_the_old_key_until_the_new_is_confirmed() {
+    let mut net = pair();
+    // The new session's handshake is answered, but none of its data gets through to node 0.
+    net.apply(0, &with(0, &[1, 2], 1, &[1]));
+    let mut old = None;
+    net.drop = Some(Box::new(move |flight| {
+        let receiver = <[u8; 4]>::try_from(&flight.bytes[4..8]).unwrap();
+        let data = flight.bytes[0] == 4 && flight.to == address(0);
+        data && *old.get_or_insert(receiver) != receiver
+    }));
+    net.send(1, &packet(1, 0, 0, 0)); // names the old session
+    net.run(SECOND);
+    net.apply(1, &with(1, &[1], 0, &[1, 2]));
+    net.log.clear();
+    for number in 0..300 {
+        net.send(0, &packet(0, 1, number, 0));
+        net.run(100 * MILLISECOND);
+    }
+    assert!(net.log.iter().any(|flight| flight.is_response()), "the new session exists");
+    assert_eq!(sending(&net, 0), Some((1, 1)));
+    assert_eq!(net.received(1).len(), 300);
+    net.drop = None;
+    net.run(10 * SECOND);
+    assert_eq!(sending(&net, 0), Some((2, 1)), "tried again until both ends know");
+}
+
+#[test]
+fn a_lossy_wire_delays_a_rotation_but_no_more() {
+    let mut net = pair();
+    net.wire = Wire { lose: 20, duplicate: 10, jitter: 30 * MILLISECOND, corrupt: 2, ..Wire::default() };
+    net.apply(0, &with(0, &[1, 2], 1, &[1]));
+    net.apply(1, &with(1, &[1], 0, &[1, 2]));
+    net.send(0, &packet(0, 1, 0, 0));
+    let took =
+        net.run_until(60 * SECOND, |net| sending(net, 0) == Some((2, 1)) && sending(net, 1) == Some((1, 2)));
+    assert!(took.is_some(), "{:?} {:?}", sending(&net, 0), sending(&net, 1));
+}
+
+#[test]
+fn an_idle_peer_is_reached_by_whatever_key_it_knows() {
+    let mut net = Net::new(Wire::default());
+    net.add();
+    net.add();
+    net.apply(0, &with(0, &[1, 2], 1, &[1, 2]));
+    net.apply(1, &with(1, &[1], 0, &[1]));
+    net.send(0, &packet(0, 1, 0, 0));
+    net.run(SECOND);
+    assert_eq!(net.received(1).len(), 1);
+    assert_eq!((sending(&net, 0), sending(&net, 1)), (Some((1, 1)), Some((1, 1))));
+}
+
+#[test]
+fn three_nodes_and_one_rotates() {
+    let mut net = mesh(3);
+    net.run(SECOND);
+    let two = Config { identities: vec![identity(0, 1), identity(0, 2)], ..config(0, 3) };
+    let new = Config { identities: vec![identity(0, 2)], ..config(0, 3) };
+    for step in 0..600 {
+        match step {
+            100 => drop(net.apply(0, &two)),
+            150 | 200 => {
+                let node = if step == 150 { 1 } else { 2 };
+                let mut config = config(node, 3);
+                config.peers[0].keys.push(key(0, 2, None));
+                net.apply(node.into(), &config);
+            }
+            400 => drop(net.apply(0, &new)),
+            _ => {}
+        }
+        for (from, to) in [(0, 1), (0, 2), (1, 0), (2, 0), (1, 2)] {
+            net.send(from, &packet(u8::try_from(from).unwrap(), to, step, 0));
+        }
+        net.run(50 * MILLISECOND);
+    }
+    net.run(SECOND);
+    let received: Vec<usize> = (0..3).map(|node| net.received(node).len()).collect();
+    assert_eq!(received, [1200, 600, 1200]);
+}

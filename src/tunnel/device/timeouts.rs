@@ -1,0 +1,161 @@
+//! What is due for a peer: keepalives, retries, renewals, expiry (WireGuard paper, section 6).
+
+use std::time::Instant;
+
+use super::peer::Peer;
+use super::shared::Shared;
+use super::timing::{KEEPALIVE_TIMEOUT, REKEY_ATTEMPT_TIME, REST, due};
+use crate::tunnel::api::Event;
+
+impl Peer {
+    /// Whether time changes anything for it.
+    pub(super) fn is_active(&self) -> bool {
+        let timed = self.wanted_since.is_some() || self.persistent_due.is_some();
+        timed || self.slots.iter().any(super::slot::Slot::is_active)
+    }
+
+    /// Does what is due at `now`.
+    pub(super) fn tick(&mut self, shared: &mut Shared, now: Instant) {
+        self.expire(shared, now);
+        self.keep_alive(shared, now);
+        self.chase_reply(shared, now);
+        self.retry(shared, now);
+        self.renew(shared, now);
+        self.pursue(shared, now);
+    }
+
+    fn keep_alive(&mut self, shared: &mut Shared, now: Instant) {
+        if due(self.keepalive_due, now) {
+            let again = std::mem::take(&mut self.more_keepalive);
+            self.keepalive_due = None;
+            self.send_keepalive(shared, now);
+            self.keepalive_due = again.then(|| now + KEEPALIVE_TIMEOUT);
+        }
+        if due(self.persistent_due, now) {
+            let interval = self.config.persistent_keepalive.filter(|seconds| *seconds > 0);
+            self.persistent_due =
+                interval.map(|seconds| now + std::time::Duration::from_secs(seconds.into()));
+            match (interval, self.sending) {
+                (Some(_), Some(_)) => self.send_keepalive(shared, now),
+                (Some(_), None) => _ = self.wanted_since.get_or_insert(now),
+                (None, _) => {}
+            }
+        }
+    }
+
+    /// Data was sent and nothing came back: asks by a handshake.
+    fn chase_reply(&mut self, shared: &mut Shared, now: Instant) {
+        if !due(self.reply_due, now) {
+            return;
+        }
+        let asked = match self.sending {
+            Some(at) => self.slots[at].initiation.is_some() || self.start(at, shared, now),
+            None => {
+                self.wanted_since.get_or_insert(now);
+                true
+            }
+        };
+        if asked {
+            self.reply_due = None;
+        }
+    }
+
+    /// Sends initiations again that were not answered, to the next place when the peer is not heard at all.
+    fn retry(&mut self, shared: &mut Shared, now: Instant) {
+        let mut moved = false;
+        for at in 0..self.slots.len() {
+            let Some(initiation) = &self.slots[at].initiation else { continue };
+            if now < initiation.retry_at || shared.starts == 0 {
+                continue;
+            }
+            if self.wanted_since.is_none() && now >= initiation.started + REKEY_ATTEMPT_TIME {
+                self.slots[at].abandon(&mut shared.indices);
+                self.slots[at].rests_until = Some(now + REST);
+                self.tell_silence(shared, now);
+                continue;
+            }
+            if !moved && self.is_unheard(now) {
+                self.try_elsewhere();
+                moved = true;
+            }
+            self.initiate(at, shared, now);
+        }
+    }
+
+    /// Renews sessions that were used for long, and those whose preshared key changed.
+    fn renew(&mut self, shared: &mut Shared, now: Instant) {
+        for at in 0..self.slots.len() {
+            let slot = &self.slots[at];
+            let aged = slot.current.as_ref().is_some_and(|session| session.wants_rekey());
+            if aged || slot.is_stale && slot.is_rested(now) {
+                self.start(at, shared, now);
+            }
+        }
+    }
+
+    /// With packets waiting: tries every slot. With a session: tries those that are preferred to it.
+    fn pursue(&mut self, shared: &mut Shared, now: Instant) {
+        match (self.sending, self.wanted_since) {
+            (None, Some(since)) if now >= since + REKEY_ATTEMPT_TIME => self.give_up(shared, now),
+            (None, Some(_)) => self.start_all(shared, now),
+            (None, None) => {}
+            (Some(sending), _) => {
+                for at in 0..sending {
+                    if self.slots[at].is_rested(now) && !self.slots[at].is_confirmed(now) {
+                        self.start(at, shared, now);
+                    }
+                }
+                if !self.slots[sending].is_confirmed(now) && self.slots.len() > 1 {
+                    self.start(sending, shared, now); // both ends of a rotation have to know
+                }
+            }
+        }
+    }
+
+    fn give_up(&mut self, shared: &mut Shared, now: Instant) {
+        self.wanted_since = None;
+        for slot in &mut self.slots {
+            slot.abandon(&mut shared.indices);
+        }
+        self.drop_waiting(shared);
+        self.tell_silence(shared, now);
+    }
+
+    /// Once for each time that the peer falls silent.
+    fn tell_silence(&mut self, shared: &mut Shared, now: Instant) {
+        let long = self.last_received.is_none_or(|last| now >= last + REKEY_ATTEMPT_TIME);
+        if long && !self.is_silent {
+            self.is_silent = true;
+            shared.event(Event::Silent { peer: self.config.name.clone() });
+        }
+    }
+
+    /// A session is wanted: begins handshakes where none is under way.
+    pub(super) fn want(&mut self, shared: &mut Shared, now: Instant) {
+        self.wanted_since.get_or_insert(now);
+        self.start_all(shared, now);
+    }
+
+    fn start_all(&mut self, shared: &mut Shared, now: Instant) {
+        for at in 0..self.slots.len() {
+            self.start(at, shared, now);
+        }
+    }
+
+    /// Begins a handshake in slot `at` if that is possible now.
+    fn start(&mut self, at: usize, shared: &mut Shared, now: Instant) -> bool {
+        let possible = shared.starts > 0 && self.endpoint.is_some() && self.slots[at].may_initiate(now);
+        if possible {
+            self.initiate(at, shared, now);
+        }
+        possible
+    }
+
+    fn initiate(&mut self, at: usize, shared: &mut Shared, now: Instant) {
+        shared.starts = shared.starts.saturating_sub(1);
+        let owner = self.owner(at);
+        if let Some(message) = self.slots[at].initiate(owner, shared, now) {
+            self.transmit(message, false, shared, now);
+        }
+    }
+}
