@@ -3,11 +3,23 @@
 
 pub mod api;
 pub mod capture;
+pub mod checks;
+pub mod cli;
+pub mod cni;
+pub mod control;
+pub mod daemon;
 pub mod detect;
 pub mod isolate;
+pub mod kubelet;
+pub mod lab;
+pub mod manifest;
+pub mod node;
 pub mod packet;
 pub mod plan;
+pub mod preflight;
 pub mod process;
+pub mod sandbox;
 pub mod space;
+pub mod state;
 pub mod traffic;
 pub mod underlay;

@@ -1,2 +1,5 @@
-//! The `selvedge-lab` program.
-fn main() {}
+//! The `selvedge-lab` program: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    selvedge_lab::cli::main()
+}

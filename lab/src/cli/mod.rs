@@ -1,0 +1,243 @@
+//! The command line of `selvedge-lab`: one file per verb.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::plan::{Families, MOST_NODES};
+use crate::state;
+
+mod enter;
+mod pod;
+mod run;
+mod status;
+mod up;
+
+/// Exit codes, as those of `selvedge`.
+const FAILED: u8 = 1;
+const UNREACHABLE: u8 = 4;
+
+const EXAMPLES: &str = "\
+Examples:
+  selvedge-lab run                            # a cluster, all checks, and it is gone again
+  selvedge-lab up --nodes 3                   # a cluster that stays
+  selvedge-lab pod create web --node node2
+  selvedge-lab exec web -- cat /proc/net/route
+  selvedge-lab exec node1 -- selvedge status
+  selvedge-lab shell                          # KUBECONFIG is set: kubectl get nodes,pods -o wide
+  selvedge-lab down";
+
+/// A whole Kubernetes network on one machine, in namespaces: nodes with the real processes of Selvedge, an API server,
+/// a router and an internet. Needs no root, and leaves nothing behind.
+#[derive(Debug, Parser)]
+#[command(name = "selvedge-lab", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start a lab, and return when it is ready
+    Up(up::Args),
+    /// Start a lab, make all checks, and take it down
+    Run(run::Args),
+    /// Take a lab down
+    Down(Name),
+    /// Run a shell in the lab's own namespaces, with KUBECONFIG set
+    Shell(Name),
+    /// Create, delete and list pods
+    Pod(pod::Args),
+    /// Run a command on a node or in a pod
+    Exec(enter::Args),
+    /// Show nodes, pods and what the captures have seen
+    Status(status::Args),
+    #[command(hide = true)]
+    Daemon(up::Daemon),
+    #[command(hide = true)]
+    Inside(run::Inside),
+}
+
+/// Which lab.
+#[derive(Debug, Clone, clap::Args)]
+struct Name {
+    /// Name of the lab
+    #[arg(long, default_value = "default")]
+    name: String,
+}
+
+/// What a new lab is to be like.
+#[derive(Debug, Clone, clap::Args)]
+struct Shape {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = nodes)]
+    nodes: usize,
+    /// Both families, IPv4 first (the default)
+    #[arg(long)]
+    dual_stack: bool,
+    /// IPv4 only
+    #[arg(long, conflicts_with_all = ["ipv6", "dual_stack"])]
+    ipv4: bool,
+    /// IPv6 only
+    #[arg(long, conflicts_with = "dual_stack")]
+    ipv6: bool,
+    /// The product's binary; beside this program by default
+    #[arg(long, env = "SELVEDGE_BIN")]
+    selvedge: Option<PathBuf>,
+}
+
+impl Shape {
+    fn families(&self) -> Families {
+        match (self.ipv4, self.ipv6) {
+            (true, _) => Families::Ipv4,
+            (_, true) => Families::Ipv6,
+            _ => Families::Dual,
+        }
+    }
+
+    fn binary(&self) -> PathBuf {
+        let beside = || std::env::current_exe().ok().map(|own| own.with_file_name("selvedge"));
+        let named = self.selvedge.clone().or_else(beside).unwrap_or_else(|| "selvedge".into());
+        std::path::absolute(&named).unwrap_or(named)
+    }
+
+    /// The same again, for the program inside.
+    fn args(&self) -> Vec<String> {
+        let family = match self.families() {
+            Families::Ipv4 => "--ipv4",
+            Families::Ipv6 => "--ipv6",
+            Families::Dual => "--dual-stack",
+        };
+        let binary = self.binary().display().to_string();
+        ["--nodes", &self.nodes.to_string(), family, "--selvedge", &binary].map(str::to_owned).to_vec()
+    }
+}
+
+fn nodes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(nodes) if (1..=MOST_NODES).contains(&nodes) => Ok(nodes),
+        _ => Err(format!("a lab has 1 to {MOST_NODES} nodes")),
+    }
+}
+
+/// An error with its exit code.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    fn new(text: impl std::fmt::Display) -> Self {
+        Self { code: FAILED, text: text.to_string() }
+    }
+}
+
+impl From<state::Error> for Failure {
+    fn from(error: state::Error) -> Self {
+        Self::new(error)
+    }
+}
+
+impl From<crate::control::Error> for Failure {
+    fn from(error: crate::control::Error) -> Self {
+        let code =
+            if matches!(error, crate::control::Error::Unreachable { .. }) { UNREACHABLE } else { FAILED };
+        Self { code, text: error.to_string() }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(error)
+    }
+}
+
+/// Parses the command line, does what it says and gives the exit code. No thread exists before namespaces are entered.
+#[must_use]
+#[expect(clippy::print_stderr, reason = "errors are for the person who typed the command")]
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Up(args) => up::up(&args),
+        Verb::Run(args) => run::run(&args),
+        Verb::Down(name) => up::down(&name),
+        Verb::Shell(name) => enter::shell(&name),
+        Verb::Pod(args) => pod::run(&args),
+        Verb::Exec(args) => enter::exec(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Daemon(args) => up::daemon(&args),
+        Verb::Inside(args) => run::inside(&args),
+    };
+    result.unwrap_or_else(|failure| {
+        eprintln!("selvedge-lab: {}", failure.text);
+        ExitCode::from(failure.code)
+    })
+}
+
+/// Says on standard error what is being done, with the time since the beginning.
+struct Progress {
+    start: std::time::Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { start: std::time::Instant::now() }
+    }
+
+    #[expect(clippy::print_stderr, reason = "progress is for the person who waits")]
+    fn say(&self, what: &str) {
+        eprintln!("[{:5.1} s] {what}", self.start.elapsed().as_secs_f64());
+    }
+}
+
+/// Whether to colour what goes to standard output.
+fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Fails with everything that is missing on this machine, if anything is.
+fn preflight(shape: &Shape) -> Result<(), Failure> {
+    let missing = crate::preflight::missing(&shape.binary());
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("this machine lacks something:\n  - {}", missing.join("\n  - "))))
+}
+
+/// Logs of the lab itself go to a file, so that they do not come between lines for people.
+fn log_to(path: &std::path::Path) -> Result<(), Failure> {
+    let file = std::fs::File::options().create(true).append(true).open(path)?;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SELVEDGE_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(file);
+    subscriber.try_init().map_err(Failure::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_inside_is_given_the_same_shape() {
+        let parse =
+            |line: &[&str]| match Cli::try_parse_from([&["selvedge-lab", "up"], line].concat()).unwrap().verb
+            {
+                Verb::Up(args) => args.shape,
+                verb => panic!("{verb:?}"),
+            };
+        for line in [&["--nodes", "5", "--ipv6"][..], &["--ipv4"], &[], &["--selvedge", "/x/selvedge"]] {
+            let shape = parse(line);
+            let again = shape.args();
+            let again = parse(&again.iter().map(String::as_str).collect::<Vec<_>>());
+            assert_eq!(
+                (again.nodes, again.families(), again.binary()),
+                (shape.nodes, shape.families(), shape.binary())
+            );
+        }
+        for line in [&["--nodes", "0"][..], &["--nodes", "65"], &["--ipv4", "--ipv6"]] {
+            assert!(Cli::try_parse_from([&["selvedge-lab", "up"], line].concat()).is_err(), "{line:?}");
+        }
+    }
+}

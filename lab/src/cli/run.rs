@@ -1,0 +1,115 @@
+//! `run`: a lab, all checks, and it is gone again.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use nix::sys::signal::{SigHandler, Signal, signal};
+
+use super::{FAILED, Failure, Progress, Shape};
+use crate::checks::{self, Outcome, Scale};
+use crate::isolate::Isolation;
+use crate::lab::{Lab, Options, logs};
+use crate::preflight;
+use crate::state::Folder;
+
+const NAME_WIDTH: usize = 34;
+const GREEN: &str = "\x1b[32m";
+const RED: &str = "\x1b[31m";
+const PLAIN: &str = "\x1b[0m";
+
+/// Options of `run`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    shape: Shape,
+    /// Smaller transfers and shorter measurements
+    #[arg(long)]
+    quick: bool,
+    /// Keep the lab's folder, with the logs, also when all checks have passed
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Options of the process inside.
+#[derive(Debug, clap::Args)]
+pub(super) struct Inside {
+    #[command(flatten)]
+    shape: Shape,
+    #[arg(long)]
+    folder: PathBuf,
+    #[arg(long)]
+    quick: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    super::preflight(&args.shape)?;
+    let folder = Folder::open(&format!("run-{}", std::process::id()))?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("inside").args(args.shape.args()).arg("--folder").arg(folder.path());
+    command.args(args.quick.then_some("--quick"));
+    let isolation = Isolation { detached: false, own_run: false };
+    let mut child =
+        isolation.apply(&mut command).spawn().map_err(|error| Failure::new(preflight::explain(&error)))?;
+    // Ctrl-C ends the lab, which has the terminal too; this process stays to clean up.
+    #[expect(unsafe_code, reason = "nix lets signal handlers be set unsafely only")]
+    // SAFETY: ignoring a signal runs no code.
+    unsafe {
+        signal(Signal::SIGINT, SigHandler::SigIgn).map_err(Failure::new)?;
+    }
+    let status = child.wait()?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED);
+    if code == 0 && !args.keep {
+        folder.remove()?;
+    } else {
+        Progress::new().say(&format!("logs are in {}", folder.path().display()));
+    }
+    Ok(ExitCode::from(code))
+}
+
+pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
+    let folder = Folder::at(args.folder.clone());
+    super::log_to(&folder.log())?;
+    let progress = Progress::new();
+    let options = Options {
+        nodes: args.shape.nodes,
+        families: args.shape.families(),
+        folder: folder.path().to_owned(),
+        binary: args.shape.binary(),
+    };
+    let lab = Lab::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
+    progress.say("checking");
+    let scale = if args.quick { Scale::SMALL } else { Scale::FULL };
+    let mut tally = Tally::default();
+    checks::run(&lab, scale, &mut |outcome| tally.count(outcome));
+    checks::leaks(&lab).iter().for_each(|outcome| tally.count(outcome));
+    if tally.failed > 0 {
+        lab.nodes().iter().for_each(|node| print(&format!("{}\n", logs(node))));
+    }
+    progress.say("taking the lab down");
+    drop(lab);
+    print(&format!("{} passed, {} failed\n", tally.passed, tally.failed));
+    Ok(ExitCode::from(if tally.failed == 0 { 0 } else { FAILED }))
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+}
+
+impl Tally {
+    fn count(&mut self, outcome: &Outcome) {
+        let (word, colour) = if outcome.passed { ("PASS", GREEN) } else { ("FAIL", RED) };
+        *(if outcome.passed { &mut self.passed } else { &mut self.failed }) += 1;
+        let word = if super::colours() { format!("{colour}{word}{PLAIN}") } else { word.to_owned() };
+        print(&format!("{word}  {:<NAME_WIDTH$} {}\n", outcome.name, outcome.measured));
+    }
+}
+
+/// A closed standard output is no reason to break off.
+fn print(text: &str) {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}
