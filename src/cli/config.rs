@@ -55,7 +55,7 @@ fn report(file: &Path, result: &Result<Config, ConfigError>) -> serde_json::Valu
     }
 }
 
-/// The values in use, a key a line, in the order of the file.
+/// The values in use, a key a line, by key.
 fn table(file: &Path, config: &Config) -> String {
     let mut text = format!("{} is valid; in use are\n", file.display());
     let value = serde_json::to_value(config).expect("a configuration has only text keys");
@@ -83,5 +83,51 @@ fn plain(value: &serde_json::Value) -> String {
         serde_json::Value::Array(items) if items.is_empty() => "none".into(),
         serde_json::Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, output: Output) -> Result<Exit, Failure> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, text).unwrap();
+        let check = Check { file: Some(file), output, overrides: Overrides::default() };
+        run(&Args { action: Action::Check(Box::new(check)) })
+    }
+
+    const GOOD: &str =
+        "clusterPodCIDRs = [\"10.244.0.0/16\"]\nserviceCIDRs = [\"10.96.0.0/12\"]\nnodeName = \"n1\"\n";
+
+    #[test]
+    fn a_good_file_ends_with_0_and_a_bad_one_with_2() {
+        for output in [Output::Table, Output::Json] {
+            assert!(matches!(check(GOOD, output), Ok(Exit::Ok)));
+        }
+        assert!(matches!(check("nonsense = 1\n", Output::Json), Ok(Exit::Usage)));
+        let failure = check("nonsense = 1\n", Output::Table).unwrap_err();
+        assert!(matches!(failure.exit, Exit::Usage));
+        assert!(failure.to_string().contains("line 1: nonsense: unknown key"), "{failure}");
+    }
+
+    #[test]
+    fn the_table_shows_what_is_in_use_in_80_columns() {
+        let config = Config::parse(Path::new("x"), GOOD, &Overrides::default()).unwrap();
+        let table = table(Path::new("x"), &config);
+        assert!(table.contains("  clusterPodCIDRs        10.244.0.0/16\n"), "{table}");
+        assert!(table.contains("  agent.metricsAddress   127.0.0.1:51831\n"), "{table}");
+        assert!(table.contains("  trustedSources         none\n"), "{table}");
+        assert!(table.lines().all(|line| line.len() <= 80), "{table}");
+    }
+
+    #[test]
+    fn the_json_report_lists_the_problems() {
+        let result = Config::parse(Path::new("x"), "nonsense = 1\n", &Overrides::default());
+        let report = report(Path::new("x"), &result);
+        assert_eq!((&report["valid"], &report["problems"][0]["line"]), (&json!(false), &json!(1)));
+        let result = Config::parse(Path::new("x"), GOOD, &Overrides::default());
+        assert_eq!(super::report(Path::new("x"), &result)["config"]["nodeName"], "n1");
     }
 }

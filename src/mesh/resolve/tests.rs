@@ -242,6 +242,18 @@ fn pod_cidrs_stay_inside_and_apart() {
 }
 
 #[test]
+fn what_was_accepted_counts_only_inside_the_ranges_of_now() {
+    let records = accepted(&[node(1)]);
+    let mut changed = node(1);
+    set(&mut changed, POD_CIDRS, "10.245.1.0/24");
+    changed.confirmed = None;
+    let mut fabric = fabric();
+    fabric.ranges.pods = vec!["10.245.0.0/16".parse().unwrap()];
+    let resolution = resolve(&fabric, &[changed], &records);
+    assert_eq!((labels(&resolution), names(&resolution)), (vec![("n1", "CIDROutside")], vec![]));
+}
+
+#[test]
 fn of_new_claims_to_one_cidr_none_is_believed() {
     let mut copy = node(2);
     own_cidr(&mut copy, "10.244.0.0/23");
