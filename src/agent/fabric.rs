@@ -8,17 +8,19 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::own::fabric_address;
 use crate::kernel::route::{MAIN, Route};
 use crate::kernel::rule::Rule;
+use crate::pod::node::{UNREACHABLE_METRIC, fabric_address};
 
 /// Table of the routes that only pods use: to other nodes' own addresses.
 pub const POD_TABLE: u32 = 51830;
 /// Priority of the rules that send pods there.
 pub const POD_RULE_PRIORITY: u32 = 5183;
 
+/// The switch for forwarding IPv6.
+pub const IPV6_FORWARDING: &str = "ipv6/conf/all/forwarding";
+
 const BY_TUNNEL: u32 = 100;
-const LAST_RESORT: u32 = 65_000;
 
 /// What the desired state follows from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -37,17 +39,18 @@ impl Fabric {
     /// All routes that the agent owns. See [`owns`].
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
-        let mut routes = Vec::new();
-        for cidr in &self.cluster_pod_cidrs {
-            routes.push(Route::unreachable(*cidr).with_metric(LAST_RESORT));
-            routes.extend(self.tunnel.map(|device| self.cluster_route(*cidr, device)));
+        // An address of this node that no pod has must not go round by the tunnel either.
+        let unreachable = self.pod_cidrs.iter().chain(&self.cluster_pod_cidrs);
+        let mut routes: Vec<Route> =
+            unreachable.map(|cidr| Route::unreachable(*cidr).with_metric(UNREACHABLE_METRIC)).collect();
+        if let Some(device) = self.tunnel {
+            routes.extend(self.cluster_pod_cidrs.iter().map(|cidr| self.cluster_route(*cidr, device)));
         }
-        // An address of this node that no pod has must not go round by the tunnel.
-        routes.extend(self.pod_cidrs.iter().map(|cidr| Route::unreachable(*cidr).with_metric(BY_TUNNEL)));
         for address in &self.node_addresses {
             let host = IpNet::from(*address);
-            routes.push(Route::unreachable(host).with_metric(LAST_RESORT).with_table(POD_TABLE));
-            let by_tunnel = |device| Route::on_link(host, device).with_metric(BY_TUNNEL).with_table(POD_TABLE);
+            routes.push(Route::unreachable(host).with_metric(UNREACHABLE_METRIC).with_table(POD_TABLE));
+            let by_tunnel =
+                |device| Route::on_link(host, device).with_metric(BY_TUNNEL).with_table(POD_TABLE);
             routes.extend(self.tunnel.map(by_tunnel));
         }
         routes
@@ -61,10 +64,14 @@ impl Fabric {
         }
     }
 
-    /// This node's fabric address of one family.
+    fn fabric_address(&self, ipv4: bool) -> Option<IpAddr> {
+        self.pod_cidrs.iter().find(|cidr| cidr.addr().is_ipv4() == ipv4).map(fabric_address)
+    }
+
+    /// This node's fabric address of each family.
     #[must_use]
-    pub fn fabric_address(&self, ipv4: bool) -> Option<IpAddr> {
-        self.pod_cidrs.iter().find(|cidr| cidr.addr().is_ipv4() == ipv4).and_then(fabric_address)
+    pub fn fabric_addresses(&self) -> Vec<IpAddr> {
+        [true, false].into_iter().filter_map(|ipv4| self.fabric_address(ipv4)).collect()
     }
 
     /// Rules that make this node's pods look into [`POD_TABLE`] first.
@@ -86,20 +93,21 @@ pub fn owns(route: &Route) -> bool {
 /// Reverse-path filtering is loose on the tunnel (`rp_filter` 2, ip-sysctl in the kernel's documentation): a remote
 /// node's own address arrives there although the way back to it is the underlay's.
 #[must_use]
-pub fn sysctls(tunnel: &str, ipv6: bool) -> Vec<(String, &'static str)> {
-    let mut all = vec![
-        ("net.ipv4.ip_forward".to_owned(), "1"),
-        (format!("net.ipv4.conf.{tunnel}.rp_filter"), "2"),
-        (format!("net.ipv4.conf.{tunnel}.send_redirects"), "0"),
-        (format!("net.ipv4.conf.{tunnel}.accept_redirects"), "0"),
-    ];
+pub fn sysctls(tunnel: Option<&str>, ipv6: bool) -> Vec<(String, &'static str)> {
+    let mut all = vec![("ipv4/ip_forward".to_owned(), "1")];
     if ipv6 {
-        all.extend([
-            ("net.ipv6.conf.all.forwarding".to_owned(), "1"),
-            (format!("net.ipv6.conf.{tunnel}.disable_ipv6"), "0"),
-            (format!("net.ipv6.conf.{tunnel}.accept_ra"), "0"),
-            (format!("net.ipv6.conf.{tunnel}.accept_redirects"), "0"),
-        ]);
+        all.push((IPV6_FORWARDING.to_owned(), "1"));
+    }
+    let Some(tunnel) = tunnel else { return all };
+    let mut device =
+        |family: &str, name: &str, value| all.push((format!("{family}/conf/{tunnel}/{name}"), value));
+    device("ipv4", "rp_filter", "2");
+    device("ipv4", "send_redirects", "0");
+    device("ipv4", "accept_redirects", "0");
+    if ipv6 {
+        device("ipv6", "disable_ipv6", "0");
+        device("ipv6", "accept_ra", "0");
+        device("ipv6", "accept_redirects", "0");
     }
     all
 }

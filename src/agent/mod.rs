@@ -1,9 +1,134 @@
 //! The control plane of a node: watches -> desired -> apply.
+//!
+//! [`run`] starts the tasks; [`reconcile`] is the one that decides and applies. All others only bring news to it or
+//! answer questions about it.
 
+pub mod device;
 pub mod events;
+pub mod fabric;
 pub mod own;
 pub mod parts;
+mod reconcile;
 pub mod retry;
+mod serve;
 pub mod status;
 pub mod tunnel;
 pub mod watch;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::sync::{Notify, watch as channel};
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::kernel::monitor;
+use crate::observe::http;
+use crate::observe::metrics::Metrics;
+use crate::paths::Paths;
+
+/// Runs the agent until it is told to end (SIGTERM, SIGINT) or one of its tasks fails.
+///
+/// # Errors
+/// When it cannot start, naming what is missing, or when a task failed: the supervisor starts it anew.
+pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
+    let metrics = Metrics::default();
+    let listener = http::bind(config.agent.metrics_address).await?;
+    let keys = reconcile::Keys::open(&paths)?;
+    let client = client(&config).await?;
+
+    let (own, own_seen) = channel::channel(None);
+    let (nodes, nodes_seen) = channel::channel(None);
+    let (wanted, wanted_seen) = channel::channel(None);
+    let (link, link_seen) = channel::channel(tunnel::Link::default());
+    let kernel = Arc::new(Notify::new());
+    let report = serve::Report::new(&paths, &config, metrics.clone());
+
+    let news =
+        reconcile::News { own: own_seen, nodes: nodes_seen, link: link_seen, kernel: Arc::clone(&kernel) };
+    let reconciler = reconcile::Reconciler::new(reconcile::Start {
+        config: config.clone(),
+        paths: paths.clone(),
+        client: client.clone(),
+        keys,
+        wanted,
+        report: report.clone(),
+        metrics: metrics.clone(),
+    })?;
+
+    let mut tasks = JoinSet::new();
+    let name = config.node_name.clone();
+    tasks.spawn(named("own node watch", watch::own_node(client.clone(), name, own, metrics.clone())));
+    tasks.spawn(named("nodes watch", watch::all_nodes(client, nodes, metrics.clone())));
+    let socket = paths.tunnel_socket(&config.interface);
+    tasks.spawn(named("tunnel", tunnel::follow(socket, wanted_seen, link, metrics)));
+    tasks.spawn(named("kernel monitor", watch_kernel(kernel)));
+    tasks.spawn(named("health and metrics", http::serve(listener, Arc::new(report.clone()))));
+    tasks.spawn(named("local API", serve::local(paths.agent_socket(), report)));
+    tasks.spawn(named("reconciler", reconciler.run(news)));
+
+    tokio::select! {
+        signal = ended() => {
+            tracing::info!(signal = signal?, "ending; what the kernel and the tunnel have stays");
+            Ok(())
+        }
+        ended = tasks.join_next() => {
+            let task = ended.context("the agent has no task")?.context("a task of the agent broke")?;
+            anyhow::bail!("the task {task:?} ended")
+        }
+    }
+}
+
+async fn named<T>(name: &'static str, task: impl Future<Output = T>) -> &'static str {
+    task.await;
+    name
+}
+
+/// The one Kubernetes client: from `agent.kubeconfig`, else in the cluster, else `KUBECONFIG` or `~/.kube/config`.
+async fn client(config: &Config) -> anyhow::Result<Client> {
+    let remedy = "set agent.kubeconfig, or run in a pod with a service account";
+    let config = match &config.agent.kubeconfig {
+        Some(file) => {
+            let read = Kubeconfig::read_from(file)
+                .with_context(|| format!("cannot read the kubeconfig {}", file.display()))?;
+            kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("the kubeconfig {} cannot be used", file.display()))?
+        }
+        None => kube::Config::infer()
+            .await
+            .with_context(|| format!("no Kubernetes API is configured; {remedy}"))?,
+    };
+    Client::try_from(config).context("cannot make a Kubernetes client")
+}
+
+async fn watch_kernel(changed: Arc<Notify>) {
+    loop {
+        match monitor::Monitor::new() {
+            Ok(mut monitor) => loop {
+                match monitor.next().await {
+                    Ok(_) => changed.notify_one(),
+                    Err(error) => {
+                        tracing::warn!(%error, "lost track of the kernel's changes; looking again");
+                        changed.notify_one();
+                        break;
+                    }
+                }
+            },
+            Err(error) => tracing::warn!(%error, "cannot follow the kernel's changes"),
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+}
+
+async fn ended() -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}

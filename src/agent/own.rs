@@ -73,22 +73,6 @@ impl OwnNode {
             name,
         })
     }
-
-    /// The fabric address of each family: the first address after the network's own, of the first pod CIDR.
-    #[must_use]
-    pub fn fabric_addresses(&self) -> Vec<IpAddr> {
-        let first = |v4: bool| self.pod_cidrs.iter().find(|cidr| cidr.addr().is_ipv4() == v4);
-        [first(true), first(false)].into_iter().flatten().filter_map(fabric_address).collect()
-    }
-}
-
-/// The first address after the network's own.
-#[must_use]
-pub fn fabric_address(cidr: &IpNet) -> Option<IpAddr> {
-    match cidr {
-        IpNet::V4(net) => net.hosts().next().map(IpAddr::V4),
-        IpNet::V6(net) => net.network().to_bits().checked_add(1).map(|bits| IpAddr::V6(bits.into())),
-    }
 }
 
 /// A reference for Events about the Node `name`.
@@ -155,13 +139,12 @@ mod tests {
     }
 
     #[test]
-    fn reads_addresses_and_fabric_addresses() {
+    fn reads_addresses_and_pod_cidrs() {
         let cluster: Vec<IpNet> = vec!["10.244.0.0/16".parse().unwrap(), "fd00::/56".parse().unwrap()];
         let own = OwnNode::from_object(&node(&["10.244.3.0/24", "fd00:0:0:3::/64"]), &cluster).unwrap();
         assert_eq!(own.internal, ["172.31.1.2".parse::<IpAddr>().unwrap()]);
         assert_eq!(own.external, ["2001:db8::1".parse::<IpAddr>().unwrap()]);
-        let fabric: Vec<IpAddr> = vec!["10.244.3.1".parse().unwrap(), "fd00:0:0:3::1".parse().unwrap()];
-        assert_eq!(own.fabric_addresses(), fabric);
+        assert_eq!(own.pod_cidrs.len(), 2);
     }
 
     #[test]

@@ -100,7 +100,7 @@ fn ipv6() -> Result<(), sysctl::Error> {
 
 /// Forwarding makes the kernel drop default routes learnt from router advertisements, and stop learning them,
 /// unless the device says 2: without that, a node with such an underlay would lose it.
-fn keep_router_advertisements() -> Result<(), sysctl::Error> {
+pub fn keep_router_advertisements() -> Result<(), sysctl::Error> {
     let Ok(devices) = std::fs::read_dir("/proc/sys/net/ipv6/conf") else { return Ok(()) };
     for device in devices.filter_map(Result::ok) {
         let name = device.file_name();

@@ -1,0 +1,149 @@
+//! The kernel's part of a pass: TUN device, routes, rules, sysctls, masquerading, the CNI plugin.
+
+use std::path::Path;
+
+use super::{Reconciler, blocking};
+use crate::agent::device;
+use crate::agent::fabric::{self, Fabric};
+use crate::agent::own::OwnNode;
+use crate::agent::parts::Name;
+use crate::egress::{self, EgressConfig};
+use crate::kernel::link::Link;
+use crate::kernel::netlink::Error;
+use crate::kernel::route::{MAIN, Route};
+use crate::kernel::sysctl;
+use crate::pod;
+use crate::pod::gateway;
+use crate::pod::node::{NodeInfo, is_ready, mark_ready};
+
+/// Name of the network in the CNI configuration.
+const NETWORK: &str = "selvedge";
+
+impl Reconciler {
+    /// `known`: whether the other nodes are known. Until then what depends on them is left as it is.
+    pub(super) async fn ensure_kernel(&mut self, own: Option<&OwnNode>, known: bool) {
+        let remembered = match own {
+            Some(_) => None,
+            None => NodeInfo::load(&self.start.paths).ok(),
+        };
+        let pod_cidrs = own
+            .map(|own| own.pod_cidrs.clone())
+            .or_else(|| remembered.map(|info| info.pod_cidrs))
+            .unwrap_or_default();
+        let link = match self.netlink.link_named(&self.start.config.interface).await {
+            Ok(link) => link,
+            Err(error) => {
+                self.parts.settle(Name::Link, Err(error));
+                return;
+            }
+        };
+        let desired = Fabric {
+            cluster_pod_cidrs: self.start.config.cluster_pod_cidrs.clone(),
+            pod_cidrs,
+            node_addresses: self.members.addresses(),
+            tunnel: link.as_ref().map(|link| link.index),
+        };
+        self.ensure_link(link, own, &desired).await;
+        self.ensure_routes(&desired, known).await;
+        self.ensure_sysctls(desired.tunnel.is_some()).await;
+        if known {
+            self.ensure_egress(own, &desired).await;
+        }
+    }
+
+    async fn ensure_link(&mut self, link: Option<Link>, own: Option<&OwnNode>, desired: &Fabric) {
+        let Some(link) = link else {
+            let name = &self.start.config.interface;
+            self.parts.wait(Name::Link, format!("there is no device {name}; is the tunnel running?"));
+            return;
+        };
+        let addresses = desired.fabric_addresses();
+        let mtu = match own {
+            Some(own) => self.mtu(&own.internal).await,
+            None => Ok(link.mtu),
+        };
+        let result = match mtu {
+            Ok(mtu) => device::ensure(&self.netlink, &link, mtu, &addresses).await,
+            Err(error) => Err(error),
+        };
+        self.parts.settle(Name::Link, result);
+    }
+
+    async fn ensure_routes(&mut self, desired: &Fabric, known: bool) {
+        // Without the other nodes' addresses the pods' table stays as it is.
+        let owns = |route: &Route| fabric::owns(route) && (known || route.table == MAIN);
+        let result = async {
+            let routes: Vec<Route> = desired.routes().into_iter().filter(|route| owns(route)).collect();
+            let mut changes = self.netlink.sync_routes(&routes, owns).await?;
+            changes.extend(self.netlink.sync_rules(&desired.rules()).await?);
+            Ok::<_, Error>(changes)
+        };
+        let result = result.await;
+        self.parts.settle(Name::Routes, result);
+    }
+
+    async fn ensure_sysctls(&mut self, tunnel: bool) {
+        let device = tunnel.then(|| self.start.config.interface.clone());
+        let result = blocking(move || sysctls(device.as_deref())).await;
+        self.parts.settle(Name::Sysctls, result);
+    }
+
+    async fn ensure_egress(&mut self, own: Option<&OwnNode>, desired: &Fabric) {
+        let config = &self.start.config;
+        let egress = EgressConfig {
+            tunnel: config.interface.clone(),
+            pod_cidrs: desired.pod_cidrs.clone(),
+            fabric_addresses: desired.fabric_addresses(),
+            own_addresses: own.map(|own| own.internal.clone()).unwrap_or_default(),
+            cluster_pod_cidrs: config.cluster_pod_cidrs.clone(),
+            service_cidrs: config.service_cidrs.clone(),
+            non_masquerade_cidrs: config.non_masquerade_cidrs.clone(),
+            member_addresses: desired.node_addresses.clone(),
+        };
+        let result = blocking(move || egress::ensure(&egress)).await;
+        self.parts.settle(Name::Egress, result.map(|changes| changes.0));
+    }
+
+    /// Writes down what the CNI plugin needs and installs it, once all that pods need is in place.
+    pub(super) async fn install(&mut self, own: &OwnNode) {
+        let needed = [Name::Guard, Name::Link, Name::Routes, Name::Sysctls, Name::Tunnel, Name::Egress];
+        if !self.parts.all_well(&needed) {
+            self.parts.wait(Name::Pods, "the plugin waits for the rest of the node");
+            return;
+        }
+        let mtu = match self.mtu(&own.internal).await {
+            Ok(mtu) => mtu,
+            Err(error) => {
+                self.parts.settle(Name::Pods, Err(error));
+                return;
+            }
+        };
+        let info = self.node_info(own, mtu);
+        let paths = self.start.paths.clone();
+        let cni = self.start.config.cni.clone();
+        let result = blocking(move || {
+            let mut changes = Vec::new();
+            if NodeInfo::load(&paths).ok().as_ref() != Some(&info) {
+                info.save(&paths)?;
+                changes.push("node.json".to_owned());
+            }
+            let written = pod::install(&paths, &cni.bin_dir, &cni.conf_dir, NETWORK)?;
+            changes.extend(written.iter().map(|path| path.display().to_string()));
+            if !is_ready(&paths) {
+                mark_ready(&paths)?;
+                changes.push("ready for pods".to_owned());
+            }
+            Ok::<_, anyhow::Error>(changes)
+        });
+        let result = result.await;
+        self.parts.settle(Name::Pods, result);
+    }
+}
+
+fn sysctls(tunnel: Option<&str>) -> Result<Vec<String>, sysctl::Error> {
+    let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
+    if ipv6 && sysctl::read(fabric::IPV6_FORWARDING)? != "1" {
+        gateway::keep_router_advertisements()?;
+    }
+    sysctl::ensure_all(fabric::sysctls(tunnel, ipv6))
+}
