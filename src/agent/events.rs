@@ -53,8 +53,8 @@ impl Reporting {
         self.metrics.refusals.get_or_create(&Reason { reason: refused.reason.clone() }).inc();
         let event = Event {
             type_: EventType::Warning,
-            reason: pascal(&refused.reason),
-            note: Some(refused.message.chars().take(NOTE / 4).collect()),
+            reason: refused.reason.clone(),
+            note: Some(note(&refused.message)),
             action: "RefusePeer".into(),
             secondary: None,
         };
@@ -68,13 +68,13 @@ impl Reporting {
     }
 }
 
-/// `duplicate_key` as an Event's reason: `DuplicateKey`.
-fn pascal(label: &str) -> String {
-    let word = |word: &str| {
-        let mut letters = word.chars();
-        letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect::<String>()
-    };
-    label.split(['_', '-']).map(word).collect()
+/// The beginning of `text` that fits a note.
+fn note(text: &str) -> String {
+    let mut note = text.to_owned();
+    while note.len() > NOTE {
+        note.pop();
+    }
+    note
 }
 
 #[cfg(test)]
@@ -82,8 +82,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_becomes_a_reason() {
-        assert_eq!(pascal("duplicate_key"), "DuplicateKey");
-        assert_eq!(pascal("epoch-went-back"), "EpochWentBack");
+    fn notes_are_cut_between_characters() {
+        assert_eq!(note("short"), "short");
+        let long = note(&"ä".repeat(600));
+        assert_eq!((long.len(), long.chars().count()), (1000, 500));
     }
 }

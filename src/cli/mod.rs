@@ -94,7 +94,7 @@ enum Verb {
     #[command(hide = true)]
     TunnelWorker(tunnel::Args),
     /// Run the control plane of this node.
-    Agent(agent::Args),
+    Agent(Box<agent::Args>),
     /// The CNI plugin; container runtimes call it with CNI_COMMAND set.
     Cni(cni::Args),
     /// Show the peers of this node.
@@ -119,7 +119,7 @@ pub fn main() -> ExitCode {
     let result = match cli.verb {
         Verb::Tunnel(args) => tunnel::run(&args, cli.log_format),
         Verb::TunnelWorker(args) => tunnel::run_worker(&args, cli.log_format),
-        Verb::Agent(args) => agent::run(args, cli.log_format),
+        Verb::Agent(args) => agent::run(*args, cli.log_format),
         Verb::Cni(args) => cni::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Config(args) => config::run(&args),

@@ -13,19 +13,15 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
 use crate::kernel::nft::{self, Changes, Counter, Error, Family};
-use crate::kernel::route::Route;
 pub use table::table;
 
 /// Name of the guard's nftables table, of family inet.
 pub const TABLE: &str = "selvedge-guard";
-
-/// Metric of the routes that refuse what the tunnel does not take: worse than any that people use.
-pub const LAST_RESORT: u32 = 65_000;
 
 /// What the guard follows from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,6 +42,15 @@ pub fn ensure(config: &GuardConfig) -> Result<Changes, Error> {
     nft::apply(&[table(config)])
 }
 
+/// Whether the guard is there as it should.
+///
+/// # Errors
+/// [`Error`].
+pub fn is_right(config: &GuardConfig) -> Result<bool, Error> {
+    let state = nft::read(Family::Inet, TABLE)?;
+    Ok(state.is_some_and(|state| !state.dormant && state.table == table(config)))
+}
+
 /// Takes the guard away. True when it was there.
 ///
 /// # Errors
@@ -61,15 +66,4 @@ pub fn remove() -> Result<bool, Error> {
 /// [`Error`].
 pub fn dropped() -> Result<BTreeMap<String, Counter>, Error> {
     nft::counters(Family::Inet, TABLE)
-}
-
-/// The routes behind the one into the tunnel: they need no device, so they hold while that is down or gone.
-///
-/// Only for pods. The node's own packets to a Service need a route to anywhere before NAT gives them their pod,
-/// so an unreachable one would break them; what no Service takes, the guard drops.
-#[must_use]
-pub fn routes(config: &GuardConfig) -> Vec<Route> {
-    let refuse = |cidr: IpNet| Route::unreachable(cidr).with_metric(LAST_RESORT);
-    let cidrs: BTreeSet<IpNet> = config.cluster_pod_cidrs.iter().map(IpNet::trunc).collect();
-    cidrs.into_iter().map(refuse).collect()
 }

@@ -71,14 +71,3 @@ fn it_stands_behind_all_nat_and_before_any_is_undone() {
     assert_eq!((base("arriving").hook, base("arriving").priority), (Hook::Prerouting, -300));
     assert!(table.counters.contains("leaving4") && table.counters.contains("arriving4-quoted"));
 }
-
-#[test]
-fn pods_have_a_last_resort_and_services_have_none() {
-    let config = GuardConfig {
-        cluster_pod_cidrs: nets(&["10.245.0.0/16", "10.244.0.0/16", "fd00::/48"]),
-        service_cidrs: nets(&["10.96.0.0/12"]),
-        ..GuardConfig::default()
-    };
-    let routes: Vec<String> = routes(&config).iter().map(|route| route.destination.to_string()).collect();
-    assert_eq!(routes, ["10.244.0.0/16", "10.245.0.0/16", "fd00::/48"]);
-}

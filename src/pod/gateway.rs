@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use crate::guard::{self, GuardConfig};
 use crate::kernel::LINK_GROUP;
 use crate::kernel::address::Address;
 use crate::kernel::link::Bridge;
@@ -35,14 +36,26 @@ pub enum Error {
 }
 
 /// Verifies or installs the guard.
-pub fn ensure_guard(_node: &NodeInfo) -> Result<(), nft::Error> {
-    Ok(())
+pub fn ensure_guard(node: &NodeInfo) -> Result<(), nft::Error> {
+    guard::ensure(&guard(node)).map(drop)
 }
 
 /// What is wrong with the guard, if anything.
 #[must_use]
-pub fn guard_problem(_node: &NodeInfo) -> Option<String> {
-    None
+pub fn guard_problem(node: &NodeInfo) -> Option<String> {
+    match guard::is_right(&guard(node)) {
+        Ok(true) => None,
+        Ok(false) => Some("the nftables table of the guard is missing or was changed".to_owned()),
+        Err(error) => Some(format!("the nftables table of the guard cannot be read: {error}")),
+    }
+}
+
+fn guard(node: &NodeInfo) -> GuardConfig {
+    GuardConfig {
+        cluster_pod_cidrs: node.cluster_pod_cidrs.clone(),
+        service_cidrs: node.service_cidrs.clone(),
+        trusted_sources: node.trusted_sources.clone(),
+    }
 }
 
 /// Makes the node's end be as it should, and gives the index of the bridge. Changes only what is not right.

@@ -243,11 +243,10 @@ impl Reconciler {
 }
 
 /// Runs what blocks (netlink transactions, files) off the asynchronous thread, in the same network namespace.
-async fn blocking<T: Send + 'static, E: std::fmt::Display>(
-    work: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, String>
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, String>
 where
-    E: Send + 'static,
+    T: Send + 'static,
+    E: std::fmt::Display + Send + 'static,
 {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(|error| error.to_string()),
