@@ -1,11 +1,199 @@
-//! `selvedge uninstall`.
+//! `selvedge uninstall`: takes off this node what Selvedge put there.
+//!
+//! The guard goes last, and only when everything else is gone: nothing may leak in between.
+
+use std::fmt;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
 
 use super::{Exit, Failure};
+use crate::config::{Config, Overrides};
+use crate::kernel::LINK_GROUP;
+use crate::kernel::link::{self, Id};
+use crate::kernel::netlink::Netlink;
+use crate::kernel::nft::{self, Family};
+use crate::kernel::route::Route;
+use crate::kernel::rule::Rule;
+use crate::paths::Paths;
+use crate::pod::{install, spoof};
+use crate::{egress, guard};
 
 /// Options of `selvedge uninstall`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+#[command(after_help = "Without --yes it says what it would remove, and removes nothing.
 
-pub(super) fn run(_args: &Args) -> Result<Exit, Failure> {
-    Err(anyhow::anyhow!("not built yet").into())
+Removes: the CNI configuration, network devices of link group 51830 (pods lose their network), routes and
+rules of protocol 83, nftables tables, /run/selvedge. Stop the agent and the tunnel first. The node's
+annotations (selvedge.dev/...) stay on its Node object.
+
+Exit codes: 0 nothing is left, 1 something could not be removed, 3 there is something to remove.")]
+pub(super) struct Args {
+    /// Take Selvedge off this node.
+    #[arg(long, required = true)]
+    node: bool,
+    /// Do it, without asking.
+    #[arg(long)]
+    yes: bool,
+    /// Remove the keys and records of this node and the CNI plugin's program too. A node that comes back after
+    /// this has a new identity.
+    #[arg(long)]
+    purge: bool,
+}
+
+#[expect(clippy::print_stdout, reason = "this is the answer")]
+pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+    debug_assert!(args.node, "clap requires it");
+    let paths = Paths::from_env();
+    super::block_on(async {
+        let netlink = Netlink::new().context("cannot look at this node's devices")?;
+        let steps = plan(&netlink, &paths, args.purge).await?;
+        if steps.is_empty() {
+            println!("nothing of Selvedge is left on this node");
+            return Ok(Exit::Ok);
+        }
+        if !args.yes {
+            steps.iter().for_each(|step| println!("would remove {step}"));
+            println!("nothing was changed; run it again with --yes to remove all this");
+            return Ok(Exit::Findings);
+        }
+        refuse_while_running(&paths)?;
+        remove_all(&netlink, steps).await
+    })
+}
+
+/// One thing to remove.
+#[derive(Debug)]
+enum Step {
+    File(&'static str, PathBuf),
+    Folder(&'static str, PathBuf),
+    Link(String),
+    Rule(Rule),
+    Route(Route),
+    Table(Family, &'static str),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(what, path) | Self::Folder(what, path) => write!(f, "{what} {}", path.display()),
+            Self::Link(name) => write!(f, "network device {name}"),
+            Self::Rule(rule) => write!(f, "routing rule {rule}"),
+            Self::Route(route) => write!(f, "route {route}"),
+            Self::Table(family, name) => write!(f, "nftables table {family} {name}"),
+        }
+    }
+}
+
+impl Step {
+    async fn run(&self, netlink: &Netlink) -> anyhow::Result<()> {
+        match self {
+            Self::File(_, path) => absent_is_fine(std::fs::remove_file(path))?,
+            Self::Folder(_, path) => absent_is_fine(std::fs::remove_dir_all(path))?,
+            Self::Link(name) => netlink.apply([link::delete(Id::Name(name))]).await?,
+            Self::Rule(rule) => netlink.apply([rule.delete()]).await?,
+            Self::Route(route) => netlink.apply([route.delete()]).await?,
+            Self::Table(family, name) => drop(nft::delete(*family, name)?),
+        }
+        Ok(())
+    }
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What is there to remove, in the order in which it goes.
+async fn plan(netlink: &Netlink, paths: &Paths, purge: bool) -> anyhow::Result<Vec<Step>> {
+    let mut steps = files(paths, purge);
+    let links = netlink.links().await?.into_iter().filter(|link| link.group == LINK_GROUP);
+    steps.extend(links.map(|link| Step::Link(link.name)));
+    steps.extend(netlink.rules().await?.into_iter().map(Step::Rule));
+    steps.extend(netlink.routes().await?.into_iter().map(Step::Route));
+    let tables =
+        [(Family::Inet, egress::TABLE), (Family::Netdev, spoof::TABLE), (Family::Inet, guard::TABLE)];
+    for (family, name) in tables {
+        if nft::tables(family)?.contains(name) {
+            steps.push(Step::Table(family, name));
+        }
+    }
+    Ok(steps)
+}
+
+/// Files first: without configuration the runtime starts no more pods. The plugin's program stays, because the
+/// runtime needs it to delete the pods that there are, unless everything goes.
+fn files(paths: &Paths, purge: bool) -> Vec<Step> {
+    let (programs, configurations) = cni_folders(paths);
+    let mut steps = vec![
+        Step::File("CNI configuration", configurations.join(install::CONFLIST)),
+        Step::Folder("runtime state", paths.run.clone()),
+    ];
+    if purge {
+        steps.push(Step::File("CNI plugin", programs.join(install::PLUGIN)));
+        steps.push(Step::Folder("keys and records", paths.state.clone()));
+    }
+    let there = |path: &Path| path.symlink_metadata().is_ok();
+    steps.retain(|step| matches!(step, Step::File(_, path) | Step::Folder(_, path) if there(path)));
+    steps
+}
+
+/// As configured; the usual ones when there is no valid configuration any more.
+fn cni_folders(paths: &Paths) -> (PathBuf, PathBuf) {
+    let overrides = Overrides::from_env();
+    let (bin, conf) = (overrides.cni_bin_dir.clone(), overrides.cni_conf_dir.clone());
+    match Config::load(&paths.config, &overrides) {
+        Ok(config) => (config.cni.bin_dir, config.cni.conf_dir),
+        Err(_) => {
+            (bin.unwrap_or_else(|| "/opt/cni/bin".into()), conf.unwrap_or_else(|| "/etc/cni/net.d".into()))
+        }
+    }
+}
+
+/// A running agent or tunnel would put back what is removed.
+fn refuse_while_running(paths: &Paths) -> Result<(), Failure> {
+    let mut sockets = vec![paths.agent_socket()];
+    let entries = std::fs::read_dir(&paths.run).into_iter().flatten().flatten();
+    let is_tunnel = |name: &str| name.starts_with("tunnel-") && name.ends_with(".sock");
+    let tunnels = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_tunnel));
+    sockets.extend(tunnels.map(|entry| entry.path()));
+    match sockets.into_iter().find(|socket| UnixStream::connect(socket).is_ok()) {
+        Some(socket) => Err(Failure::new(
+            Exit::Failed,
+            anyhow!(
+                "a process of Selvedge still answers on {}: stop the agent and the tunnel of this node first",
+                socket.display()
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Goes on after errors; but the guard goes only when there was none.
+#[expect(clippy::print_stdout, reason = "this is the answer")]
+async fn remove_all(netlink: &Netlink, steps: Vec<Step>) -> Result<Exit, Failure> {
+    let mut failed = 0;
+    for step in steps {
+        if failed > 0 && matches!(step, Step::Table(_, guard::TABLE)) {
+            println!("kept {step}: it goes last, when all else is gone");
+            continue;
+        }
+        match step.run(netlink).await {
+            Ok(()) => println!("removed {step}"),
+            Err(error) => {
+                failed += 1;
+                println!("FAILED to remove {step}: {error:#}");
+            }
+        }
+    }
+    match failed {
+        0 => Ok(Exit::Ok),
+        _ => {
+            Err(anyhow!("{failed} things could not be removed; run it again after dealing with them").into())
+        }
+    }
 }

@@ -251,6 +251,7 @@ fn ensuring_twice_changes_nothing_and_keeps_the_counts() {
         assert!(guard::ensure(&guard_config()).unwrap().is_empty());
         let mut wider = guard_config();
         wider.service_cidrs.push("100.64.0.0/10".parse().unwrap());
+        assert!(guard::is_right(&guard_config()).unwrap() && !guard::is_right(&wider).unwrap());
         assert!(!guard::ensure(&wider).unwrap().is_empty());
         assert_eq!(dropped()["arriving4"], 1);
     });

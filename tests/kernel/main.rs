@@ -10,3 +10,4 @@ mod guard;
 mod node;
 mod packet;
 mod repair;
+mod uninstall;

@@ -1,0 +1,110 @@
+//! `selvedge uninstall --node`.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use selvedge::kernel::LINK_GROUP;
+use selvedge::kernel::link::{Bridge, End, Veth};
+use selvedge::kernel::mac::Mac;
+use selvedge::kernel::netlink::Netlink;
+use selvedge::kernel::nft::{Chain, Family, Table, apply, tables};
+use selvedge::kernel::route::Route;
+use selvedge::kernel::rule::Rule;
+use selvedge::{egress, guard};
+use selvedge_lab::isolated;
+
+use crate::node::{egress_config, guard_config};
+
+fn uninstall(folder: &Path, options: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_selvedge"))
+        .args(["uninstall", "--node"])
+        .args(options)
+        .env("SELVEDGE_CONFIG", folder.join("config.toml"))
+        .env("SELVEDGE_STATE_DIR", folder.join("state"))
+        .env("SELVEDGE_RUN_DIR", folder.join("run"))
+        .env("SELVEDGE_CNI_BIN_DIR", folder.join("bin"))
+        .env("SELVEDGE_CNI_CONF_DIR", folder.join("conf"))
+        .output()
+        .unwrap()
+}
+
+/// A node with one of everything, and something of a stranger's beside each.
+async fn install(netlink: &Netlink, folder: &Path) {
+    for name in ["state", "run", "bin", "conf"] {
+        std::fs::create_dir(folder.join(name)).unwrap();
+    }
+    std::fs::write(folder.join("state/key"), "").unwrap();
+    std::fs::write(folder.join("bin/selvedge"), "").unwrap();
+    std::fs::write(folder.join("conf/10-selvedge.conflist"), "").unwrap();
+    std::fs::write(folder.join("conf/99-stranger.conflist"), "").unwrap();
+    let bridge = |name, group| Bridge { name, mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1400, group }.create();
+    let end = |name| End { name, mac: None, mtu: 1400, group: LINK_GROUP };
+    let port = Veth { end: end("slv0123456789a"), peer: end("peer"), peer_ns: None }.create();
+    let pods: ipnet::IpNet = "10.244.0.0/16".parse().unwrap();
+    let changes = [
+        bridge("selvedge-br", LINK_GROUP),
+        bridge("stranger", 0),
+        port,
+        Route::unreachable(pods).replace(),
+        Rule::from_source(pods, 5183, 51830).add(),
+    ];
+    netlink.apply(changes).await.unwrap();
+    let mut ports = Table::new(Family::Netdev, "selvedge-ports");
+    ports.chain("lo", Chain::ingress("lo", 0, vec![]));
+    let stranger = Table::new(Family::Inet, "stranger");
+    apply(&[guard::table(&guard_config()), egress::table(&egress_config()), ports, stranger]).unwrap();
+}
+
+#[test]
+fn it_removes_ours_alone_and_twice_is_fine() {
+    isolated!(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let (folder, netlink) = (folder.path(), Netlink::new().unwrap());
+            install(&netlink, folder).await;
+
+            let dry = uninstall(folder, &[]);
+            assert_eq!(dry.status.code(), Some(3), "{dry:?}");
+            assert!(
+                String::from_utf8_lossy(&dry.stdout)
+                    .contains("would remove nftables table inet selvedge-guard")
+            );
+            assert_eq!(tables(Family::Inet).unwrap().len(), 3);
+
+            let agent = std::os::unix::net::UnixListener::bind(folder.join("run/agent.sock")).unwrap();
+            let refused = uninstall(folder, &["--yes"]);
+            assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+            assert!(String::from_utf8_lossy(&refused.stderr).contains("stop the agent"), "{refused:?}");
+            drop(agent);
+
+            let done = uninstall(folder, &["--yes"]);
+            assert!(done.status.success(), "{done:?}");
+            let text = String::from_utf8_lossy(&done.stdout).into_owned();
+            assert!(
+                text.trim_end().ends_with("removed nftables table inet selvedge-guard"),
+                "the guard last: {text}"
+            );
+            let links: Vec<_> = netlink.links().await.unwrap().into_iter().map(|link| link.name).collect();
+            assert_eq!(links, ["lo", "stranger"]);
+            assert_eq!((netlink.routes().await.unwrap(), netlink.rules().await.unwrap()), (vec![], vec![]));
+            assert_eq!(tables(Family::Inet).unwrap().into_iter().collect::<Vec<_>>(), ["stranger"]);
+            assert!(tables(Family::Netdev).unwrap().is_empty());
+            for (path, stays) in [
+                ("state/key", true),
+                ("bin/selvedge", true),
+                ("run", false),
+                ("conf/10-selvedge.conflist", false),
+                ("conf/99-stranger.conflist", true),
+            ] {
+                assert_eq!(folder.join(path).exists(), stays, "{path}");
+            }
+
+            let again = uninstall(folder, &["--yes"]);
+            assert!(again.status.success(), "{again:?}");
+            assert!(String::from_utf8_lossy(&again.stdout).contains("nothing of Selvedge is left"));
+            assert!(uninstall(folder, &["--yes", "--purge"]).status.success());
+            assert!(!folder.join("state").exists() && !folder.join("bin/selvedge").exists());
+        });
+    });
+}
