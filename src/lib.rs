@@ -1,7 +1,8 @@
 //! Selvedge: a WireGuard-encrypted mesh network fabric for Kubernetes.
 //!
 //! The folders in the order in which arrows go: `cli` and `agent` know everything below them; `mesh`, `guard`,
-//! `egress`, `pod` and `tunnel` know `kernel` and the `selvedge-keys` crate, and not each other.
+//! `egress`, `pod` and `tunnel` know `kernel` and the `selvedge-keys` crate, and not each other; but `pod`
+//! asks `guard` to be there before it wires anything.
 
 pub mod agent;
 pub mod cli;
