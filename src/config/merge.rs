@@ -132,7 +132,7 @@ impl Merge<'_> {
     }
 
     fn endpoints(&mut self, texts: &[Value<String>], listen_port: u16) -> Vec<SocketAddr> {
-        let most = crate::mesh::annotation::MAX_ENDPOINTS;
+        let most = super::MAX_ENDPOINTS;
         if let Some(first) = texts.get(most) {
             self.problems.push(first.problem(format!("more than {most} endpoints"), "keep the best ones"));
         }

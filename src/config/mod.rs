@@ -20,6 +20,9 @@ pub use error::{ConfigError, Problem};
 pub use overrides::Overrides;
 pub use range::ClusterRanges;
 
+/// Most endpoints that a node may have.
+pub const MAX_ENDPOINTS: usize = 8;
+
 /// The checked configuration of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use selvedge_keys::{NodeKeys, PublicKey};
 
+pub use crate::config::MAX_ENDPOINTS;
 pub use error::{AnnotationError, Problem};
 pub use patch::merge_patch;
 pub use read::parse;
@@ -59,8 +60,6 @@ pub const NAMES: [&str; 11] = [
 
 /// Most bytes that one value may have.
 pub const MAX_VALUE: usize = 8192;
-/// Most endpoints that a node may publish.
-pub const MAX_ENDPOINTS: usize = 8;
 /// Most internal addresses that a node may publish.
 pub const MAX_NODE_ADDRESSES: usize = 16;
 /// Most lanes beside the first.

@@ -93,7 +93,7 @@ pub enum Reason {
     #[error("node addresses {} are not those of status.addresses", addresses(.0))]
     AddressesUnconfirmed(Vec<IpAddr>),
     /// A node address that several Nodes have.
-    #[error("node address {address} belongs to {other} too; pods reach it outside the tunnel or not at all")]
+    #[error("node address {address} belongs to {other} too; pods here cannot reach it")]
     AddressShared {
         /// The address.
         address: IpAddr,
@@ -136,4 +136,27 @@ fn nets(nets: &[IpNet]) -> String {
 
 fn addresses(addresses: &[IpAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Labels end up in Events' reasons, which have to be CamelCase words of at most 128 characters.
+    #[test]
+    fn texts_are_for_people_and_labels_for_machines() {
+        let key = selvedge_keys::PrivateKey::from_bytes([1; 32]).public_key();
+        let (net, address) = ("10.0.0.0/24".parse().unwrap(), "192.0.2.1".parse().unwrap());
+        let other = String::from("node-b");
+        for (reason, text) in [
+            (Reason::EpochBack { claimed: 1, accepted: 2 }, "key epoch 1 is below 2"),
+            (Reason::KeyTaken { key, holder: other.clone() }, "belongs to node-b"),
+            (Reason::CidrTaken { prefix: net, holder: other.clone() }, "10.0.0.0/24 overlaps one of node-b"),
+            (Reason::CidrsUnconfirmed(vec![net]), "10.0.0.0/24 are not those of spec.podCIDRs"),
+            (Reason::AddressShared { address, other }, "192.0.2.1 belongs to node-b too"),
+        ] {
+            assert!(reason.to_string().contains(text), "{reason}");
+            assert!(reason.label().chars().all(|c| c.is_ascii_alphanumeric()), "{}", reason.label());
+        }
+    }
 }
