@@ -24,9 +24,10 @@ use tokio::sync::{Notify, watch as channel};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
+use crate::guard::{self, GuardConfig};
 use crate::kernel::monitor;
 use crate::observe::http;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, Part};
 use crate::paths::Paths;
 
 /// Runs the agent until it is told to end (SIGTERM, SIGINT) or one of its tasks fails.
@@ -63,8 +64,8 @@ pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
     tasks.spawn(named("own node watch", watch::own_node(client.clone(), name, own, metrics.clone())));
     tasks.spawn(named("nodes watch", watch::all_nodes(client, nodes, metrics.clone())));
     let socket = paths.tunnel_socket(&config.interface);
-    tasks.spawn(named("tunnel", tunnel::follow(socket, wanted_seen, link, metrics)));
-    tasks.spawn(named("kernel monitor", watch_kernel(kernel)));
+    tasks.spawn(named("tunnel", tunnel::follow(socket, wanted_seen, link, metrics.clone())));
+    tasks.spawn(named("kernel monitor", watch_kernel(kernel, reconcile::guard_config(&config), metrics)));
     tasks.spawn(named("health and metrics", http::serve(listener, Arc::new(report.clone()))));
     tasks.spawn(named("local API", serve::local(paths.agent_socket(), report)));
     tasks.spawn(named("reconciler", reconciler.run(news)));
@@ -104,12 +105,18 @@ async fn client(config: &Config) -> anyhow::Result<Client> {
     Client::try_from(config).context("cannot make a Kubernetes client")
 }
 
-async fn watch_kernel(changed: Arc<Notify>) {
+/// Tells the reconciler of changes. The guard is put back here and now, because a pass may be waiting for the API.
+async fn watch_kernel(changed: Arc<Notify>, guard: GuardConfig, metrics: Metrics) {
     loop {
         match monitor::Monitor::new() {
             Ok(mut monitor) => loop {
                 match monitor.next().await {
-                    Ok(_) => changed.notify_one(),
+                    Ok(kinds) => {
+                        if kinds.contains(&monitor::Change::Nftables) {
+                            restore(guard.clone(), &metrics).await;
+                        }
+                        changed.notify_one();
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "lost track of the kernel's changes; looking again");
                         changed.notify_one();
@@ -120,6 +127,18 @@ async fn watch_kernel(changed: Arc<Notify>) {
             Err(error) => tracing::warn!(%error, "cannot follow the kernel's changes"),
         }
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+}
+
+/// When it fails, the next pass tries again and says why.
+async fn restore(guard: GuardConfig, metrics: &Metrics) {
+    let restored = tokio::task::spawn_blocking(move || guard::ensure(&guard)).await;
+    if let Ok(Ok(changes)) = restored
+        && !changes.is_empty()
+    {
+        let part = parts::Name::Guard.label();
+        metrics.changes.get_or_create(&Part { part: part.to_owned() }).inc();
+        tracing::warn!(part, %changes, "somebody changed the guard; it is put back");
     }
 }
 

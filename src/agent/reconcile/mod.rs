@@ -97,11 +97,7 @@ impl Reconciler {
     pub(super) fn new(start: Start) -> anyhow::Result<Self> {
         let reporting = Reporting::new(start.client.clone(), &start.config.node_name, start.metrics.clone());
         Ok(Self {
-            guard: GuardConfig {
-                cluster_pod_cidrs: start.config.cluster_pod_cidrs.clone(),
-                service_cidrs: start.config.service_cidrs.clone(),
-                trusted_sources: start.config.trusted_sources.clone(),
-            },
+            guard: guard_config(&start.config),
             netlink: Netlink::new()?,
             members: Members::open(&start, reporting)?,
             parts: Parts::new(start.metrics.clone()),
@@ -239,6 +235,15 @@ impl Reconciler {
             mtu,
             datapath: crate::pod::node::Datapath::default(),
         }
+    }
+}
+
+/// What the guard follows from.
+pub(super) fn guard_config(config: &Config) -> GuardConfig {
+    GuardConfig {
+        cluster_pod_cidrs: config.cluster_pod_cidrs.clone(),
+        service_cidrs: config.service_cidrs.clone(),
+        trusted_sources: config.trusted_sources.clone(),
     }
 }
 
