@@ -23,3 +23,4 @@ pub mod space;
 pub mod state;
 pub mod traffic;
 pub mod underlay;
+pub mod wire;

@@ -45,7 +45,7 @@ impl Add {
             admit(&lease).await
         };
         if let Err(error) = built.await {
-            return Err(self.undo(&netlink, &lease, error).await);
+            return Err(self.undo(&netlink, error).await);
         }
         Ok(self.added(version, &node, &lease))
     }
@@ -79,12 +79,9 @@ impl Add {
     }
 
     /// Takes back what was made; gives the error that led here, and what went wrong on the way back.
-    async fn undo(&self, netlink: &Netlink, lease: &Lease, mut error: Error) -> Error {
-        let mut further: Vec<String> = wiring::remove(netlink, &self.attachment, Some(lease))
-            .await
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+    async fn undo(&self, netlink: &Netlink, mut error: Error) -> Error {
+        let mut further: Vec<String> =
+            wiring::remove(netlink, &self.attachment).await.iter().map(ToString::to_string).collect();
         let leases = Leases::new(self.paths.leases());
         // With something of it left the addresses must not go to another pod: DEL or GC will try again.
         if further.is_empty() {

@@ -9,12 +9,7 @@ use crate::paths::Paths;
 /// Removes the interface and gives its addresses back. Works without the pod's namespace and without the agent.
 pub(super) async fn run(paths: &Paths, attachment: &Attachment) -> Result<(), Error> {
     let leases = Leases::new(paths.leases());
-    // A lease that can't be read still names the port by its file name, and goes with it.
-    let (lease, unreadable) = match leases.find(attachment) {
-        Ok(lease) => (lease, false),
-        Err(_) => (None, true),
-    };
-    let errors = wiring::remove(&plugin::netlink()?, attachment, lease.as_ref()).await;
+    let errors = wiring::remove(&plugin::netlink()?, attachment).await;
     if !errors.is_empty() {
         // The addresses stay leased until nothing uses them.
         let reasons: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -24,8 +19,5 @@ pub(super) async fn run(paths: &Paths, attachment: &Attachment) -> Result<(), Er
             reasons.join("; "),
         ));
     }
-    if lease.is_some() || unreadable {
-        leases.lock()?.give_back(attachment)?;
-    }
-    Ok(())
+    Ok(leases.lock()?.give_back(attachment)?)
 }

@@ -81,13 +81,10 @@ pub async fn ensure_unreachable(netlink: &Netlink, node: &NodeInfo) -> Result<()
 /// Sets what the kernel has to do for pods, in the calling thread's namespace. The bridge has to exist.
 pub fn sysctls(node: &NodeInfo) -> Result<(), sysctl::Error> {
     let has = |ipv6: bool| node.pod_cidrs.iter().any(|net| net.addr().is_ipv6() == ipv6);
-    // No ICMP redirects: two pods are one hop apart by way of the node, although they share a bridge. The kernel
-    // sends them if either `all` or the device says so.
-    sysctl::ensure("ipv4/conf/all/send_redirects", "0")?;
-    sysctl::ensure(&on_bridge("ipv4", "send_redirects"), "0")?;
+    // Loose, because a pod's packets come by way of the bridge and its route leads to its port. What it may have
+    // as source, its port sees to.
+    sysctl::ensure(&on_bridge("ipv4", "rp_filter"), "2")?;
     sysctl::ensure(&on_bridge("ipv4", "accept_redirects"), "0")?;
-    // A pod's source address is the one that its route leads to.
-    sysctl::ensure(&on_bridge("ipv4", "rp_filter"), "1")?;
     if has(false) {
         sysctl::ensure("ipv4/ip_forward", "1")?;
         sysctl::ensure(&on_bridge("ipv4", "forwarding"), "1")?;

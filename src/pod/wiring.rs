@@ -1,7 +1,11 @@
 //! One pod's interface: a veth, one end in the pod, the other an isolated port of the bridge.
 //!
-//! Nothing is learnt from packets. Bridge and pod know each other by permanent neighbours, and the bridge knows
-//! the port of each pod by a permanent entry, so neither ARP, ND nor flooding decides where packets go.
+//! Nothing is learnt from packets. Node and pod know each other by permanent neighbours, and the bridge knows the
+//! port of each pod by a permanent entry, so neither ARP, ND nor flooding decides where packets go.
+//!
+//! Packets come from a pod by way of the bridge, and go to it straight out of its port. If the node's route led to
+//! the bridge, br_netfilter would take a packet that a Service's DNAT sends to a pod of the same node for one to be
+//! bridged, which isolated ports refuse: it compares the route's device with the bridge.
 
 use std::net::IpAddr;
 
@@ -17,7 +21,6 @@ use crate::kernel::sysctl;
 
 use super::attachment::Attachment;
 use super::gateway::{BRIDGE, BRIDGE_MAC};
-use super::lease::Lease;
 use super::node::NodeInfo;
 use super::pool::Addresses;
 use super::reply::everything;
@@ -53,8 +56,8 @@ pub enum Error {
     /// The pod's namespace can't be entered.
     #[error(transparent)]
     Namespace(#[from] crate::kernel::netns::Error),
-    /// A setting in the pod.
-    #[error("in the pod: {0}")]
+    /// A setting.
+    #[error(transparent)]
     Sysctl(#[from] sysctl::Error),
     /// The rules against spoofing.
     #[error(transparent)]
@@ -89,6 +92,7 @@ impl Wiring<'_> {
         netlink.apply([veth.create()]).await?;
         spoof::protect(&port.name, port.pod_mac, self.addresses)?;
         let ends = self.ends(netlink, &port.name).await?;
+        port_sysctls(&port.name, self.has_ipv6())?;
         let inside = self.enter(pod)?;
         inside.apply(self.pod_changes(ends.1)).await?;
         netlink.apply(self.node_changes(ends.0)).await?;
@@ -105,12 +109,15 @@ impl Wiring<'_> {
     /// A socket in the pod, whose interface is made ready to come up.
     fn enter(&self, pod: &NetNs) -> Result<Netlink, Error> {
         let runtime = tokio::runtime::Handle::current();
-        let ipv6 = self.addresses.iter().any(|address| address.is_ipv6());
         pod.run(|| {
             let _entered = runtime.enter();
-            pod_sysctls(&self.attachment.interface, ipv6)?;
+            pod_sysctls(&self.attachment.interface, self.has_ipv6())?;
             Ok(Netlink::new()?)
         })?
+    }
+
+    fn has_ipv6(&self) -> bool {
+        self.addresses.iter().any(|address| address.is_ipv6())
     }
 
     /// Inside the pod.
@@ -123,7 +130,7 @@ impl Wiring<'_> {
         changes
     }
 
-    /// On the node; the port comes up last.
+    /// On the node; the routes, which need the port to be up, come last.
     fn node_changes(&self, port: u32) -> Vec<Change> {
         let join = Update { master: Some(self.bridge), link_local: Some(false), ..Update::default() };
         let mut changes = vec![
@@ -131,9 +138,9 @@ impl Wiring<'_> {
             link::set_port(Id::Index(port), PORT),
             self.forwarding(port).replace(),
         ];
-        changes.extend(self.node_neighbours().into_iter().map(Neighbour::replace));
-        changes.extend(self.node_routes().iter().map(Route::replace));
         changes.push(link::update(Id::Index(port), &UP));
+        changes.extend(self.node_neighbours(port).into_iter().map(Neighbour::replace));
+        changes.extend(self.node_routes(port).iter().map(Route::replace));
         changes
     }
 
@@ -149,12 +156,20 @@ impl Wiring<'_> {
         self.gateways().map(|address| Neighbour { device, address, mac: BRIDGE_MAC }).collect()
     }
 
-    fn node_routes(&self) -> Vec<Route> {
-        node_routes(self.node, self.addresses, self.bridge)
+    /// Where a fabric address is there, the node speaks to the pod from it.
+    fn node_routes(&self, port: u32) -> Vec<Route> {
+        let route = |address: IpAddr| {
+            let route = Route::on_link(address, port);
+            match self.node.fabric(address.is_ipv6()) {
+                Some(fabric) => route.with_source(fabric),
+                None => route,
+            }
+        };
+        self.addresses.iter().map(route).collect()
     }
 
-    fn node_neighbours(&self) -> Vec<Neighbour> {
-        let (device, mac) = (self.bridge, self.attachment.port().pod_mac);
+    fn node_neighbours(&self, port: u32) -> Vec<Neighbour> {
+        let (device, mac) = (port, self.attachment.port().pod_mac);
         self.addresses.iter().map(|address| Neighbour { device, address, mac }).collect()
     }
 
@@ -174,21 +189,20 @@ impl Wiring<'_> {
 
     async fn node_problems(&self, netlink: &Netlink, problems: &mut Vec<String>) -> Result<(), Error> {
         let name = self.attachment.port().name;
-        match netlink.link_named(&name).await? {
-            None => problems.push(format!("the node's end {name} is missing")),
-            Some(link) => {
-                self.port_problems(&link, problems);
-                if !netlink.forwardings(link.index).await?.contains(&self.forwarding(link.index)) {
-                    problems.push(format!("the bridge does not know the pod's address on port {name}"));
-                }
-            }
+        let Some(port) = netlink.link_named(&name).await? else {
+            problems.push(format!("the node's end {name} is missing"));
+            return Ok(());
+        };
+        self.port_problems(&port, problems);
+        if !netlink.forwardings(port.index).await?.contains(&self.forwarding(port.index)) {
+            problems.push(format!("the bridge does not know the pod's address on port {name}"));
         }
         let routes = netlink.routes().await?;
-        for route in self.node_routes().iter().filter(|route| !routes.contains(&route.normal())) {
+        for route in self.node_routes(port.index).iter().filter(|route| !routes.contains(&route.normal())) {
             problems.push(format!("the node's route to {} is missing or changed", route.destination));
         }
-        let neighbours = netlink.neighbours(self.bridge).await?;
-        for missing in self.node_neighbours().iter().filter(|wanted| !neighbours.contains(wanted)) {
+        let neighbours = netlink.neighbours(port.index).await?;
+        for missing in self.node_neighbours(port.index).iter().filter(|wanted| !neighbours.contains(wanted)) {
             problems.push(format!("the node's neighbour {} is missing or changed", missing.address));
         }
         Ok(())
@@ -252,16 +266,12 @@ impl Wiring<'_> {
     }
 }
 
-/// The node's routes to a pod. Where a fabric address is there, the node speaks to the pod from it.
-fn node_routes(node: &NodeInfo, addresses: &Addresses, bridge: u32) -> Vec<Route> {
-    let route = |address: IpAddr| {
-        let route = Route::on_link(address, bridge);
-        match node.fabric(address.is_ipv6()) {
-            Some(fabric) => route.with_source(fabric),
-            None => route,
-        }
-    };
-    addresses.iter().map(route).collect()
+/// Before the port comes up: it carries routes of both families, whatever the default for new devices is.
+fn port_sysctls(port: &str, ipv6: bool) -> Result<(), sysctl::Error> {
+    if ipv6 {
+        sysctl::ensure(&format!("ipv6/conf/{port}/disable_ipv6"), "0")?;
+    }
+    Ok(())
 }
 
 /// Before the interface comes up: no duplicate address detection, for which a pod would have to wait, and no
@@ -279,24 +289,10 @@ fn pod_sysctls(interface: &str, ipv6: bool) -> Result<(), sysctl::Error> {
 }
 
 /// Takes a pod's interface away, whatever of it there is, and goes on after an error.
-pub async fn remove(netlink: &Netlink, attachment: &Attachment, lease: Option<&Lease>) -> Vec<Error> {
-    let port = attachment.port();
-    let mut errors = vec![];
-    let mut note = |result: Result<(), Error>| errors.extend(result.err());
-    // The device takes its port, forwarding entry and, with the pod's end, the pod's routes along.
-    note(netlink.apply([link::delete(Id::Name(&port.name))]).await.map_err(Error::from));
-    note(spoof::unprotect(&port.name).map_err(Error::from));
-    if let Some(lease) = lease {
-        note(forget(netlink, &lease.addresses, port.pod_mac).await);
-    }
-    errors
-}
-
-/// Deletes the node's routes and neighbours for a pod's addresses.
-async fn forget(netlink: &Netlink, addresses: &Addresses, mac: Mac) -> Result<(), Error> {
-    let Some(bridge) = netlink.link_named(BRIDGE).await? else { return Ok(()) };
-    let device = bridge.index;
-    let routes = addresses.iter().map(|address| Route::on_link(address, device).delete());
-    let neighbours = addresses.iter().map(|address| Neighbour { device, address, mac }.delete());
-    Ok(netlink.apply(routes.chain(neighbours)).await?)
+pub async fn remove(netlink: &Netlink, attachment: &Attachment) -> Vec<Error> {
+    let port = attachment.port().name;
+    // The device takes its routes, neighbours and forwarding entry along, and the pod's end.
+    let link = netlink.apply([link::delete(Id::Name(&port))]).await.map_err(Error::from);
+    let rules = spoof::unprotect(&port).map_err(Error::from);
+    [link, rules].into_iter().filter_map(Result::err).collect()
 }
