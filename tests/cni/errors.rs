@@ -81,7 +81,7 @@ fn check_and_gc_need_their_lists() {
     selvedge_lab::isolated!(|| {
         let node = node();
         let pod = node.add("a");
-        expect(&node.call("CHECK", &pod, node.config.clone()), 7, "prevResult");
+        expect(&node.call("CHECK", &pod, &node.config), 7, "prevResult");
         expect(&node.run(&[("CNI_COMMAND", "GC")], &node.config.to_string()), 7, "valid-attachments");
         assert!(node.check(&pod).success, "GC without a list frees nothing");
         let mut old = node.config.clone();
@@ -98,11 +98,7 @@ fn no_addresses_left() {
         let node = node_with(&["10.244.1.0/29", "fd00:10:244:1::/64"]);
         let pods: Vec<Pod> = (0..5).map(|number| node.add(&format!("pod{number}"))).collect();
         let late = Pod::unconnected("late");
-        expect(
-            &node.call("ADD", &late, node.config.clone()),
-            100,
-            "all 5 pod addresses of this node are in use",
-        );
+        expect(&node.call("ADD", &late, &node.config), 100, "all 5 pod addresses of this node are in use");
         assert_eq!(ports().len(), 5);
         node.del(&pods[3]);
         let late = node.connect(late);
@@ -116,9 +112,9 @@ fn no_node_no_pod() {
         let node = node();
         std::fs::remove_file(node.paths.node()).unwrap();
         let pod = Pod::unconnected("a");
-        expect(&node.call("ADD", &pod, node.config.clone()), 11, "node.json");
+        expect(&node.call("ADD", &pod, &node.config), 11, "node.json");
         std::fs::write(node.paths.node(), "{").unwrap();
-        expect(&node.call("ADD", &pod, node.config.clone()), 7, "node.json");
+        expect(&node.call("ADD", &pod, &node.config), 7, "node.json");
     });
 }
 
@@ -127,14 +123,14 @@ fn twice_is_once_too_many() {
     selvedge_lab::isolated!(|| {
         let node = node();
         let pod = node.add("a");
-        expect(&node.call("ADD", &pod, node.config.clone()), 103, "eth0 of container a");
+        expect(&node.call("ADD", &pod, &node.config), 103, "eth0 of container a");
         assert!(node.check(&pod).success, "the first is not hurt");
     });
 }
 
 /// Whatever fails, nothing is left.
 fn rolled_back(node: &Node, pod: &Pod, code: u32, words: &str) {
-    expect(&node.call("ADD", pod, node.config.clone()), code, words);
+    expect(&node.call("ADD", pod, &node.config), code, words);
     assert_eq!(node.leases().len(), 0);
     assert_eq!(ports().len(), 0);
     assert_eq!(nft::chain_names(nft::Family::Netdev, "selvedge-ports").unwrap(), Vec::<String>::new());
@@ -145,14 +141,14 @@ fn a_failure_takes_everything_back() {
     selvedge_lab::isolated!(|| {
         let node = node();
         let pod = Pod::unconnected("a");
-        let taken = Bridge { name: "eth0", mac: pod.mac(), mtu: 1420, group: 0 };
+        let taken = Bridge { name: "eth0", mac: pod.ethernet_address(), mtu: 1420, group: 0 };
         let inside = || Netlink::in_ns(&pod.netns).unwrap();
         block_on(async { inside().apply([taken.create()]).await.unwrap() });
         rolled_back(&node, &pod, 104, "create veth");
         let there = block_on(async { inside().link_named("eth0").await.unwrap() });
         assert_eq!(there.unwrap().kind.as_deref(), Some("bridge"), "what was there before stays");
         block_on(async { inside().apply([link::delete(Id::Name("eth0"))]).await.unwrap() });
-        assert!(node.call("ADD", &pod, node.config.clone()).success);
+        assert!(node.call("ADD", &pod, &node.config).success);
     });
 }
 

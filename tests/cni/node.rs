@@ -91,23 +91,23 @@ impl Node {
 
     /// ADD for a pod that has a namespace only.
     pub(crate) fn connect(&self, pod: Pod) -> Pod {
-        let said = self.call("ADD", &pod, self.config.clone());
+        let said = self.call("ADD", &pod, &self.config);
         assert!(said.success, "ADD {}: {}", pod.attachment, said.output);
         Pod { result: said.output, ..pod }
     }
 
     pub(crate) fn del(&self, pod: &Pod) {
-        let said = self.call("DEL", pod, self.config.clone());
+        let said = self.call("DEL", pod, &self.config);
         assert!(said.success, "DEL {}: {}", pod.attachment, said.output);
     }
 
     pub(crate) fn check(&self, pod: &Pod) -> Said {
         let mut config = self.config.clone();
         config["prevResult"] = pod.result.clone();
-        self.call("CHECK", pod, config)
+        self.call("CHECK", pod, &config)
     }
 
-    pub(crate) fn call(&self, command: &'static str, pod: &Pod, config: Value) -> Said {
+    pub(crate) fn call(&self, command: &'static str, pod: &Pod, config: &Value) -> Said {
         self.run(
             &pod.variables(command).each_ref().map(|(name, value)| (*name, value.as_str())),
             &config.to_string(),
@@ -171,7 +171,7 @@ impl Pod {
         self.attachment.port().name
     }
 
-    pub(crate) fn mac(&self) -> Mac {
+    pub(crate) fn ethernet_address(&self) -> Mac {
         self.attachment.port().pod_mac
     }
 

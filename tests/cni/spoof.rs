@@ -29,7 +29,7 @@ impl Cast {
     fn new(node: &Node, own: &Pod, victim: &Pod) -> Self {
         let v4 = |address| if let IpAddr::V4(address) = address { address } else { panic!() };
         let v6 = |address| if let IpAddr::V6(address) = address { address } else { panic!() };
-        let of = |pod: &Pod| (pod.mac(), v4(pod.address(false)), v6(pod.address(true)));
+        let of = |pod: &Pod| (pod.ethernet_address(), v4(pod.address(false)), v6(pod.address(true)));
         let fabric = |ipv6| node.info.fabric(ipv6).unwrap();
         let gateway = (BRIDGE_MAC, v4(fabric(false)), v6(fabric(true)));
         Self { own: of(own), victim: of(victim), gateway }
@@ -188,14 +188,14 @@ fn the_rules_are_there_before_the_port_forwards() {
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
                     let Ok(wire) = Wire::open(&attacker.netns, "eth0") else { continue };
                     let lie = cast.udp(cast.victim.1, cast.gateway.1, FORGED);
-                    let frame = packet::ethernet(BRIDGE_MAC.0, attacker.mac().0, IPV4, &lie);
+                    let frame = packet::ethernet(BRIDGE_MAC.0, attacker.ethernet_address().0, IPV4, &lie);
                     while !done.load(std::sync::atomic::Ordering::Relaxed) {
                         sent += u64::from(wire.send(&frame).is_ok());
                     }
                 }
                 sent
             });
-            let said = node.call("ADD", attacker, node.config.clone());
+            let said = node.call("ADD", attacker, &node.config);
             assert!(said.success, "{said:?}");
             let before = count("spoofed-ipv4");
             let deadline = soon();
@@ -208,7 +208,7 @@ fn the_rules_are_there_before_the_port_forwards() {
         let wire = Wire::open(&victim.netns, "eth0").unwrap();
         wire.send(&packet::ethernet(
             BRIDGE_MAC.0,
-            victim.mac().0,
+            victim.ethernet_address().0,
             IPV4,
             &cast.udp(cast.victim.1, cast.gateway.1, HONEST),
         ))

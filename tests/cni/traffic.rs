@@ -31,7 +31,8 @@ fn pods_of_one_node_see_each_others_addresses() {
     selvedge_lab::isolated!(|| {
         let node = node();
         let (a, b) = (node.add("a"), node.add("b"));
-        for ipv6 in [false, true] {
+        for (netfilter, ipv6) in [("1", false), ("1", true), ("0", false), ("0", true)] {
+            bridge_netfilter(netfilter);
             assert_eq!(tcp(&a.netns, &b.netns, b.address(ipv6)), a.address(ipv6));
             assert_eq!(tcp(&b.netns, &a.netns, a.address(ipv6)), b.address(ipv6));
             assert_eq!(tcp(&a.netns, &a.netns, a.address(ipv6)), a.address(ipv6), "a pod to itself");
@@ -65,7 +66,7 @@ fn node_and_pods_reach_each_other_with_and_without_the_tunnels_device() {
         });
         both_ways(&node, &pod.netns, &pod.addresses());
         block_on(async {
-            Netlink::new().unwrap().apply([link::delete(Id::Name("selvedge0"))]).await.unwrap()
+            Netlink::new().unwrap().apply([link::delete(Id::Name("selvedge0"))]).await.unwrap();
         });
         both_ways(&node, &pod.netns, &pod.addresses());
         assert!(node.check(&pod).success, "{:?}", node.check(&pod));
@@ -94,19 +95,19 @@ fn the_gateway_answers_a_pod_that_asks() {
         else {
             panic!()
         };
-        let request = packet::arp(1, (pod.mac().0, own), ([0; 6], gateway));
-        wire.send(&packet::ethernet([0xff; 6], pod.mac().0, packet::ARP, &request)).unwrap();
+        let request = packet::arp(1, (pod.ethernet_address().0, own), ([0; 6], gateway));
+        wire.send(&packet::ethernet([0xff; 6], pod.ethernet_address().0, packet::ARP, &request)).unwrap();
         let answer =
             |frame: &[u8]| frame[12..14] == [8, 6] && frame[21] == 2 && frame[28..32] == gateway.octets();
         assert!(wire.find(soon(), answer).unwrap().is_some(), "no ARP reply");
         let (IpAddr::V6(own), Some(IpAddr::V6(gateway))) = (pod.address(true), node.info.fabric(true)) else {
             panic!()
         };
-        let body = [&[0; 4][..], &gateway.octets(), &[1, 1], &pod.mac().0].concat();
+        let body = [&[0; 4][..], &gateway.octets(), &[1, 1], &pod.ethernet_address().0].concat();
         let solicitation = packet::icmpv6(own, gateway, 135, 255, &body);
         wire.send(&packet::ethernet(
             [0x02, b's', b'l', b'v', 0, 1],
-            pod.mac().0,
+            pod.ethernet_address().0,
             packet::IPV6,
             &solicitation,
         ))
@@ -132,9 +133,10 @@ fn nothing_is_bridged_between_pods() {
         }
         // Nor does a frame straight to the other pod's Ethernet address, or to everybody.
         let (from, to) = (Wire::open(&a.netns, "eth0").unwrap(), Wire::open(&b.netns, "eth0").unwrap());
-        for destination in [b.mac().0, [0xff; 6], [0x33, 0x33, 0, 0, 0, 1]] {
+        for destination in [b.ethernet_address().0, [0xff; 6], [0x33, 0x33, 0, 0, 0, 1]] {
             let payload = packet::udp(a.address(false), b.address(false), [1, 2], b"straight across");
-            from.send(&packet::ethernet(destination, a.mac().0, packet::IPV4, &payload)).unwrap();
+            from.send(&packet::ethernet(destination, a.ethernet_address().0, packet::IPV4, &payload))
+                .unwrap();
         }
         // The next ADD repairs what it needs, and then a packet comes after those that did not.
         node.add("c");
@@ -198,13 +200,29 @@ fn a_pod_reaches_itself_by_way_of_a_service() {
         table.chain("to", Chain::base(ChainKind::Nat, Hook::Prerouting, -100, to));
         table.chain("from", Chain::base(ChainKind::Nat, Hook::Postrouting, 100, from));
         nft::apply(&[table]).unwrap();
-        for (service, ipv6) in [("10.96.0.10", false), ("fd00:10:96::10", true)] {
+        for (netfilter, service, ipv6) in [
+            ("1", "10.96.0.10", false),
+            ("1", "fd00:10:96::10", true),
+            ("0", "10.96.0.10", false),
+            ("0", "fd00:10:96::10", true),
+        ] {
+            bridge_netfilter(netfilter);
             let server = pod.netns.run(|| TcpListener::bind((pod.address(ipv6), 0)).unwrap()).unwrap();
             let target = SocketAddr::new(service.parse().unwrap(), server.local_addr().unwrap().port());
             let client = pod.netns.run(|| std::net::TcpStream::connect_timeout(&target, LONG)).unwrap();
-            assert!(client.is_ok(), "{service}: {client:?}");
+            assert!(client.is_ok(), "{service} with br_netfilter {netfilter}: {client:?}");
         }
     });
+}
+
+/// Whether frames in a bridge pass the hooks of IP. Without the module there is nothing to switch.
+fn bridge_netfilter(value: &str) {
+    for key in ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"] {
+        match sysctl::ensure(key, value) {
+            Err(error) if error.is_missing() => {}
+            done => drop(done.unwrap()),
+        }
+    }
 }
 
 /// An underlay with a default route, to which nothing of a pod's must go in the clear.

@@ -67,7 +67,7 @@ fn add_makes_what_the_design_says() {
             assert_eq!((bridge.mac, port.master), (Some(BRIDGE_MAC), Some(bridge.index)));
             assert!(port.port.unwrap().isolated && port.up);
             let eth0 = inside.link_named("eth0").await.unwrap().unwrap();
-            assert_eq!((eth0.mtu, port.mtu, eth0.mac), (1420, 1420, Some(pod.mac())));
+            assert_eq!((eth0.mtu, port.mtu, eth0.mac), (1420, 1420, Some(pod.ethernet_address())));
             assert!(inside.link_named("lo").await.unwrap().unwrap().up);
             let addresses = inside.addresses(Some(eth0.index)).await.unwrap();
             let lengths = |address: &&Address| address.net.prefix_len() == address.net.max_prefix_len();
