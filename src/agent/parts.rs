@@ -5,6 +5,9 @@ use std::fmt::Display;
 
 use crate::observe::metrics::{Metrics, Part};
 
+/// Changes of one part that a log line names; the first pass makes dozens.
+const SHOWN: usize = 4;
+
 /// A part of a node that a pass brings to its desired state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Name {
@@ -72,7 +75,9 @@ impl Parts {
             Ok(changes) => {
                 if !changes.is_empty() {
                     self.metrics.changes.get_or_create(&part(name)).inc();
-                    tracing::info!(part = name.label(), ?changes, "brought to its desired state");
+                    let (count, first) = (changes.len(), &changes[..changes.len().min(SHOWN)]);
+                    tracing::info!(part = name.label(), count, ?first, "brought to its desired state");
+                    tracing::debug!(part = name.label(), ?changes, "in full");
                 }
                 if self.problems.remove(&name).is_some() {
                     tracing::info!(part = name.label(), "works again");
