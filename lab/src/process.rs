@@ -242,7 +242,7 @@ fn parent_of(pid: i32) -> Option<i32> {
     fields.next()?.parse().ok().filter(|_| living)
 }
 
-/// The last lines of a log file, at most `lines`.
+/// The last lines of a log file, at most `lines`, each cut to what a person reads.
 #[must_use]
 pub fn tail(log: &Path, lines: usize) -> String {
     const LOOK_BACK: u64 = 64 << 10;
@@ -257,7 +257,13 @@ pub fn tail(log: &Path, lines: usize) -> String {
     };
     let text = read().unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
+    let last = all[all.len().saturating_sub(lines)..].iter();
+    last.map(|line| cut(line)).collect::<Vec<_>>().join("\n")
+}
+
+fn cut(line: &str) -> &str {
+    const WIDTH: usize = 240;
+    line.char_indices().nth(WIDTH).map_or(line, |(at, _)| &line[..at])
 }
 
 /// Waits until `holds`, looking every few milliseconds.

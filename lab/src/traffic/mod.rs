@@ -11,6 +11,7 @@ use selvedge::kernel::netns::{self, NetNs};
 use socket2::{Domain, Protocol, Socket, Type};
 
 mod client;
+mod echo;
 mod ping;
 mod probe;
 mod server;
@@ -68,7 +69,14 @@ impl Error {
 }
 
 pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Socket { what: what.into(), source }
+    move |source| {
+        // What a socket says when its timeout has passed is no help.
+        let source = match source.kind() {
+            io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "no answer in time"),
+            _ => source,
+        };
+        Error::Socket { what: what.into(), source }
+    }
 }
 
 /// Bytes that only the lab's payloads carry.

@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::oneshot;
 
-use super::{Canary, Error, failed};
+use super::{Canary, Error, echo, failed};
 
 const HEAD_LIMIT: usize = 8 << 10;
 const CHUNK: usize = 256 << 10;
@@ -101,6 +101,7 @@ struct Pair {
 
 fn listen(port: u16) -> io::Result<Pair> {
     let udp = bound(port, Type::DGRAM, Protocol::UDP)?;
+    echo::prepare(&udp)?;
     let udp = std::net::UdpSocket::from(udp);
     let port = udp.local_addr()?.port();
     let tcp = bound(port, Type::STREAM, Protocol::TCP)?;
@@ -132,7 +133,8 @@ impl Pair {
         let (Ok(tcp), Ok(udp)) = (TcpListener::from_std(self.tcp), UdpSocket::from_std(self.udp)) else {
             return;
         };
-        let echo = tokio::spawn(echo(udp, me.clone()));
+        let myself = me.clone();
+        let echo = tokio::spawn(echo::serve(udp, move |source, asked| myself.echo(plain(source), asked)));
         while let Ok((stream, source)) = tcp.accept().await {
             let me = me.clone();
             tokio::spawn(async move { me.answer(stream, plain(source)).await });
@@ -141,21 +143,16 @@ impl Pair {
     }
 }
 
-async fn echo(socket: UdpSocket, me: Arc<Me>) {
-    let mut buffer = vec![0; 1 << 16];
-    // An error here is an ICMP error about an earlier answer: the next datagram may be fine.
-    loop {
-        let Ok((length, source)) = socket.recv_from(&mut buffer).await else { continue };
-        let mut answer = me.told(plain(source));
-        answer.push(b'\n');
-        // As long as the question, so that a probe's answer has its size.
-        let rest = length.saturating_sub(answer.len());
-        answer.extend_from_slice(&buffer[..rest]);
-        let _ = socket.send_to(&answer, source).await;
-    }
-}
-
 impl Me {
+    /// As long as what was asked, so that the answer to a probe has its size.
+    fn echo(&self, source: SocketAddr, asked: &[u8]) -> Vec<u8> {
+        let mut answer = self.told(source);
+        answer.push(b'\n');
+        let rest = asked.len().saturating_sub(answer.len());
+        answer.extend_from_slice(&asked[..rest]);
+        answer
+    }
+
     fn told(&self, source: SocketAddr) -> Vec<u8> {
         self.tell(source, None, None)
     }
