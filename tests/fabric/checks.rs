@@ -1,23 +1,15 @@
-//! The whole fabric, from end to end: small clusters in namespaces, every check of the lab on them.
-
-use std::path::PathBuf;
+//! Every check of the lab, in small clusters of each kind.
 
 use selvedge_lab::checks::{self, Outcome, Scale};
 use selvedge_lab::isolated;
-use selvedge_lab::lab::{Lab, Options, logs};
+use selvedge_lab::lab::logs;
 use selvedge_lab::plan::Families;
 
-fn lab(families: Families) -> Lab {
-    let folder = PathBuf::from("/run/lab");
-    std::fs::create_dir(&folder).unwrap();
-    let binary = PathBuf::from(env!("CARGO_BIN_EXE_selvedge"));
-    let options = Options { nodes: 2, families, folder, binary };
-    Lab::start(options, &mut |step| println!("{step}")).unwrap_or_else(|error| panic!("{error}"))
-}
+use crate::cluster::lab;
 
 /// Every check passes, and nothing of it was to be seen on any link.
 fn all_checks_pass(families: Families) {
-    let lab = lab(families);
+    let lab = lab(families, 2);
     let mut failed = Vec::new();
     let mut count = 0;
     let mut report = |outcome: &Outcome| {

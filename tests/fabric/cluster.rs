@@ -1,0 +1,15 @@
+//! A cluster for a test.
+
+use std::path::PathBuf;
+
+use selvedge_lab::lab::{Lab, Options};
+use selvedge_lab::plan::Families;
+
+/// A lab in the namespaces of the test, ready for pods.
+pub(crate) fn lab(families: Families, nodes: usize) -> Lab {
+    let folder = PathBuf::from("/run/lab");
+    std::fs::create_dir(&folder).unwrap();
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_selvedge"));
+    let options = Options { nodes, families, folder, binary };
+    Lab::start(options, &mut |step| println!("{step}")).unwrap_or_else(|error| panic!("{error}"))
+}
