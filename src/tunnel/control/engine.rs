@@ -16,7 +16,7 @@ use crate::kernel::link::{Id, Update, update};
 use crate::kernel::netlink::Netlink;
 use crate::paths::Paths;
 use crate::tunnel::api::{Applied, DeviceConfig, DeviceStatus, Event, PeerConfig};
-use crate::tunnel::command::Config;
+use crate::tunnel::command::{Config, Peer};
 use crate::tunnel::process::{Descriptors, Options, slot};
 use crate::tunnel::uapi::{self, Request, Set, Settings, Shown};
 
@@ -39,7 +39,7 @@ struct State {
     mode: Mode,
     wanted: Wanted,
     roamed: Roamed,
-    /// As it was when this process started: see [`Roamed`].
+    /// As it was when this data plane started: see [`Roamed`].
     roamed_before: Roamed,
 }
 
@@ -200,37 +200,56 @@ impl Engine {
     }
 
     /// Makes the data plane what is wanted, or leaves it as it is.
-    async fn install(&self, state: &mut State, mut wanted: Wanted) -> Result<Applied, ChangeError> {
-        state.roamed_before.put_in_front(&mut wanted.config);
-        let udp = if wanted.port == state.wanted.port { None } else { Some(bind(wanted.port)?) };
-        match &udp {
-            Some(udp) if wanted.mark != 0 => {
-                udp.set_mark(wanted.mark).map_err(|source| ChangeError::Udp { source, remedy: "" })?;
-            }
-            None if wanted.mark != state.wanted.mark => state.plane.sockets().set_mark(wanted.mark)?,
-            _ => {}
-        }
-        let applied = match state.plane.apply(wanted.config.clone()).await {
-            Ok(applied) => applied,
-            Err(error) => {
-                // Cannot fail where setting the new one did not.
-                let _ = state.plane.sockets().set_mark(state.wanted.mark);
-                return Err(error);
-            }
+    async fn install(&self, state: &mut State, wanted: Wanted) -> Result<Applied, ChangeError> {
+        let applied = if wanted.port == state.wanted.port {
+            self.install_here(state, &wanted).await?
+        } else {
+            self.install_elsewhere(state, &wanted).await?
         };
-        if udp.is_some() || wanted.mtu != state.plane.mtu() {
-            state.plane.restart(udp, wanted.mtu).await?;
-            state.plane.apply(wanted.config.clone()).await?;
-            let kept = state.plane.sockets().keep(&self.descriptors);
-            kept.map_err(|source| ChangeError::System { what: "keep the sockets".into(), source })?;
-            info!(port = state.plane.port(), mtu = wanted.mtu, "the data plane runs anew");
-        }
         if let Err(error) = self.set_up_link(wanted.mtu).await {
             warn!(%error, device = self.options.name, "cannot set up the device");
         }
         state.roamed.retain(&wanted.config);
         state.wanted = wanted;
         Ok(applied)
+    }
+
+    /// On the sockets there are.
+    async fn install_here(&self, state: &mut State, wanted: &Wanted) -> Result<Applied, ChangeError> {
+        let before = state.wanted.mark;
+        if wanted.mark != before {
+            state.plane.sockets().set_mark(wanted.mark)?;
+        }
+        let applied = match state.plane.apply(state.with_places(&wanted.config)).await {
+            Ok(applied) => applied,
+            Err(error) => {
+                // Cannot fail where setting the new one did not.
+                let _ = state.plane.sockets().set_mark(before);
+                return Err(error);
+            }
+        };
+        if wanted.mtu != state.plane.mtu() {
+            state.renew_places();
+            let config = state.with_places(&wanted.config);
+            state.plane.restart(wanted.mtu, config).await?;
+            info!(mtu = wanted.mtu, "the data plane runs anew");
+        }
+        Ok(applied)
+    }
+
+    /// On sockets of another port.
+    async fn install_elsewhere(&self, state: &mut State, wanted: &Wanted) -> Result<Applied, ChangeError> {
+        let udp = bind(wanted.port)?;
+        if wanted.mark != 0 {
+            udp.set_mark(wanted.mark).map_err(|source| ChangeError::Udp { source, remedy: "" })?;
+        }
+        state.renew_places();
+        let config = state.with_places(&wanted.config);
+        state.plane.rebind(udp, wanted.mtu, config).await?;
+        info!(port = state.plane.port(), mtu = wanted.mtu, "the data plane runs anew");
+        let kept = state.plane.sockets().keep(&self.descriptors);
+        kept.map_err(|source| ChangeError::System { what: "keep the sockets".into(), source })?;
+        Ok(difference(&state.wanted.config, &wanted.config))
     }
 
     /// MTU always; group and up only when managed: else the device is the user's to configure.
@@ -295,6 +314,35 @@ impl Engine {
         if let Err(error) = kept {
             warn!(%error, "cannot keep where a peer is");
         }
+    }
+}
+
+impl State {
+    /// `config` as the data plane gets it, with where peers were heard from in front.
+    fn with_places(&self, config: &Config) -> Config {
+        let mut config = config.clone();
+        self.roamed_before.put_in_front(&mut config);
+        config
+    }
+
+    /// A new plane knows no more than a new process: where peers were heard from.
+    fn renew_places(&mut self) {
+        self.roamed_before = self.roamed.clone();
+    }
+}
+
+/// What a configuration changes, by the names of peers.
+fn difference(before: &Config, after: &Config) -> Applied {
+    let find = |config: &Config, name: &str| config.peers.iter().position(|peer| peer.name == name);
+    let names = |config: &Config, keep: &dyn Fn(&Peer) -> bool| {
+        config.peers.iter().filter(|peer| keep(peer)).map(|peer| peer.name.clone()).collect()
+    };
+    Applied {
+        added: names(after, &|peer| find(before, &peer.name).is_none()),
+        changed: names(after, &|peer| {
+            find(before, &peer.name).is_some_and(|index| before.peers[index] != *peer)
+        }),
+        removed: names(before, &|peer| find(after, &peer.name).is_none()),
     }
 }
 

@@ -85,8 +85,8 @@ pub(super) fn read_memory(descriptor: OwnedFd) -> io::Result<Zeroizing<Vec<u8>>>
 
 /// Where peers were heard from, other than where they were said to be.
 ///
-/// Only a new worker process looks at this: it tries that place first, for as long as the configuration names
-/// the same endpoints as then. While a process lives, the device itself knows better.
+/// Only a new data plane looks at this: it tries that place first, for as long as the configuration names
+/// the same endpoints as then. While one lives, the device itself knows better.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Roamed(BTreeMap<String, Place>);
 
@@ -100,11 +100,7 @@ impl Roamed {
     /// Notes that `peer`, configured as in `config`, is at `endpoint`. False if that is no news.
     pub(super) fn note(&mut self, config: &Config, peer: &str, endpoint: SocketAddr) -> bool {
         let Some(found) = config.peers.iter().find(|candidate| candidate.name == peer) else { return false };
-        // What was put in front is no part of what was configured.
-        let configured = match self.0.get(peer) {
-            Some(place) if place.with_front() == found.endpoints => place.configured.clone(),
-            _ => found.endpoints.clone(),
-        };
+        let configured = found.endpoints.clone();
         let place = Place { configured, heard_from: endpoint };
         self.0.insert(peer.to_owned(), place.clone()) != Some(place)
     }
@@ -161,8 +157,7 @@ mod tests {
         assert!(roamed.note(&config(&["1.1.1.1:1", "2.2.2.2:2"]), "b", "2.2.2.2:2".parse().unwrap()));
         assert_eq!(front(&roamed, &["1.1.1.1:1", "2.2.2.2:2"]), ["2.2.2.2:2", "1.1.1.1:1"]);
         assert_eq!(front(&roamed, &["3.3.3.3:3"]), ["3.3.3.3:3"]);
-        // The next life runs with what was put in front.
-        let again = config(&["2.2.2.2:2", "1.1.1.1:1"]);
+        let again = config(&["1.1.1.1:1", "2.2.2.2:2"]);
         assert!(!roamed.note(&again, "b", "2.2.2.2:2".parse().unwrap()));
         assert!(roamed.note(&again, "b", "4.4.4.4:4".parse().unwrap()));
         assert_eq!(front(&roamed, &["1.1.1.1:1", "2.2.2.2:2"]), ["4.4.4.4:4", "1.1.1.1:1", "2.2.2.2:2"]);

@@ -73,18 +73,35 @@ impl Plane {
         Ok(Self { commands, watcher, tun: copy, sockets, mtu, outlets })
     }
 
-    /// The same device on other sockets, or with another MTU; all sessions start anew.
-    pub(super) async fn restart(&mut self, udp: Option<UdpSockets>, mtu: u16) -> Result<(), ChangeError> {
-        let failed = |source| ChangeError::System { what: "copy a descriptor".into(), source };
-        let udp = match udp {
-            Some(udp) => udp,
-            None => self.sockets.reopen()?,
-        };
+    /// Moves the device to other sockets, with `config`; all sessions start anew. The plane before goes on until
+    /// the next one has accepted the configuration.
+    pub(super) async fn rebind(
+        &mut self,
+        udp: UdpSockets,
+        mtu: u16,
+        config: Config,
+    ) -> Result<(), ChangeError> {
+        let mut next = Self::start(self.reopen_tun()?, udp, mtu, self.outlets.clone())?;
+        let accepted = next.apply(config).await;
+        if accepted.is_ok() {
+            std::mem::swap(self, &mut next);
+        }
+        next.stop().await;
+        accepted.map(drop)
+    }
+
+    /// The same on the same sockets; all sessions start anew.
+    pub(super) async fn restart(&mut self, mtu: u16, config: Config) -> Result<(), ChangeError> {
+        let (tun, udp) = (self.reopen_tun()?, self.sockets.reopen()?);
         self.stop().await;
-        let tun = self.tun.try_clone().map_err(failed)?;
-        let tun = TunQueue::from_fd(tun).map_err(|error| failed(io::Error::other(error)))?;
         *self = Self::start(tun, udp, mtu, self.outlets.clone())?;
-        Ok(())
+        self.apply(config).await.map(drop)
+    }
+
+    fn reopen_tun(&self) -> Result<TunQueue, ChangeError> {
+        let failed = |source| ChangeError::System { what: "copy the TUN's descriptor".into(), source };
+        let tun = self.tun.try_clone().map_err(failed)?;
+        TunQueue::from_fd(tun).map_err(|error| failed(io::Error::other(error)))
     }
 
     async fn stop(&mut self) {
