@@ -116,7 +116,7 @@ impl Device {
 }
 
 fn prefixes(peer: &command::Peer) -> impl Iterator<Item = IpNet> {
-    peer.allowed_ips.iter().map(IpNet::trunc).collect::<HashSet<_>>().into_iter()
+    peer.allowed_ips.iter().map(IpNet::trunc)
 }
 
 fn check(config: &Config) -> Result<(), ConfigError> {
@@ -168,7 +168,8 @@ fn check_prefixes(config: &Config) -> Result<(), ConfigError> {
     let mut holders: HashMap<IpNet, &str> = HashMap::new();
     for peer in &config.peers {
         for prefix in prefixes(peer) {
-            if let Some(first) = holders.insert(prefix, &peer.name) {
+            let first = holders.insert(prefix, &peer.name).filter(|first| *first != peer.name);
+            if let Some(first) = first {
                 let (first, second) = (first.to_owned(), peer.name.clone());
                 return Err(ConfigError::OverlappingAllowedIps { prefix, first, second });
             }

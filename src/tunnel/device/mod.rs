@@ -177,10 +177,10 @@ impl Device {
             self.shared.counters.no_session += 1;
             return Sealed::Dropped;
         };
-        peer.wait(packet, &mut self.shared);
+        let waits = peer.wait(packet, &mut self.shared);
         peer.want(&mut self.shared, now);
         self.wake(now);
-        Sealed::Queued
+        if waits { Sealed::Queued } else { Sealed::Dropped }
     }
 
     /// Takes a datagram that came from `from`. `out` needs room for as many bytes as the datagram has; all of

@@ -147,16 +147,18 @@ impl Peer {
         self.reselect(now);
     }
 
-    /// Keeps a packet until there is a session.
-    pub(super) fn wait(&mut self, packet: &[u8], shared: &mut Shared) {
+    /// Keeps a packet until there is a session; false, and counted, when there is no room over all peers.
+    pub(super) fn wait(&mut self, packet: &[u8], shared: &mut Shared) -> bool {
         if self.waiting.len() >= MAX_WAITING {
             self.drop_oldest(shared);
         }
-        if shared.reserve(packet.len()) {
+        let fits = shared.reserve(packet.len());
+        if fits {
             self.waiting.push_back(packet.to_vec());
         } else {
             shared.counters.no_session += 1;
         }
+        fits
     }
 
     fn drop_oldest(&mut self, shared: &mut Shared) {

@@ -19,7 +19,7 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// From all prefixes of all peers; no prefix may come twice.
+    /// From all prefixes of all peers; no two peers may have the same.
     pub(super) fn new(prefixes: impl Iterator<Item = (IpNet, PeerIndex)>) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (prefix, owner) in prefixes {

@@ -4,6 +4,7 @@
 //! that time decides is the device's, and so all of it runs here.
 
 mod configuring;
+mod foreign;
 mod handshakes;
 mod hostile;
 mod net;
