@@ -1,0 +1,6 @@
+//! The agent against an API server: what it believes of other nodes, what it says, and what it does when the server
+//! is not there. Each test has a cluster of its own, in namespaces of its own.
+
+mod claims;
+mod cluster;
+mod outage;

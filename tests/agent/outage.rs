@@ -1,0 +1,58 @@
+//! An API server that is away, slow or forgetful, and an agent that is away.
+
+use std::time::Duration;
+
+use selvedge_lab::api::{Action, Failure, Fault, Mode};
+use selvedge_lab::isolated;
+use selvedge_lab::traffic::Ping;
+
+use crate::cluster::{Claim, Cluster};
+
+#[test]
+fn traffic_flows_while_the_api_server_is_away_and_all_converges_on_its_return() {
+    isolated!(|| {
+        let cluster = Cluster::start();
+        let (pod, _) = cluster.lab.create_pod("one", "node1", &[]).unwrap();
+        let (_, there) = cluster.lab.create_pod("two", "node2", &[]).unwrap();
+        let canary = cluster.lab.canary().clone();
+        let ping = Ping::start(&pod, there[1], Duration::from_millis(1), &canary).unwrap();
+
+        cluster.lab.api().set_mode(Mode::Refusing);
+        cluster.create(&Claim::good("late", 1));
+        // The agent itself is replaced meanwhile.
+        assert!(cluster.lab.nodes()[0].agent.kill());
+        cluster.wait_for("the agent's successor", |cluster| {
+            cluster.status(0).is_some_and(|status| status.problems.iter().any(|p| p.contains("API server")))
+        });
+        assert!(cluster.has_peer("node2"), "the tunnel keeps its peers");
+        assert!(cluster.get("/readyz").starts_with("HTTP/1.1 503"));
+        assert!(cluster.get("/healthz").starts_with("HTTP/1.1 200"));
+        cluster.lab.api().set_mode(Mode::Serving);
+        let back = cluster.wait_for("late to be believed", |cluster| cluster.has_peer("late"));
+        println!("converged {back:?} after the API server's return");
+        assert!(back < Duration::from_secs(5), "convergence took {back:?}");
+        cluster.wait_for("node1 to be ready", |cluster| cluster.get("/readyz").starts_with("HTTP/1.1 200"));
+        let report = ping.stop();
+        assert_eq!(report.lost(), 0, "{report:?}");
+    });
+}
+
+#[test]
+fn an_api_server_that_fails_now_and_then_is_asked_again() {
+    isolated!(|| {
+        let cluster = Cluster::start();
+        let api = cluster.lab.api();
+        let throttled = api.inject(Fault::new(Action::Fail(Failure::too_many_requests(1))).times(3));
+        api.cut_watches();
+        api.expire_history();
+        cluster.create(&Claim::good("late", 1));
+        let late = cluster.wait_for("late to be believed", |cluster| cluster.has_peer("late"));
+        drop(throttled);
+        println!("believed after {late:?} of 429, cut watches and 410");
+
+        let slow = api.inject(Fault::new(Action::Delay(Duration::from_millis(300))));
+        cluster.create(&Claim::good("later", 2));
+        cluster.wait_for("later to be believed", |cluster| cluster.has_peer("later"));
+        drop(slow);
+    });
+}
