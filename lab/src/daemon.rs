@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
@@ -13,12 +14,13 @@ use crate::api::resource::PODS;
 use crate::control::{self, Answer, Entry, LinkStatus, NodeStatus, PodStatus, Request, Status};
 use crate::lab::Lab;
 use crate::space::Space;
-use crate::{manifest, node};
+use crate::{manifest, node, state};
 
 /// Serves commands until one says that the lab is to end.
 pub fn serve(lab: Lab, name: &str, listener: UnixListener) -> io::Result<()> {
     let daemon = Arc::new(Daemon { lab, name: name.to_owned() });
     let (end, ended) = channel();
+    let ending = daemon.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let (daemon, end) = (daemon.clone(), end.clone());
@@ -26,6 +28,7 @@ pub fn serve(lab: Lab, name: &str, listener: UnixListener) -> io::Result<()> {
         }
     });
     let _ = ended.recv();
+    ending.lab.nodes().iter().for_each(|node| node.hold());
     Ok(())
 }
 
@@ -99,7 +102,11 @@ impl Daemon {
         let open =
             |kind: &str| File::open(format!("/proc/self/ns/{kind}")).map_err(|error| error.to_string());
         let mut files = vec![open("user")?, open("pid")?];
-        let mut env = vec![("KUBECONFIG".to_owned(), self.lab.kubeconfig().display().to_string())];
+        let root = self.lab.options().folder.parent().unwrap_or(Path::new("/"));
+        let mut env = vec![
+            ("KUBECONFIG".to_owned(), self.lab.kubeconfig().display().to_string()),
+            (state::ROOT.to_owned(), root.display().to_string()),
+        ];
         let copy = |file: &File| file.try_clone().map_err(|error| error.to_string());
         match target {
             None => files.extend([open("net")?, open("mnt")?, open("uts")?]),
@@ -119,7 +126,7 @@ impl Daemon {
                 files.extend([net, copy(mounts)?, copy(host)?]);
             }
         }
-        let path = self.lab.options().binary.parent().map(std::path::Path::to_owned).unwrap_or_default();
+        let path = self.lab.options().binary.parent().map(Path::to_owned).unwrap_or_default();
         Ok((Entry { env, path }, files))
     }
 

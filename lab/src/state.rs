@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
+/// Environment variable that names the folder of all labs: inside a lab one is another user than outside.
+pub const ROOT: &str = "SELVEDGE_LAB_ROOT";
 /// Longest path of a unix socket, in bytes.
 const SOCKET_LIMIT: usize = 107;
 
@@ -50,10 +52,10 @@ impl Folder {
             return Err(Error::Name(name.to_owned()));
         }
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
-        let root = match runtime {
-            Some(runtime) => runtime.join("selvedge-lab"),
-            None => PathBuf::from(format!("/tmp/selvedge-lab-{}", nix::unistd::geteuid())),
-        };
+        let given = std::env::var_os(ROOT).map(PathBuf::from);
+        let root = given.or_else(|| runtime.map(|runtime| runtime.join("selvedge-lab")));
+        let root =
+            root.unwrap_or_else(|| PathBuf::from(format!("/tmp/selvedge-lab-{}", nix::unistd::geteuid())));
         private(&root)?;
         let folder = Self { name: name.to_owned(), path: root.join(name) };
         private(&folder.path)?;
@@ -123,9 +125,14 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes the folder and everything in it.
+    /// Removes the folder and everything in it; gone already is fine.
     pub fn remove(&self) -> Result<(), Error> {
-        std::fs::remove_dir_all(&self.path).map_err(|source| Error::Io { path: self.path.clone(), source })
+        match std::fs::remove_dir_all(&self.path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Io { path: self.path.clone(), source })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -13,6 +13,13 @@ use super::{FAILED, Failure, Name};
 use crate::control::{self, Answer, Entry, NAMESPACES, Request};
 use crate::state::Folder;
 
+/// The namespaces that come after the user's, in the order in which they come and are entered.
+const KINDS: [(&str, CloneFlags); NAMESPACES - 1] = [
+    ("pid", CloneFlags::CLONE_NEWPID),
+    ("net", CloneFlags::CLONE_NEWNET),
+    ("mnt", CloneFlags::CLONE_NEWNS),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+];
 /// Exit code of shells for a command that does not exist.
 const NOT_FOUND: u8 = 127;
 
@@ -50,31 +57,36 @@ fn enter(name: &Name, target: Option<String>) -> Result<Entry, Failure> {
         return Err(Failure::new("the lab answered what is no way in"));
     };
     let here = std::env::current_dir().ok();
-    let kinds = [
-        CloneFlags::CLONE_NEWPID,
-        CloneFlags::CLONE_NEWNET,
-        CloneFlags::CLONE_NEWNS,
-        CloneFlags::CLONE_NEWUTS,
-    ];
-    let failed = |errno: nix::Error| Failure::new(format!("enter the lab's namespaces: {errno}"));
     let [user, others @ ..] = &files[..] else { return Err(Failure::new("no namespaces came")) };
-    if !is_own(user)? {
-        setns(user, CloneFlags::CLONE_NEWUSER).map_err(failed)?;
+    // Looked up before anything is entered: in the lab's `/proc` this process does not exist.
+    let foreign = !is_own(user, "user")?;
+    let mut wanted = Vec::new();
+    for (file, (name, kind)) in others.iter().zip(KINDS) {
+        if !is_own(file, name)? {
+            wanted.push((file, kind));
+        }
+    }
+    if foreign {
+        join(user, CloneFlags::CLONE_NEWUSER)?;
         become_root()?;
     }
-    for (file, kind) in others.iter().zip(kinds) {
-        setns(file, kind).map_err(failed)?;
-    }
+    wanted.into_iter().try_for_each(|(file, kind)| join(file, kind))?;
     // Entering mounts leads to the root folder.
     let _ = here.map(std::env::set_current_dir);
     Ok(entry)
 }
 
-/// One's own user namespace cannot be entered again: within a shell of the lab.
-fn is_own(user: &OwnedFd) -> Result<bool, Failure> {
-    let own = std::fs::File::open("/proc/self/ns/user")?;
-    let id = |file: std::os::fd::BorrowedFd<'_>| fstat(file).map(|stat| stat.st_ino).map_err(Failure::new);
-    Ok(id(user.as_fd())? == id(own.as_fd())?)
+fn join(file: &OwnedFd, kind: CloneFlags) -> Result<(), Failure> {
+    setns(file, kind).map_err(|errno| Failure::new(format!("enter the lab's namespaces ({kind:?}): {errno}")))
+}
+
+/// A user namespace cannot be entered again from inside, and the host's own host name not from a lab without root.
+fn is_own(file: &OwnedFd, kind: &str) -> Result<bool, Failure> {
+    let own = std::fs::File::open(format!("/proc/self/ns/{kind}"))?;
+    let id = |file: std::os::fd::BorrowedFd<'_>| {
+        fstat(file).map(|stat| (stat.st_dev, stat.st_ino)).map_err(Failure::new)
+    };
+    Ok(id(file.as_fd())? == id(own.as_fd())?)
 }
 
 /// A root from outside is nobody in a lab of another user, until told otherwise.

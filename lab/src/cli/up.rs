@@ -128,7 +128,7 @@ pub(super) fn down(name: &Name) -> Result<ExitCode, Failure> {
             // Nobody answers: either there is no lab, or one that no longer can.
             return match folder.lock() {
                 Ok(_) => {
-                    folder.remove()?;
+                    remove(&folder)?;
                     Err(error.into())
                 }
                 Err(busy) => Err(busy.into()),
@@ -142,7 +142,17 @@ pub(super) fn down(name: &Name) -> Result<ExitCode, Failure> {
         lock.is_ok()
     })
     .map_err(Failure::new)?;
-    folder.remove()?;
+    remove(&folder)?;
     Progress::new().say("the lab is down");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the lab's processes were writing when they ended may come in between.
+fn remove(folder: &Folder) -> Result<(), Failure> {
+    let mut last = Ok(());
+    let waited = process::wait_for("the lab's files to be gone", DOWN, || {
+        last = folder.remove();
+        last.is_ok()
+    });
+    waited.or(last.map_err(Failure::from))
 }
