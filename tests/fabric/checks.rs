@@ -1,6 +1,6 @@
 //! Every check of the lab, in small clusters of each kind.
 
-use selvedge_lab::checks::{self, Outcome, Scale};
+use selvedge_lab::checks::{self, Outcome, Report, Scale};
 use selvedge_lab::isolated;
 use selvedge_lab::lab::logs;
 use selvedge_lab::plan::Families;
@@ -17,7 +17,10 @@ fn all_checks_pass(families: Families) {
         println!("{} {}: {}", if outcome.passed { "pass" } else { "FAIL" }, outcome.name, outcome.measured);
         failed.extend((!outcome.passed).then(|| outcome.name.clone()));
     };
-    checks::run(&lab, Scale::SMALL, &mut report);
+    checks::run(&lab, Scale::SMALL, &mut |each| match each {
+        Report::Begun(_) => {}
+        Report::Ended(outcome) => report(outcome),
+    });
     checks::leaks(&lab).iter().for_each(&mut report);
     if !failed.is_empty() {
         lab.nodes().iter().for_each(|node| println!("{}", logs(node)));

@@ -108,6 +108,15 @@ impl Scale {
         Self { bulk: 8 << 20, throughput: Duration::from_millis(300), ping: Duration::from_millis(300) };
 }
 
+/// What there is to tell of a check.
+#[derive(Debug, Clone, Copy)]
+pub enum Report<'a> {
+    /// The check of this name has begun.
+    Begun(&'a str),
+    /// It has ended.
+    Ended(&'a Outcome),
+}
+
 /// How a check ended.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
@@ -153,25 +162,29 @@ const IN_EACH_FAMILY: [(&str, Body); 13] = [
     ("large transfers", bulk::transfers),
 ];
 
-/// Runs all checks but the leak check, and tells `report` of each as it ends.
-pub fn run(cluster: &dyn Cluster, scale: Scale, report: &mut dyn FnMut(&Outcome)) {
+/// Runs all checks but the leak check, and tells `report` of each as it begins and ends.
+pub fn run(cluster: &dyn Cluster, scale: Scale, report: &mut dyn FnMut(Report<'_>)) {
     let mut stage = None;
-    let prepared = outcome("pods start", || {
+    check("pods start", report, || {
         let (prepared, measured) = Stage::prepare(cluster, scale)?;
         stage = Some(prepared);
         Ok(measured)
     });
-    report(&prepared);
     let Some(stage) = stage else { return };
     for (name, body) in IN_EACH_FAMILY {
         for family in cluster.families().each() {
-            report(&outcome(&format!("{name}, {family}"), || body(&stage, *family)));
+            check(&format!("{name}, {family}"), report, || body(&stage, *family));
         }
     }
-    report(&outcome("pod recreated with a new address", || pods::recreated(&stage)));
+    check("pod recreated with a new address", report, || pods::recreated(&stage));
     for family in cluster.families().each() {
-        report(&outcome(&format!("TCP throughput, {family}"), || throughput::compared(&stage, *family)));
+        check(&format!("TCP throughput, {family}"), report, || throughput::compared(&stage, *family));
     }
+}
+
+fn check(name: &str, report: &mut dyn FnMut(Report<'_>), body: impl FnOnce() -> Result<String, Failed>) {
+    report(Report::Begun(name));
+    report(Report::Ended(&outcome(name, body)));
 }
 
 fn outcome(name: &str, body: impl FnOnce() -> Result<String, Failed>) -> Outcome {

@@ -1,13 +1,13 @@
 //! `run`: a lab, all checks, and it is gone again.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::{FAILED, Failure, Progress, Shape};
-use crate::checks::{self, Outcome, Scale};
+use crate::checks::{self, Outcome, Report, Scale};
 use crate::isolate::Isolation;
 use crate::lab::{Lab, Options, logs};
 use crate::preflight;
@@ -17,6 +17,7 @@ const NAME_WIDTH: usize = 34;
 const GREEN: &str = "\x1b[32m";
 const RED: &str = "\x1b[31m";
 const PLAIN: &str = "\x1b[0m";
+const CLEAR: &str = "\x1b[2K";
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
@@ -81,7 +82,11 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
     progress.say("checking");
     let scale = if args.quick { Scale::SMALL } else { Scale::FULL };
     let mut tally = Tally::default();
-    checks::run(&lab, scale, &mut |outcome| tally.count(outcome));
+    checks::run(&lab, scale, &mut |report| match report {
+        Report::Begun(name) => announce(name),
+        Report::Ended(outcome) => tally.count(outcome),
+    });
+    announce("leak check");
     checks::leaks(&lab).iter().for_each(|outcome| tally.count(outcome));
     if tally.failed > 0 {
         lab.nodes().iter().for_each(|node| print(&format!("{}\n", logs(node))));
@@ -103,7 +108,15 @@ impl Tally {
         let (word, colour) = if outcome.passed { ("PASS", GREEN) } else { ("FAIL", RED) };
         *(if outcome.passed { &mut self.passed } else { &mut self.failed }) += 1;
         let word = if super::colours() { format!("{colour}{word}{PLAIN}") } else { word.to_owned() };
-        print(&format!("{word}  {:<NAME_WIDTH$} {}\n", outcome.name, outcome.measured));
+        let clear = if std::io::stdout().is_terminal() { CLEAR } else { "" };
+        print(&format!("{clear}{word}  {:<NAME_WIDTH$} {}\n", outcome.name, outcome.measured));
+    }
+}
+
+/// A line that the outcome takes the place of; only a terminal can do that.
+fn announce(name: &str) {
+    if std::io::stdout().is_terminal() {
+        print(&format!("....  {name}\r"));
     }
 }
 
