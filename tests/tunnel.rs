@@ -158,6 +158,9 @@ fn a_set_is_all_or_nothing_and_get_shows_no_secret() {
     isolated!(|| {
         let host = Host::new();
         let tunnel = Tunnel::start(&host, "wg0", &[]);
+        let free = tunnel.uapi().get("listen_port").unwrap();
+        tunnel.uapi().set(&format!("listen_port={free}"));
+        assert_eq!(tunnel.uapi().get("listen_port").unwrap(), free, "its own port is not in its way");
         let (own, peer) = (Keys::generate(), Keys::generate());
         let psk = "5a".repeat(32);
         tunnel.uapi().set(&format!(
@@ -218,6 +221,13 @@ fn a_standalone_device_goes_with_its_tunnel() {
         tunnel.child.kill().unwrap();
         tunnel.child.wait().unwrap();
         until("the worker goes with its parent", SOON, || host.link("wg0").is_none().then_some(()));
+
+        tunnel = Tunnel::start(&host, "wg0", &["--persistent"]);
+        let index = host.link("wg0").unwrap().index;
+        tunnel.signal(Signal::SIGINT);
+        assert!(tunnel.ended().success());
+        let _again = Tunnel::start(&host, "wg0", &[]);
+        assert_eq!(host.link("wg0").unwrap().index, index, "a persistent one stays, and is taken again");
     });
 }
 

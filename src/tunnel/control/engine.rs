@@ -201,7 +201,9 @@ impl Engine {
 
     /// Makes the data plane what is wanted, or leaves it as it is.
     async fn install(&self, state: &mut State, wanted: Wanted) -> Result<Applied, ChangeError> {
-        let applied = if wanted.port == state.wanted.port {
+        // A port that was free for the taking may be the one that is asked for now.
+        let here = [state.wanted.port, state.plane.port()].contains(&wanted.port);
+        let applied = if here {
             self.install_here(state, &wanted).await?
         } else {
             self.install_elsewhere(state, &wanted).await?

@@ -175,8 +175,11 @@ pub(super) fn open_tun(
     name: &str,
     persistent: bool,
 ) -> Result<TunQueue, TunError> {
-    if let Some(descriptor) = descriptors.take(slot::TUN) {
-        return TunQueue::from_fd(descriptor);
+    match descriptors.take(slot::TUN).map(TunQueue::from_fd) {
+        Some(Ok(tun)) => return Ok(tun),
+        // Deleted while no worker was there to see it.
+        Some(Err(error)) => tracing::warn!(%error, device = name, "the device is gone; making it again"),
+        None => {}
     }
     let tun = TunQueue::open(name)?;
     tun.set_persistent(persistent)?;

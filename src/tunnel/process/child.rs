@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use nix::sys::prctl::set_pdeathsig;
+use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 use tokio::task::JoinHandle;
@@ -44,6 +44,7 @@ pub fn run(options: Options, paths: Paths) -> anyhow::Result<Ending> {
         // It died before the line above could see it.
         return Ok(Ending::Again);
     }
+    set_dumpable(false).context("forbidding core dumps, which would hold private keys")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(options, paths, hello.descriptors))
 }

@@ -248,7 +248,7 @@ fn lock(options: &Options, paths: &Paths) -> Result<OwnedFd, ParentError> {
 
 fn signals() -> nix::Result<SignalFd> {
     let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
         set.add(signal);
     }
     set.thread_block()?;
