@@ -12,6 +12,8 @@ pub mod coalesce;
 pub mod packet;
 pub mod segment;
 mod sys;
+#[cfg(test)]
+mod testing;
 pub mod tun;
 pub mod udp;
 pub mod vnet;

@@ -198,3 +198,97 @@ fn put_checksum(transport: &mut [u8], sum: Sum, at: usize) {
 pub(super) const fn checksum_at(udp: bool) -> usize {
     if udp { 6 } else { 16 }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tunnel::io::testing::{Flow, naive_cut};
+
+    fn cut(header: &VnetHeader, packet: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
+        let mut buffer = packet.to_vec();
+        let mut segments = Segments::new(header, &mut buffer)?;
+        let longest = segments.longest();
+        let mut packets = Vec::new();
+        while let Some(segment) = segments.next() {
+            assert!(segment.len() <= longest);
+            packets.push(segment.to_vec());
+        }
+        Ok(packets)
+    }
+
+    #[test]
+    fn a_plain_packet_gets_its_checksum() {
+        let mut flow = Flow::new(false, false, 1);
+        let right = flow.packet(99);
+        let (mut header, packet) = Flow::new(false, false, 1).super_packet(99, 99);
+        header.gso = Gso::None;
+        assert_ne!(packet, right);
+        assert_eq!(cut(&header, &packet), Ok(vec![right]));
+    }
+
+    #[test]
+    fn push_and_fin_stay_with_the_last_and_cwr_with_the_first() {
+        let (header, mut packet) = Flow::new(true, false, 1).super_packet(100, 300);
+        packet[40 + 13] = 0xd9;
+        let flags: Vec<_> = cut(&header, &packet).unwrap().iter().map(|one| one[40 + 13]).collect();
+        assert_eq!(flags, [0xd0, 0x50, 0x59]);
+    }
+
+    #[test]
+    fn headers_longer_than_the_segments_do_no_harm() {
+        let (header, packet) = Flow::new(false, false, 1).super_packet(3, 100);
+        assert_eq!(cut(&header, &packet).unwrap(), naive_cut(&header, &packet));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let (header, packet) = Flow::new(false, false, 1).super_packet(100, 300);
+        let changed: [(&str, VnetHeader); 7] = [
+            ("no size", VnetHeader { gso_size: 0, ..header }),
+            ("wrong family", VnetHeader { gso: Gso::TcpV6, ..header }),
+            ("wrong protocol", VnetHeader { gso: Gso::Udp, ..header }),
+            ("no checksum", VnetHeader { needs_checksum: false, ..header }),
+            ("start inside", VnetHeader { checksum_start: 8, ..header }),
+            ("start outside", VnetHeader { checksum_start: 351, ..header }),
+            ("offset outside", VnetHeader { gso: Gso::None, checksum_offset: 9999, ..header }),
+        ];
+        for (what, header) in changed {
+            assert_eq!(cut(&header, &packet), Err(Malformed), "{what}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cutting_is_what_the_model_does(
+            v6 in any::<bool>(), udp in any::<bool>(), size in 1..3000_usize, payload in 1..9000_usize,
+        ) {
+            let (header, packet) = Flow::new(v6, udp, 1).super_packet(size, payload);
+            prop_assert_eq!(cut(&header, &packet).unwrap(), naive_cut(&header, &packet));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(
+            header in any::<[u8; 10]>(), packet in prop::collection::vec(any::<u8>(), 0..400),
+        ) {
+            if let Some(header) = VnetHeader::decode(&header) {
+                let _ = cut(&header, &packet);
+            }
+        }
+
+        #[test]
+        fn no_changed_byte_makes_it_panic(
+            v6 in any::<bool>(), udp in any::<bool>(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+        ) {
+            let (header, packet) = Flow::new(v6, udp, 1).super_packet(100, 400);
+            let mut bytes = [&header.encode()[..], &packet].concat();
+            let at = at.index(80);
+            bytes[at] = byte;
+            let (header, packet) = bytes.split_first_chunk().unwrap();
+            if let Some(header) = VnetHeader::decode(header) {
+                let _ = cut(&header, packet);
+            }
+        }
+    }
+}

@@ -264,3 +264,49 @@ pub enum TunError {
         source: io::Error,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_has_offloads_and_stays_only_if_told_to() {
+        selvedge_lab::isolated!(|| {
+            let exists = |name: &str| std::path::Path::new("/sys/class/net").join(name).exists();
+            let tun = TunQueue::open("sel%d").unwrap();
+            assert_eq!(tun.name(), "sel0");
+            assert!(tun.offload().checksum && tun.offload().tso, "{:?}", tun.offload());
+            tun.set_mtu(1380).unwrap();
+            assert_eq!(tun.mtu().unwrap(), 1380);
+            tun.set_up().unwrap();
+            drop(tun);
+            assert!(!exists("sel0"), "gone with its queue");
+
+            let tun = TunQueue::open("sel1").unwrap();
+            tun.set_persistent(true).unwrap();
+            let second = TunQueue::open("sel1").unwrap();
+            drop((tun, second));
+            assert!(exists("sel1"), "persistent");
+            let tun = TunQueue::open("sel1").unwrap();
+            let tun = TunQueue::from_fd(tun.into()).unwrap();
+            assert_eq!(tun.name(), "sel1");
+            assert_eq!(tun.read(&mut [0; 100]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            tun.set_persistent(false).unwrap();
+            drop(tun);
+            assert!(!exists("sel1"), "no longer persistent");
+        });
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_named_with_its_remedy() {
+        selvedge_lab::isolated!(|| {
+            for name in ["", "a/b", "sixteen-bytes-xx", "a b"] {
+                assert!(matches!(TunQueue::open(name), Err(TunError::Name(_))), "{name}");
+            }
+            let error = TunQueue::open("lo").unwrap_err().to_string();
+            assert!(error.contains("delete it or choose another name"), "{error}");
+            let plain = File::open("/dev/null").unwrap();
+            assert!(matches!(TunQueue::from_fd(plain.into()), Err(TunError::Setup { .. })));
+        });
+    }
+}

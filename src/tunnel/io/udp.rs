@@ -255,3 +255,106 @@ impl UdpError {
         matches!(self.source.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn pair() -> (UdpSockets, UdpSockets, SocketAddr) {
+        let (from, to) = (UdpSockets::bind(0).unwrap(), UdpSockets::bind(0).unwrap());
+        let address = (Ipv4Addr::LOCALHOST, to.port()).into();
+        (from, to, address)
+    }
+
+    /// All datagrams that `socket` gets within a while, until there are `count`.
+    fn receive(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
+        let (mut buffer, mut got) = (vec![0; 65_536], Vec::new());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while got.len() < count {
+            match socket.receive(&mut buffer) {
+                Ok(batch) => got.extend(buffer[..batch.len].chunks(batch.segment).map(<[u8]>::to_vec)),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+            assert!(Instant::now() < deadline, "only {} of {count} datagrams came", got.len());
+        }
+        got
+    }
+
+    fn payload() -> Vec<u8> {
+        (0..10_500_u32).map(|at| u8::try_from(at % 251).unwrap()).collect()
+    }
+
+    #[test]
+    fn both_families_share_a_port_that_nobody_else_gets() {
+        let sockets = UdpSockets::bind(0).unwrap();
+        assert_ne!(sockets.port(), 0);
+        if let Some(v6) = sockets.v6() {
+            assert_eq!(v6.port().unwrap(), sockets.port());
+        }
+        let error = UdpSockets::bind(sockets.port()).unwrap_err().to_string();
+        assert!(error.contains(&sockets.port().to_string()) && error.contains("0.0.0.0"), "{error}");
+    }
+
+    #[test]
+    fn one_send_is_many_datagrams_with_and_without_segmentation() {
+        for gso in [true, false] {
+            let (mut from, to, address) = pair();
+            from.v4.gso &= gso;
+            let (sent, result) = from.to_mut(&address).unwrap().send(&payload(), 1000, address);
+            assert!(result.is_ok() && sent == 10_500, "{result:?}");
+            let got = receive(to.v4(), 11);
+            assert_eq!(got, payload().chunks(1000).map(<[u8]>::to_vec).collect::<Vec<_>>(), "gso {gso}");
+        }
+    }
+
+    #[test]
+    fn datagrams_larger_than_the_path_takes_are_sent_by_themselves() {
+        selvedge_lab::isolated!(|| {
+            let lo = sys::InterfaceRequest::new("lo");
+            let socket: OwnedFd = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap().into();
+            let mut lo = lo.unwrap();
+            lo.set_mtu(800);
+            lo.call(&socket, libc::SIOCSIFMTU).unwrap();
+            let (mut from, to, address) = pair();
+            let (sent, result) = from.to_mut(&address).unwrap().send(&payload(), 1000, address);
+            assert!(result.is_ok() && sent == 10_500, "{result:?}");
+            assert_eq!(receive(to.v4(), 11).len(), 11);
+            assert!(from.v4().gso(), "other paths are larger");
+        });
+    }
+
+    #[test]
+    fn sockets_are_handed_on() {
+        let (mut from, to, address) = pair();
+        let port = to.port();
+        let to = UdpSockets::from_fds(to.v4.into(), to.v6.map(OwnedFd::from)).unwrap();
+        assert_eq!(to.port(), port);
+        from.to_mut(&address).unwrap().send(b"hello", 5, address).1.unwrap();
+        assert_eq!(receive(to.v4(), 1), [b"hello"]);
+    }
+
+    #[test]
+    fn ipv6_works_where_there_is_ipv6() {
+        selvedge_lab::isolated!(|| {
+            let (mut from, to) = (UdpSockets::bind(0).unwrap(), UdpSockets::bind(0).unwrap());
+            let Some(socket) = to.v6() else { return };
+            let address = (Ipv6Addr::LOCALHOST, to.port()).into();
+            from.to_mut(&address).unwrap().send(&payload(), 1000, address).1.unwrap();
+            assert_eq!(receive(socket, 11).concat(), payload());
+        });
+    }
+
+    #[test]
+    fn a_closed_port_elsewhere_does_not_stop_the_socket() {
+        let (mut from, to, address) = pair();
+        let closed = UdpSockets::bind(0).unwrap().port();
+        let socket = from.to_mut(&address).unwrap();
+        for port in [closed, address.port()] {
+            socket.send(b"hello", 5, (Ipv4Addr::LOCALHOST, port).into()).1.unwrap();
+        }
+        assert_eq!(receive(to.v4(), 1), [b"hello"]);
+        assert_eq!(socket.receive(&mut [0; 100]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+}
