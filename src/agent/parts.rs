@@ -29,6 +29,8 @@ pub enum Name {
     Tunnel,
     /// Masquerading.
     Egress,
+    /// The node's side of running pods: bridge, ports, their rules against spoofing.
+    Wiring,
     /// What the CNI plugin needs to know, and the plugin itself.
     Pods,
     /// This node's annotations.
@@ -49,6 +51,7 @@ impl Name {
             Self::Sysctls => "sysctls",
             Self::Tunnel => "tunnel",
             Self::Egress => "egress",
+            Self::Wiring => "wiring",
             Self::Pods => "pods",
             Self::Annotations => "annotations",
         }

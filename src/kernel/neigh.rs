@@ -79,11 +79,10 @@ impl Forwarding {
 }
 
 impl Netlink {
-    /// The static forwarding entries of a bridge port.
-    pub async fn forwardings(&self, port: u32) -> Result<Vec<Forwarding>, Error> {
+    /// The static forwarding entries of all bridge ports.
+    pub async fn forwardings(&self) -> Result<Vec<Forwarding>, Error> {
         let mut request = NeighbourMessage::default();
         request.header.family = AddressFamily::Bridge;
-        request.header.ifindex = port;
         let list = self.dump("list bridge forwarding entries", &Message::GetNeighbour(request)).await?;
         let entry = |message: Message| match message {
             Message::NewNeighbour(message) if message.header.state == NeighbourState::Noarp => {
@@ -92,15 +91,14 @@ impl Netlink {
             }
             _ => None,
         };
-        Ok(list.into_iter().filter_map(entry).filter(|found| found.port == port).collect())
+        Ok(list.into_iter().filter_map(entry).collect())
     }
 
-    /// The permanent neighbours of `device`.
-    pub async fn neighbours(&self, device: u32) -> Result<Vec<Neighbour>, Error> {
-        let mut request = NeighbourMessage::default();
-        request.attributes.push(NeighbourAttribute::IfIndex(device));
+    /// The permanent neighbours on all devices.
+    pub async fn neighbours(&self) -> Result<Vec<Neighbour>, Error> {
+        let request = NeighbourMessage::default();
         let list = self.dump("list neighbours", &Message::GetNeighbour(request)).await?;
-        Ok(list.into_iter().filter_map(from_message).filter(|found| found.device == device).collect())
+        Ok(list.into_iter().filter_map(from_message).collect())
     }
 }
 

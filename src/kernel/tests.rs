@@ -193,10 +193,10 @@ fn neighbours_are_permanent() {
         let four = Neighbour { device, address: ip("10.1.0.7"), mac: Mac([2, 0, 0, 0, 0, 7]) };
         let six = Neighbour { address: ip("fd00::7"), ..four };
         netlink.apply([four.replace(), six.replace(), four.replace()]).await.unwrap();
-        let mut found = netlink.neighbours(device).await.unwrap();
+        let mut found = netlink.neighbours().await.unwrap();
         found.sort();
         assert_eq!(found, [four, six]);
         netlink.apply([four.delete(), six.delete(), six.delete()]).await.unwrap();
-        assert_eq!(netlink.neighbours(device).await.unwrap(), []);
+        assert_eq!(netlink.neighbours().await.unwrap(), []);
     }));
 }

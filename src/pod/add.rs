@@ -39,9 +39,7 @@ impl Add {
         let bridge = self.prepare(&netlink, &node).await?;
         let lease = self.lease(&node)?;
         let built = async {
-            let wiring =
-                Wiring { attachment: &self.attachment, addresses: &lease.addresses, node: &node, bridge };
-            wiring.build(&netlink, &netns).await?;
+            Wiring { lease: &lease, node: &node, bridge }.build(&netlink, &netns).await?;
             admit(&lease).await
         };
         if let Err(error) = built.await {
@@ -65,7 +63,8 @@ impl Add {
             Error::new(Code::Unguarded, "pods can't be kept from speaking in the clear here", error)
         };
         gateway::ensure_guard(node).map_err(|error| unguarded(&error))?;
-        gateway::ensure(netlink, node).await.map_err(|error| unguarded(&error))
+        gateway::ensure_unreachable(netlink, node).await.map_err(|error| unguarded(&error))?;
+        Ok(gateway::ensure(netlink, node).await?)
     }
 
     fn lease(&self, node: &NodeInfo) -> Result<Lease, Error> {
@@ -74,6 +73,7 @@ impl Add {
             attachment: self.attachment.clone(),
             netns: self.netns.clone(),
             pod: self.pod.clone(),
+            mtu: node.mtu,
         };
         Ok(Leases::new(self.paths.leases()).lock()?.take(&Pool::new(&node.pod_cidrs), holder)?)
     }
@@ -102,7 +102,7 @@ impl Add {
             port: (&port.name, port.mac),
             pod: (&self.attachment.interface, port.pod_mac),
             netns: &self.netns,
-            mtu: node.mtu,
+            mtu: lease.mtu,
             addresses: lease.addresses.iter().filter_map(with_gateway).collect(),
             dns: self.config.dns.clone(),
         };

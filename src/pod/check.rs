@@ -11,7 +11,7 @@ use super::lease::{Lease, Leases};
 use super::node::NodeInfo;
 use super::plugin;
 use super::request::Previous;
-use super::wiring::Wiring;
+use super::wiring::{Seen, Wiring};
 use crate::kernel::netns::NetNs;
 use crate::paths::Paths;
 
@@ -32,8 +32,8 @@ pub(super) async fn run(
     problems.extend(gateway::guard_problem(&node));
     problems.extend(gateway::problems(&netlink, &node).await?);
     if let Some(bridge) = netlink.link_named(BRIDGE).await? {
-        let wiring = Wiring { attachment, addresses: &lease.addresses, node: &node, bridge: bridge.index };
-        problems.extend(wiring.problems(&netlink, &pod).await?);
+        let wiring = Wiring { lease: &lease, node: &node, bridge: bridge.index };
+        problems.extend(wiring.problems(&Seen::read(&netlink).await?, &pod).await?);
     }
     if problems.is_empty() { Ok(()) } else { Err(changed(&problems)) }
 }

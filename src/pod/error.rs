@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{attachment, lease, node, wiring};
+use super::{attachment, gateway, lease, node, wiring};
 use crate::kernel::{netlink, netns, sysctl};
 
 /// What goes to standard output when a verb fails (CNI specification 1.1.0, "Error").
@@ -123,6 +123,15 @@ impl From<wiring::Error> for Error {
             wiring::Error::Sysctl(_) | wiring::Error::Spoof(_) => {
                 Self::new(Code::Kernel, "the kernel refused a change", error)
             }
+        }
+    }
+}
+
+impl From<gateway::Error> for Error {
+    fn from(error: gateway::Error) -> Self {
+        match error {
+            gateway::Error::Netlink(error) => error.into(),
+            gateway::Error::Sysctl(error) => error.into(),
         }
     }
 }

@@ -58,9 +58,9 @@ fn guard(node: &NodeInfo) -> GuardConfig {
     }
 }
 
-/// Makes the node's end be as it should, and gives the index of the bridge. Changes only what is not right.
+/// Makes the bridge and the sysctls be as they should, and gives the index of the bridge. Changes only what is not
+/// right. Guard and unreachable routes come before.
 pub async fn ensure(netlink: &Netlink, node: &NodeInfo) -> Result<u32, Error> {
-    ensure_unreachable(netlink, node).await?;
     let bridge = Bridge { name: BRIDGE, mac: BRIDGE_MAC, mtu: node.mtu, group: LINK_GROUP };
     let index = netlink.ensure_bridge(&bridge).await?.index;
     sysctls(node)?;

@@ -41,6 +41,8 @@ pub struct Lease {
     pub pod: PodName,
     /// Its addresses.
     pub addresses: Addresses,
+    /// Largest packet of its interface, in bytes: the node's when it was added.
+    pub mtu: u32,
 }
 
 /// What to lease for.
@@ -54,6 +56,8 @@ pub struct Holder {
     pub netns: PathBuf,
     /// The pod, if the runtime said.
     pub pod: PodName,
+    /// Largest packet of its interface, in bytes.
+    pub mtu: u32,
 }
 
 /// Why there is no lease.
@@ -186,8 +190,8 @@ impl Locked {
             listing.leases.iter().flat_map(|entry| entry.addresses.iter().collect::<Vec<_>>()).collect();
         let rested: Vec<Addresses> = listing.rested.iter().map(|rest| rest.addresses.clone()).collect();
         let addresses = pool.next(&taken, &rested).ok_or(Error::NoAddresses { capacity: pool.capacity() })?;
-        let Holder { network, attachment, netns, pod } = holder;
-        let lease = Lease { network, attachment, netns, pod, addresses };
+        let Holder { network, attachment, netns, pod, mtu } = holder;
+        let lease = Lease { network, attachment, netns, pod, addresses, mtu };
         self.write(&lease, &port)?;
         for rest in listing.rested.iter().filter(|rest| rest.addresses == lease.addresses) {
             self.remove(&rest.name)?;
@@ -311,6 +315,7 @@ mod tests {
             attachment: Attachment::new(container, "eth0").unwrap(),
             netns: "/run/netns/x".into(),
             pod: PodName::default(),
+            mtu: 1420,
         }
     }
 

@@ -14,6 +14,7 @@ pub mod lease;
 pub mod node;
 pub mod plugin;
 pub mod pool;
+pub mod repair;
 pub mod reply;
 pub mod request;
 pub mod spoof;
@@ -26,3 +27,4 @@ mod gc;
 
 pub use install::install;
 pub use node::NodeInfo;
+pub use repair::repair;

@@ -184,8 +184,11 @@ struct Raw {
     config: Option<PathBuf>,
     dns: Option<Value>,
     prev_result: Option<RawResult>,
-    #[serde(rename = "cni.dev/valid-attachments", alias = "cni.dev/attachments")]
+    #[serde(rename = "cni.dev/valid-attachments")]
     valid: Option<Vec<Attachment>>,
+    /// The name that the specification first had; libcni sends both.
+    #[serde(rename = "cni.dev/attachments")]
+    attachments: Option<Vec<Attachment>>,
 }
 
 #[derive(Deserialize)]
@@ -307,7 +310,7 @@ fn previous(raw: &Raw) -> Result<Previous, Error> {
 
 /// A missing list is no empty list: it would free everything.
 fn valid(raw: &Raw) -> Result<BTreeSet<Attachment>, Error> {
-    let list = raw.valid.as_ref().ok_or_else(|| {
+    let list = raw.valid.as_ref().or(raw.attachments.as_ref()).ok_or_else(|| {
         Error::new(
             Code::InvalidConfig,
             "the network configuration has no `cni.dev/valid-attachments`",
@@ -462,6 +465,40 @@ mod tests {
             let list = json!([{"containerID": "abc", "ifname": "eth0"}]);
             let Verb::Gc { valid } = run("GC", &with(config(), key, list)).unwrap().verb else { panic!() };
             assert!(valid.contains(&Attachment::new("abc", "eth0").unwrap()));
+        }
+        let both =
+            with(with(config(), "cni.dev/valid-attachments", json!([])), "cni.dev/attachments", json!([]));
+        assert!(run("GC", &both).is_ok(), "libcni sends both");
+    }
+
+    /// The inputs of the fuzz target: five lines of environment, then standard input.
+    #[test]
+    fn the_fuzzing_corpus_holds() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/cni");
+        let mut taken = std::collections::BTreeMap::new();
+        for entry in std::fs::read_dir(corpus).unwrap() {
+            let path = entry.unwrap().path();
+            let bytes = std::fs::read(&path).unwrap();
+            let mut parts = bytes.splitn(6, |byte| *byte == b'\n');
+            let mut line = || parts.next().map(|line| String::from_utf8_lossy(line).into_owned());
+            let command = line().unwrap_or_default();
+            let environment =
+                Environment { command, container: line(), netns: line(), interface: line(), args: line() };
+            let (_, request) = parse(&environment, parts.next().unwrap_or_default());
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            taken.insert(name, request.map_err(|error| error.code));
+        }
+        for name in
+            ["add", "add-old", "del", "check", "gc", "gc-both-lists", "status", "version", "version-empty"]
+        {
+            assert!(taken[name].is_ok(), "{name}: {:?}", taken[name]);
+        }
+        assert_eq!(taken["unknown-version"], Err(Code::IncompatibleVersion));
+        assert_eq!(taken["no-name"], Err(Code::InvalidConfig));
+        assert_eq!(taken["traversal"], Err(Code::InvalidEnvironment));
+        assert_eq!(taken["odd-args"], Err(Code::InvalidEnvironment));
+        for name in ["wrong-types", "not-utf8", "deep", "half"] {
+            assert_eq!(taken[name], Err(Code::Undecodable), "{name}");
         }
     }
 

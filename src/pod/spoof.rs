@@ -1,6 +1,7 @@
 //! What a pod may send: its own addresses as source, ARP and ND about itself, and nothing that claims to be a
 //! router. One chain for each port, at the netdev ingress hook: before the bridge and before any other table.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::kernel::mac::Mac;
@@ -63,16 +64,28 @@ pub fn unprotect(port: &str) -> Result<(), Error> {
     nft::delete_chain(Family::Netdev, TABLE, port).map(drop).map_err(about(port))
 }
 
-/// Whether the chain of a port is what [`protect`] makes; if not, what is wrong.
-pub fn problem(port: &str, mac: Mac, addresses: &Addresses) -> Result<Option<String>, Error> {
-    let found = nft::read_chain(Family::Netdev, TABLE, port).map_err(about(port))?;
-    Ok(match found {
-        None => Some(format!("the rules against spoofing on {port} are missing")),
-        Some(found) if found != chain(port, mac, addresses) => {
-            Some(format!("the rules against spoofing on {port} have been changed"))
+/// The chains of all ports, read at once.
+#[derive(Debug)]
+pub struct Chains(BTreeMap<String, Chain>);
+
+impl Chains {
+    /// Reads them.
+    pub fn read() -> Result<Self, Error> {
+        let table = nft::read(Family::Netdev, TABLE).map_err(about("all ports"))?;
+        Ok(Self(table.filter(|table| !table.dormant).map(|table| table.table.chains).unwrap_or_default()))
+    }
+
+    /// What is wrong with the chain of a port, if anything.
+    #[must_use]
+    pub fn problem(&self, port: &str, mac: Mac, addresses: &Addresses) -> Option<String> {
+        match self.0.get(port) {
+            None => Some(format!("the rules against spoofing on {port} are missing")),
+            Some(found) if *found != chain(port, mac, addresses) => {
+                Some(format!("the rules against spoofing on {port} have been changed"))
+            }
+            Some(_) => None,
         }
-        Some(_) => None,
-    })
+    }
 }
 
 /// The ports that have a chain.

@@ -7,6 +7,7 @@
 //! the bridge, br_netfilter would take a packet that a Service's DNAT sends to a pod of the same node for one to be
 //! bridged, which isolated ports refuse: it compares the route's device with the bridge.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::kernel::LINK_GROUP;
@@ -21,8 +22,8 @@ use crate::kernel::sysctl;
 
 use super::attachment::Attachment;
 use super::gateway::{BRIDGE, BRIDGE_MAC};
+use super::lease::Lease;
 use super::node::NodeInfo;
-use super::pool::Addresses;
 use super::reply::everything;
 use super::spoof;
 
@@ -64,13 +65,40 @@ pub enum Error {
     Spoof(#[from] spoof::Error),
 }
 
+/// What the node has of all its pods, read at once.
+#[derive(Debug)]
+pub struct Seen {
+    links: Vec<Link>,
+    routes: BTreeSet<Route>,
+    neighbours: BTreeSet<Neighbour>,
+    forwardings: BTreeSet<Forwarding>,
+    chains: spoof::Chains,
+}
+
+impl Seen {
+    /// Reads it.
+    pub async fn read(netlink: &Netlink) -> Result<Self, Error> {
+        Ok(Self {
+            links: netlink.links().await?,
+            routes: netlink.routes().await?.into_iter().collect(),
+            neighbours: netlink.neighbours().await?.into_iter().collect(),
+            forwardings: netlink.forwardings().await?.into_iter().collect(),
+            chains: spoof::Chains::read()?,
+        })
+    }
+
+    /// The device of this name.
+    #[must_use]
+    pub fn port(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+}
+
 /// The plan of one pod's interface.
 #[derive(Debug)]
 pub struct Wiring<'a> {
-    /// Container and interface.
-    pub attachment: &'a Attachment,
-    /// Addresses of the pod.
-    pub addresses: &'a Addresses,
+    /// Whose it is, and its addresses.
+    pub lease: &'a Lease,
     /// The node.
     pub node: &'a NodeInfo,
     /// Index of the bridge.
@@ -81,16 +109,16 @@ impl Wiring<'_> {
     /// Builds it. The rules against spoofing are there before the port is up or in the bridge; the pod's end comes
     /// up first, so that the port forwards from the moment that it is up.
     pub async fn build(&self, netlink: &Netlink, pod: &NetNs) -> Result<(), Error> {
-        let port = self.attachment.port();
-        let interface = self.attachment.interface.as_str();
-        let mtu = self.node.mtu;
+        let port = self.lease.attachment.port();
+        let interface = self.lease.attachment.interface.as_str();
+        let mtu = self.lease.mtu;
         let veth = Veth {
             end: End { name: &port.name, mac: Some(port.mac), mtu, group: LINK_GROUP },
             peer: End { name: interface, mac: Some(port.pod_mac), mtu, group: 0 },
             peer_ns: Some(pod),
         };
         netlink.apply([veth.create()]).await?;
-        spoof::protect(&port.name, port.pod_mac, self.addresses)?;
+        spoof::protect(&port.name, port.pod_mac, &self.lease.addresses)?;
         let ends = self.ends(netlink, &port.name).await?;
         port_sysctls(&port.name, self.has_ipv6())?;
         let inside = self.enter(pod)?;
@@ -111,19 +139,19 @@ impl Wiring<'_> {
         let runtime = tokio::runtime::Handle::current();
         pod.run(|| {
             let _entered = runtime.enter();
-            pod_sysctls(&self.attachment.interface, self.has_ipv6())?;
+            pod_sysctls(&self.lease.attachment.interface, self.has_ipv6())?;
             Ok(Netlink::new()?)
         })?
     }
 
     fn has_ipv6(&self) -> bool {
-        self.addresses.iter().any(|address| address.is_ipv6())
+        self.lease.addresses.iter().any(|address| address.is_ipv6())
     }
 
     /// Inside the pod.
     fn pod_changes(&self, device: u32) -> Vec<Change> {
         let mut changes = vec![link::update(Id::Name("lo"), &UP)];
-        changes.extend(self.addresses.iter().map(|address| Address::new(device, address).add()));
+        changes.extend(self.lease.addresses.iter().map(|address| Address::new(device, address).add()));
         changes.push(link::update(Id::Index(device), &UP));
         changes.extend(self.pod_neighbours(device).into_iter().map(Neighbour::replace));
         changes.extend(self.pod_routes(device).iter().map(Route::replace));
@@ -132,7 +160,13 @@ impl Wiring<'_> {
 
     /// On the node; the routes, which need the port to be up, come last.
     fn node_changes(&self, port: u32) -> Vec<Change> {
-        let join = Update { master: Some(self.bridge), link_local: Some(false), ..Update::default() };
+        let join = Update {
+            master: Some(self.bridge),
+            link_local: Some(false),
+            group: Some(LINK_GROUP),
+            mtu: Some(self.lease.mtu),
+            ..Update::default()
+        };
         let mut changes = vec![
             link::update(Id::Index(port), &join),
             link::set_port(Id::Index(port), PORT),
@@ -145,7 +179,7 @@ impl Wiring<'_> {
     }
 
     fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.addresses.iter().filter_map(|address| self.node.fabric(address.is_ipv6()))
+        self.lease.addresses.iter().filter_map(|address| self.node.fabric(address.is_ipv6()))
     }
 
     fn pod_routes(&self, device: u32) -> Vec<Route> {
@@ -165,47 +199,57 @@ impl Wiring<'_> {
                 None => route,
             }
         };
-        self.addresses.iter().map(route).collect()
+        self.lease.addresses.iter().map(route).collect()
     }
 
     fn node_neighbours(&self, port: u32) -> Vec<Neighbour> {
-        let (device, mac) = (port, self.attachment.port().pod_mac);
-        self.addresses.iter().map(|address| Neighbour { device, address, mac }).collect()
+        let (device, mac) = (port, self.lease.attachment.port().pod_mac);
+        self.lease.addresses.iter().map(|address| Neighbour { device, address, mac }).collect()
     }
 
     fn forwarding(&self, port: u32) -> Forwarding {
-        Forwarding { port, mac: self.attachment.port().pod_mac }
+        Forwarding { port, mac: self.lease.attachment.port().pod_mac }
+    }
+
+    /// Puts the node's side right, whatever of it was taken away; the port is there.
+    pub async fn restore(&self, netlink: &Netlink, port: u32) -> Result<(), Error> {
+        let names = self.lease.attachment.port();
+        spoof::protect(&names.name, names.pod_mac, &self.lease.addresses)?;
+        port_sysctls(&names.name, self.has_ipv6())?;
+        Ok(netlink.apply(self.node_changes(port)).await?)
     }
 
     /// What is not as [`build`](Self::build) makes it, in words.
-    pub async fn problems(&self, netlink: &Netlink, pod: &NetNs) -> Result<Vec<String>, Error> {
-        let mut problems = vec![];
-        self.node_problems(netlink, &mut problems).await?;
+    pub async fn problems(&self, seen: &Seen, pod: &NetNs) -> Result<Vec<String>, Error> {
+        let mut problems = self.node_problems(seen);
         self.pod_problems(&Netlink::in_ns(pod)?, &mut problems).await?;
-        let port = self.attachment.port();
-        problems.extend(spoof::problem(&port.name, port.pod_mac, self.addresses)?);
         Ok(problems)
     }
 
-    async fn node_problems(&self, netlink: &Netlink, problems: &mut Vec<String>) -> Result<(), Error> {
-        let name = self.attachment.port().name;
-        let Some(port) = netlink.link_named(&name).await? else {
-            problems.push(format!("the node's end {name} is missing"));
-            return Ok(());
+    /// What of it is not right on the node.
+    #[must_use]
+    pub fn node_problems(&self, seen: &Seen) -> Vec<String> {
+        let mut problems = vec![];
+        let names = self.lease.attachment.port();
+        let name = &names.name;
+        let Some(port) = seen.port(name) else {
+            return vec![format!("the node's end {name} is missing")];
         };
-        self.port_problems(&port, problems);
-        if !netlink.forwardings(port.index).await?.contains(&self.forwarding(port.index)) {
+        self.port_problems(port, &mut problems);
+        if !seen.forwardings.contains(&self.forwarding(port.index)) {
             problems.push(format!("the bridge does not know the pod's address on port {name}"));
         }
-        let routes = netlink.routes().await?;
-        for route in self.node_routes(port.index).iter().filter(|route| !routes.contains(&route.normal())) {
+        for route in
+            self.node_routes(port.index).iter().filter(|route| !seen.routes.contains(&route.normal()))
+        {
             problems.push(format!("the node's route to {} is missing or changed", route.destination));
         }
-        let neighbours = netlink.neighbours(port.index).await?;
-        for missing in self.node_neighbours(port.index).iter().filter(|wanted| !neighbours.contains(wanted)) {
+        let neighbours = self.node_neighbours(port.index);
+        for missing in neighbours.iter().filter(|wanted| !seen.neighbours.contains(wanted)) {
             problems.push(format!("the node's neighbour {} is missing or changed", missing.address));
         }
-        Ok(())
+        problems.extend(seen.chains.problem(name, names.pod_mac, &self.lease.addresses));
+        problems
     }
 
     fn port_problems(&self, link: &Link, problems: &mut Vec<String>) {
@@ -225,13 +269,13 @@ impl Wiring<'_> {
     }
 
     fn mtu_problem(&self, link: &Link, problems: &mut Vec<String>) {
-        if link.mtu != self.node.mtu {
-            problems.push(format!("{} has MTU {} instead of {}", link.name, link.mtu, self.node.mtu));
+        if link.mtu != self.lease.mtu {
+            problems.push(format!("{} has MTU {} instead of {}", link.name, link.mtu, self.lease.mtu));
         }
     }
 
     async fn pod_problems(&self, pod: &Netlink, problems: &mut Vec<String>) -> Result<(), Error> {
-        let name = &self.attachment.interface;
+        let name = &self.lease.attachment.interface;
         let Some(link) = pod.link_named(name).await? else {
             problems.push(format!("the pod's {name} is missing"));
             return Ok(());
@@ -239,14 +283,14 @@ impl Wiring<'_> {
         if !link.up {
             problems.push(format!("the pod's {name} is down"));
         }
-        let mac: Mac = self.attachment.port().pod_mac;
+        let mac: Mac = self.lease.attachment.port().pod_mac;
         if link.mac != Some(mac) {
             problems.push(format!("the pod's {name} has another Ethernet address than {mac}"));
         }
         self.mtu_problem(&link, problems);
         let addresses = pod.addresses(Some(link.index)).await?;
         for address in
-            self.addresses.iter().filter(|one| !addresses.contains(&Address::new(link.index, *one)))
+            self.lease.addresses.iter().filter(|one| !addresses.contains(&Address::new(link.index, *one)))
         {
             problems.push(format!("the pod's {name} lacks the address {address}"));
         }
@@ -254,7 +298,7 @@ impl Wiring<'_> {
         for route in self.pod_routes(link.index).iter().filter(|route| !routes.contains(&route.normal())) {
             problems.push(format!("the pod's route {route} is missing or changed"));
         }
-        let neighbours = pod.neighbours(link.index).await?;
+        let neighbours = pod.neighbours().await?;
         for missing in self.pod_neighbours(link.index).iter().filter(|wanted| !neighbours.contains(wanted)) {
             problems.push(format!("the pod's neighbour {} is missing or changed", missing.address));
         }

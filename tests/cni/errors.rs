@@ -153,17 +153,30 @@ fn a_failure_takes_everything_back() {
 }
 
 #[test]
-fn without_a_guard_no_pod() {
+fn without_a_bridge_no_pod() {
     selvedge_lab::isolated!(|| {
         let node = node();
         let pod = Pod::unconnected("a");
-        // The bridge's name is taken by something else: the node can't be made ready.
+        // The bridge's name is taken by something else.
         let other = link::Veth {
             end: link::End { name: "selvedge-br", mac: None, mtu: 1420, group: 0 },
             peer: link::End { name: "other", mac: None, mtu: 1420, group: 0 },
             peer_ns: None,
         };
         block_on(async { Netlink::new().unwrap().apply([other.create()]).await.unwrap() });
-        rolled_back(&node, &pod, 101, "selvedge-br");
+        rolled_back(&node, &pod, 104, "selvedge-br");
+    });
+}
+
+#[test]
+fn without_a_guard_no_pod() {
+    selvedge_lab::isolated!(|| {
+        let node = node();
+        let pod = Pod::unconnected("a");
+        let variables = pod.variables("ADD");
+        let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let said = node.run_without_rights(&variables, &node.config.to_string());
+        expect(&said, 101, "CAP_NET_ADMIN");
+        assert_eq!((node.leases().len(), ports().len()), (0, 0));
     });
 }

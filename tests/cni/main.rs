@@ -6,6 +6,7 @@ mod errors;
 mod kill;
 mod node;
 mod parallel;
+mod repair;
 mod spoof;
 mod traffic;
 mod verbs;

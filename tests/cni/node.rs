@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sched::CloneFlags;
 use selvedge::kernel::mac::Mac;
 use selvedge::kernel::netlink::Netlink;
 use selvedge::kernel::netns::NetNs;
@@ -70,18 +72,22 @@ impl Node {
         said(self.start(variables, input))
     }
 
+    /// The same in a user namespace that has no say in the network.
+    pub(crate) fn run_without_rights(&self, variables: &[(&str, &str)], input: &str) -> Said {
+        let mut command = command(variables);
+        let unshare = || nix::sched::unshare(CloneFlags::CLONE_NEWUSER).map_err(std::io::Error::from);
+        #[expect(unsafe_code, reason = "a namespace is entered between fork and exec")]
+        // SAFETY: one system call, and no allocation.
+        unsafe {
+            command.pre_exec(unshare);
+        }
+        said(fed(command, input))
+    }
+
     /// Starts the plugin and does not wait.
+    #[expect(clippy::unused_self, reason = "only a node has a plugin")]
     pub(crate) fn start(&self, variables: &[(&str, &str)], input: &str) -> Child {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_selvedge"))
-            .env_clear()
-            .envs(variables.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        child
+        fed(command(variables), input)
     }
 
     pub(crate) fn add(&self, name: &str) -> Pod {
@@ -127,6 +133,19 @@ impl Node {
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.contains('@')).collect()
     }
+}
+
+fn command(variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
+    command.env_clear().envs(variables.iter().copied());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command
+}
+
+fn fed(mut command: Command, input: &str) -> Child {
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child
 }
 
 pub(crate) fn said(child: Child) -> Said {

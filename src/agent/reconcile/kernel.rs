@@ -46,6 +46,7 @@ impl Reconciler {
         self.ensure_link(link, own, &desired).await;
         self.ensure_routes(&desired, known).await;
         self.ensure_sysctls(desired.tunnel.is_some()).await;
+        self.ensure_wiring().await;
         if known {
             self.ensure_egress(own, &desired).await;
         }
@@ -86,6 +87,14 @@ impl Reconciler {
         let device = tunnel.then(|| self.start.config.interface.clone());
         let result = blocking(move || sysctls(device.as_deref())).await;
         self.parts.settle(Name::Sysctls, result);
+    }
+
+    /// Puts back what others took away of running pods.
+    async fn ensure_wiring(&mut self) {
+        // Without it there has been no pod yet.
+        let Ok(node) = NodeInfo::load(&self.start.paths) else { return };
+        let result = pod::repair(&self.netlink, &self.start.paths, &node).await;
+        self.parts.settle(Name::Wiring, result);
     }
 
     async fn ensure_egress(&mut self, own: Option<&OwnNode>, desired: &Fabric) {
