@@ -9,8 +9,9 @@ use kube::api::{PartialObjectMeta, Patch, PatchParams};
 use super::Reconciler;
 use crate::agent::own::OwnNode;
 use crate::agent::parts::Name;
-use crate::config::Config;
-use crate::mesh::annotation::{MAX_ENDPOINTS, NodeAnnotations, merge_patch, render};
+use crate::config::{ClusterRanges, Config, range};
+use crate::mesh::annotation::{MAX_ENDPOINTS, MAX_NODE_ADDRESSES, NodeAnnotations, merge_patch, render};
+use crate::mesh::resolve::endpoint_problem;
 
 impl Reconciler {
     /// Writes the annotations when they are not as they should be.
@@ -36,11 +37,6 @@ impl Reconciler {
 
     fn annotations(&self, own: &OwnNode) -> NodeAnnotations {
         let (keys, key_epoch, created) = self.start.keys.published();
-        let sorted = |mut addresses: Vec<IpAddr>| {
-            addresses.sort();
-            addresses.dedup();
-            addresses
-        };
         let mut pod_cidrs = own.pod_cidrs.clone();
         pod_cidrs.sort();
         NodeAnnotations {
@@ -50,11 +46,21 @@ impl Reconciler {
             key_created: Some(created),
             endpoints: endpoints(&self.start.config, own),
             pod_cidrs,
-            node_addresses: sorted(own.internal.clone()),
+            node_addresses: node_addresses(&self.start.config.ranges(), own),
             location: self.start.config.location.clone(),
             features: Vec::new(),
         }
     }
+}
+
+/// This node's addresses, without those that other nodes would refuse.
+fn node_addresses(ranges: &ClusterRanges, own: &OwnNode) -> Vec<IpAddr> {
+    let usable = |address: &&IpAddr| range::special(**address).is_none() && !ranges.contains(**address);
+    let mut addresses: Vec<IpAddr> = own.internal.iter().filter(usable).copied().collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses.truncate(MAX_NODE_ADDRESSES);
+    addresses
 }
 
 /// Where other nodes may reach this one: as configured, else its internal, then its external addresses.
@@ -66,11 +72,29 @@ fn endpoints(config: &Config, own: &OwnNode) -> Vec<SocketAddr> {
     let mut endpoints = Vec::new();
     for address in own.internal.iter().chain(&own.external) {
         let endpoint = SocketAddr::new(*address, config.listen_port);
-        let usable = crate::config::range::special(*address).is_none() && !ranges.contains(*address);
-        if usable && !endpoints.contains(&endpoint) {
+        if endpoint_problem(&ranges, endpoint).is_none() && !endpoints.contains(&endpoint) {
             endpoints.push(endpoint);
         }
     }
     endpoints.truncate(MAX_ENDPOINTS);
     endpoints
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_published_that_other_nodes_would_refuse() {
+        let ranges = ClusterRanges {
+            pods: vec!["10.244.0.0/16".parse().unwrap()],
+            services: vec!["10.96.0.0/16".parse().unwrap()],
+        };
+        let addresses =
+            ["172.31.1.2", "127.0.0.1", "fe80::1", "10.244.0.1", "10.96.0.1", "172.31.1.2", "fd00::2"];
+        let internal = addresses.map(|address| address.parse().unwrap()).to_vec();
+        let own = OwnNode { internal, ..OwnNode::default() };
+        let expected: Vec<IpAddr> = vec!["172.31.1.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        assert_eq!(node_addresses(&ranges, &own), expected);
+    }
 }
