@@ -62,18 +62,12 @@ impl Device {
     }
 
     /// The answer to an initiation of ours. It names an index that nobody else knows, so it needs no cookie.
-    pub(super) fn receive_response(
-        &mut self,
-        receiver: u32,
-        from: SocketAddr,
-        datagram: &[u8],
-        now: Instant,
-    ) {
+    pub(super) fn receive_response(&mut self, receiver: u32, datagram: &[u8], now: Instant) {
         let Some(owner) = self.shared.indices.owner(receiver) else { return self.count(Refused::Unexpected) };
         let Some(peer) = super::at(&mut self.peers, owner.peer) else { return };
         let Some(at) = peer.slot_at(owner.slot) else { return };
         match peer.slots[at].complete(receiver, datagram, &mut self.shared, now) {
-            Ok(keepalive) => peer.established(at, keepalive, from, &mut self.shared, now),
+            Ok(keepalive) => peer.established(at, keepalive, &mut self.shared, now),
             Err(refused) => self.count(refused),
         }
     }

@@ -197,7 +197,7 @@ impl Device {
                 return self.open_data(receiver, counter, from, datagram, out, now);
             }
             Some(Message::Initiation) => self.receive_initiation(from, datagram, now),
-            Some(Message::Response { receiver }) => self.receive_response(receiver, from, datagram, now),
+            Some(Message::Response { receiver }) => self.receive_response(receiver, datagram, now),
             Some(Message::Cookie { receiver }) => self.receive_cookie(receiver, datagram),
             None => self.shared.counters.unknown_datagram += 1,
         }

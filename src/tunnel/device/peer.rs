@@ -241,18 +241,8 @@ impl Peer {
         }
     }
 
-    /// The handshake that we began in slot `at` was answered from `from`; `keepalive` is its first message.
-    pub(super) fn established(
-        &mut self,
-        at: usize,
-        keepalive: Vec<u8>,
-        from: SocketAddr,
-        shared: &mut Shared,
-        now: Instant,
-    ) {
-        if self.is_unheard(now) && self.places().any(|place| place == from) {
-            self.endpoint = Some(from); // of the candidates, the one that answered
-        }
+    /// The handshake that we began in slot `at` was answered; `keepalive` is the first message on its session.
+    pub(super) fn established(&mut self, at: usize, keepalive: Vec<u8>, shared: &mut Shared, now: Instant) {
         self.received(super::message::RESPONSE_LEN, false, now);
         self.reselect(now);
         let flushed = if self.sending == Some(at) { self.flush(shared, now) } else { 0 };

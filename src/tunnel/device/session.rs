@@ -68,6 +68,11 @@ impl Session {
         Some(length)
     }
 
+    #[cfg(test)]
+    pub(super) fn forget_received(&mut self) {
+        self.received = 0;
+    }
+
     /// Opens a message, whose header says `counter`. Also whether it is newer than all before.
     #[inline]
     pub(super) fn open<'a>(

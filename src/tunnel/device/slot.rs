@@ -12,7 +12,7 @@ use super::message;
 use super::noise::{Gate, Noise, Refused};
 use super::session::Session;
 use super::shared::Shared;
-use super::timing::{MAX_JITTER, MAX_RESPONSES, MIN_INITIATION_GAP, REKEY_TIMEOUT, due};
+use super::timing::{MAX_JITTER, MAX_RESPONSES, MIN_INITIATION_GAP, REKEY_JITTER, REKEY_TIMEOUT, due};
 
 /// Which of a slot's sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +45,9 @@ pub(super) struct Slot {
     pub(super) current: Option<Box<Session>>,
     /// The session of an initiation that we answered, until data comes on it.
     pub(super) next: Option<Box<Session>>,
-    /// Sessions before, newest first. Two, because both ends may begin at once.
-    previous: [Option<Box<Session>>; 2],
+    /// Sessions before, newest first. Three: when both ends begin at once there are two new sessions, and each end
+    /// may have sent on another of the two before.
+    previous: [Option<Box<Session>>; 3],
     pub(super) initiation: Option<Box<Initiation>>,
     gate: Option<Box<Gate>>,
     last_initiation: Option<Instant>,
@@ -75,7 +76,7 @@ impl Slot {
             psk: None,
             current: None,
             next: None,
-            previous: [None, None],
+            previous: [const { None }; 3],
             initiation: None,
             gate: None,
             last_initiation: None,
@@ -102,8 +103,7 @@ impl Slot {
     }
 
     fn sessions(&self) -> impl Iterator<Item = &Session> {
-        let [newer, older] = &self.previous;
-        [&self.current, &self.next, newer, older].into_iter().flatten().map(Box::as_ref)
+        [&self.current, &self.next].into_iter().chain(&self.previous).flatten().map(Box::as_ref)
     }
 
     /// Whether there is a session to send on.
@@ -133,18 +133,14 @@ impl Slot {
     /// The session that the peer addresses by `index`.
     #[inline]
     pub(super) fn find(&mut self, index: u32) -> Option<(Place, &mut Session)> {
-        let [newer, older] = &mut self.previous;
-        [
-            (Place::Current, &mut self.current),
-            (Place::Next, &mut self.next),
-            (Place::Previous, newer),
-            (Place::Previous, older),
-        ]
-        .into_iter()
-        .find_map(|(place, session)| match session {
-            Some(session) if session.local == index => Some((place, session.as_mut())),
-            _ => None,
-        })
+        let previous = self.previous.iter_mut().map(|session| (Place::Previous, session));
+        [(Place::Current, &mut self.current), (Place::Next, &mut self.next)]
+            .into_iter()
+            .chain(previous)
+            .find_map(|(place, session)| match session {
+                Some(session) if session.local == index => Some((place, session.as_mut())),
+                _ => None,
+            })
     }
 
     /// Whether a new handshake may be begun: none is under way, and the last is a while ago.
@@ -190,7 +186,7 @@ impl Slot {
         }
         let keepalive = initiation.noise.complete(response)?;
         if let Some(Initiation { noise, index, .. }) = self.initiation.take().map(|initiation| *initiation) {
-            let mut session = Session::new(noise, index, true, now, shared.random.jitter(MAX_JITTER));
+            let mut session = Session::new(noise, index, true, now, shared.random.jitter(REKEY_JITTER));
             session.sent = 1;
             self.make_current(Box::new(session), &mut shared.indices);
             self.last_handshake = Some(now);
@@ -224,7 +220,7 @@ impl Slot {
                 return Err(refused);
             }
         };
-        let jitter = shared.random.jitter(MAX_JITTER);
+        let jitter = shared.random.jitter(REKEY_JITTER);
         self.next = Some(Box::new(Session::new(noise, message::sender(&response), false, now, jitter)));
         Ok(response)
     }
@@ -252,10 +248,10 @@ impl Slot {
 
     /// Makes `session` the current one, the next and the current before it the previous ones.
     fn make_current(&mut self, session: Box<Session>, indices: &mut Indices) {
-        let [newer, older] = std::mem::take(&mut self.previous);
-        let mut before =
-            [self.next.take(), self.current.replace(session), newer, older].into_iter().flatten();
-        self.previous = [before.next(), before.next()];
+        let older = std::mem::replace(&mut self.previous, [const { None }; 3]);
+        let newer = [self.next.take(), self.current.replace(session)];
+        let mut before = newer.into_iter().chain(older).flatten();
+        self.previous = std::array::from_fn(|_| before.next());
         before.for_each(|session| indices.release(session.local));
         self.is_stale = false;
         self.rests_until = None;
@@ -263,8 +259,7 @@ impl Slot {
 
     /// Drops sessions that are too old to carry anything.
     pub(super) fn expire(&mut self, now: Instant, indices: &mut Indices) {
-        let [newer, older] = &mut self.previous;
-        for place in [&mut self.current, &mut self.next, newer, older] {
+        for place in [&mut self.current, &mut self.next].into_iter().chain(&mut self.previous) {
             if place.as_ref().is_some_and(|session| !session.is_usable(now)) {
                 release(place.take(), indices);
             }
@@ -281,8 +276,7 @@ impl Slot {
     /// Drops all sessions.
     pub(super) fn clear(&mut self, indices: &mut Indices) {
         self.abandon(indices);
-        let [newer, older] = &mut self.previous;
-        for place in [&mut self.current, &mut self.next, newer, older] {
+        for place in [&mut self.current, &mut self.next].into_iter().chain(&mut self.previous) {
             release(place.take(), indices);
         }
     }

@@ -19,6 +19,10 @@ pub(super) const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 /// Retries come up to this much late, so that two peers do not stay in step.
 pub(super) const MAX_JITTER: Duration = Duration::from_millis(333);
 
+/// Renewals come up to this much late: two ends that began at once each have a session to renew, and one
+/// renewal does for both.
+pub(super) const REKEY_JITTER: Duration = Duration::from_secs(5);
+
 /// How late a timer may fire: all peers are looked at this often while there is anything to time.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// Initiations sent in one tick at most; at 64 and 0.2 ms each, 13 ms of 100.

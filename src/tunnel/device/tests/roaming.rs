@@ -117,6 +117,8 @@ fn where_a_peer_was_heard_stays_among_the_places_to_try() {
         .map(|flight| flight.to)
         .collect();
     assert_eq!(tried, [address(1), elsewhere()].into());
+    let attempts = net.log.iter().filter(|flight| flight.is_initiation() && flight.to == elsewhere()).count();
+    assert!(attempts >= 5, "in turn, not {attempts} times");
     net.cut.clear();
     net.run(11 * SECOND);
     assert!(net.is_established(0, 1));
@@ -132,4 +134,72 @@ fn another_first_choice_is_used_at_once() {
     config.peers[0].endpoints = vec![address(1), elsewhere()];
     net.apply(0, &config);
     assert_eq!(net.peer(0, 1).endpoint, Some(elsewhere()), "still a candidate, so kept");
+}
+
+#[test]
+fn a_straggler_on_a_session_that_was_renewed_does_not_move_a_peer() {
+    let mut net = pair();
+    net.drop = Some(Box::new(|flight| flight.carries()));
+    net.send(1, &packet(1, 0, 1, 0));
+    let held_back = net.log[0].clone();
+    net.drop = None;
+    for _ in 0..130 {
+        net.send(0, &packet(0, 1, 0, 0));
+        net.send(1, &packet(1, 0, 0, 0));
+        net.run(SECOND);
+    }
+    assert!(net.initiations() > 0, "renewed");
+    // The newest of its session that node 0 gets, all later ones having been lost:
+    let peer = net.nodes[0].device.peers[0].as_mut().unwrap();
+    let index = u32::from_le_bytes(held_back.bytes[4..8].try_into().unwrap());
+    peer.slots[0].find(index).expect("still there").1.forget_received();
+    net.received(0);
+    net.deliver(0, elsewhere(), &held_back.bytes);
+    assert_eq!(net.received(0).len(), 1);
+    assert_eq!(net.peer(0, 1).endpoint, Some(address(1)));
+}
+
+#[test]
+fn lost_handshakes_do_not_send_a_live_peers_data_elsewhere() {
+    let mut net = mesh(2);
+    let mut config = config(0, 2);
+    config.peers[0].endpoints.push(elsewhere());
+    net.apply(0, &config);
+    net.run(SECOND);
+    net.drop = Some(Box::new(|flight| flight.is_initiation()));
+    for number in 0..150 {
+        net.send(0, &packet(0, 1, number, 0));
+        net.send(1, &packet(1, 0, number, 0));
+        net.run(SECOND);
+    }
+    assert!(net.initiations() > 5);
+    assert_eq!(net.received(1).len(), 150);
+}
+
+#[test]
+fn a_candidate_that_is_withdrawn_is_left() {
+    let mut net = mesh(2);
+    let mut config = config(0, 2);
+    config.peers[0].endpoints = vec![address(1), elsewhere()];
+    net.apply(0, &config);
+    net.cut.insert(1);
+    net.run_until(10 * SECOND, |net| net.peer(0, 1).endpoint == Some(elsewhere())).expect("tried");
+    config.peers[0].endpoints.pop();
+    net.apply(0, &config);
+    assert_eq!(net.peer(0, 1).endpoint, Some(address(1)));
+}
+
+#[test]
+fn a_new_endpoint_of_a_silent_peer_is_tried_without_traffic() {
+    let mut net = mesh(2);
+    net.restart(1);
+    net.apply(1, &Config { peers: vec![Peer { endpoints: vec![], ..peer(0) }], ..config(1, 2) });
+    net.relocate(1, elsewhere());
+    net.run(200 * SECOND);
+    assert!(!net.is_established(0, 1));
+    let mut moved = config(0, 2);
+    moved.peers[0].endpoints = vec![elsewhere()];
+    net.apply(0, &moved);
+    net.run(SECOND);
+    assert!(net.is_established(0, 1));
 }

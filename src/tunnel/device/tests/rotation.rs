@@ -103,6 +103,7 @@ fn packets_go_by_the_old_key_until_the_new_is_confirmed() {
         net.run(100 * MILLISECOND);
     }
     assert!(net.log.iter().any(|flight| flight.is_response()), "the new session exists");
+    assert!(net.initiations() <= 2 * 7, "{} handshakes in 30 s", net.initiations());
     assert_eq!(sending(&net, 0), Some((1, 1)));
     assert_eq!(net.received(1).len(), 300);
     net.drop = None;
@@ -161,4 +162,49 @@ fn three_nodes_and_one_rotates() {
     net.run(SECOND);
     let received: Vec<usize> = (0..3).map(|node| net.received(node).len()).collect();
     assert_eq!(received, [1200, 600, 1200]);
+}
+
+#[test]
+fn the_first_session_too_is_tried_until_both_ends_know() {
+    let mut net = Net::new(Wire::default());
+    net.add();
+    net.add();
+    let (mut quiet, both) = (with(1, &[1], 0, &[1, 2]), with(0, &[1, 2], 1, &[1]));
+    quiet.peers[0].endpoints.clear();
+    net.apply(0, &both);
+    net.apply(1, &quiet);
+    net.drop = Some(Box::new(|flight| flight.from == address(1) && flight.bytes[0] == 4));
+    net.run(3 * SECOND);
+    assert!(!net.is_established(0, 1));
+    net.drop = None;
+    net.run(4 * SECOND);
+    assert!(net.is_established(0, 1));
+}
+
+#[test]
+fn once_a_preferred_key_works_the_others_are_left_alone() {
+    let mut net = Net::new(Wire::default());
+    net.add();
+    net.add();
+    net.apply(0, &with(0, &[1], 1, &[1, 2])); // node 1 has no key of epoch 1 any more
+    net.apply(1, &with(1, &[2], 0, &[1]));
+    net.run(SECOND);
+    assert_eq!(sending(&net, 0), Some((1, 2)));
+    net.log.clear();
+    net.run(100 * SECOND);
+    assert_eq!(net.initiations(), 0);
+}
+
+#[test]
+fn packets_fall_back_to_the_older_key_at_once() {
+    let mut net = pair();
+    net.apply(0, &with(0, &[1, 2], 1, &[1]));
+    net.apply(1, &with(1, &[1], 0, &[1, 2]));
+    net.run(SECOND);
+    assert_eq!(sending(&net, 0), Some((2, 1)));
+    let peer = net.nodes[0].device.peers[0].as_mut().unwrap();
+    peer.slots[0].current.as_mut().unwrap().sent = super::super::timing::REJECT_AFTER_MESSAGES;
+    assert!(matches!(net.send(0, &packet(0, 1, 7, 0)), Sealed::Data(_)));
+    net.run(SECOND);
+    assert_eq!(net.received(1), [packet(0, 1, 7, 0)]);
 }

@@ -112,6 +112,87 @@ fn data_on_an_expired_session_is_refused() {
 }
 
 #[test]
+fn expiry_does_not_wait_for_a_tick() {
+    let mut net = pair();
+    net.drop = Some(Box::new(|_| true));
+    net.send(0, &packet(0, 1, 0, 0));
+    let late = net.log.last().unwrap().clone();
+    net.now += 181 * SECOND;
+    net.deliver(1, late.from, &late.bytes);
+    assert!(net.received(1).is_empty());
+    assert_eq!(net.send(0, &packet(0, 1, 0, 0)), Sealed::Queued);
+}
+
+/// Only node 0 begins, as node 1 doesn't know where it is.
+fn pair_begun_by_node_0() -> Net {
+    let mut net = mesh(2);
+    net.restart(1);
+    net.apply(1, &Config { peers: vec![Peer { endpoints: vec![], ..peer(0) }], ..config(1, 2) });
+    net.run(SECOND);
+    assert!(net.is_established(0, 1) && net.is_established(1, 0));
+    net.log.clear();
+    net
+}
+
+#[test]
+fn who_began_renews() {
+    let mut net = pair_begun_by_node_0();
+    for _ in 0..600 {
+        net.send(0, &packet(0, 1, 0, 0));
+        net.send(1, &packet(1, 0, 0, 0));
+        net.run(SECOND);
+    }
+    let begun: Vec<_> =
+        net.log.iter().filter(|flight| flight.is_initiation()).map(|flight| flight.from).collect();
+    assert_eq!(begun, [address(0); 4], "every 120 to 125 s, and never by node 1");
+}
+
+#[test]
+fn who_began_and_only_receives_renews_in_time() {
+    let mut net = pair_begun_by_node_0();
+    for second in 0..178 {
+        assert!(matches!(net.send(1, &packet(1, 0, 0, 0)), Sealed::Data(_)));
+        net.run(SECOND);
+        assert_eq!(net.initiations(), usize::from(second >= 165), "at {second} s");
+    }
+}
+
+#[test]
+fn packets_under_way_outlive_a_renewal_that_both_begin() {
+    for _ in 0..8 {
+        let mut net = pair();
+        net.run(10 * SECOND);
+        net.wire = Wire { latency: 30 * MILLISECOND, jitter: 400 * MILLISECOND, ..Wire::default() };
+        for node in &mut net.nodes {
+            node.device.peers[0].as_mut().unwrap().slots[0].current.as_mut().unwrap().sent =
+                REKEY_AFTER_MESSAGES;
+        }
+        for step in 0..100 {
+            net.send(0, &packet(0, 1, step, 0));
+            net.send(1, &packet(1, 0, step, 0));
+            net.run(10 * MILLISECOND);
+        }
+        net.run(2 * SECOND);
+        assert_eq!((net.received(0).len(), net.received(1).len()), (100, 100));
+    }
+}
+
+#[test]
+fn attempts_to_reach_a_peer_that_has_gone_end() {
+    let mut net = pair();
+    net.cut.insert(1);
+    net.send(0, &packet(0, 1, 0, 0));
+    let start = net.now;
+    net.run(400 * SECOND);
+    let last = net.log.iter().rfind(|flight| flight.is_initiation()).unwrap().at - start;
+    assert!(
+        last >= 95 * SECOND && last <= 106 * SECOND,
+        "15 s without answer and 90 s of attempts, not {last:?}"
+    );
+    assert_eq!(net.silent(0), 1);
+}
+
+#[test]
 fn a_peer_silent_for_long_is_reached_again_by_the_next_packet() {
     let mut net = pair();
     net.cut.insert(1);
