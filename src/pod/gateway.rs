@@ -78,34 +78,42 @@ pub async fn ensure_unreachable(netlink: &Netlink, node: &NodeInfo) -> Result<()
     netlink.apply(missing.map(|route| route.replace())).await
 }
 
-/// Sets what the kernel has to do for pods, in the calling thread's namespace. The bridge has to exist.
-pub fn sysctls(node: &NodeInfo) -> Result<(), sysctl::Error> {
-    let has = |ipv6: bool| node.pod_cidrs.iter().any(|net| net.addr().is_ipv6() == ipv6);
-    // Loose, because a pod's packets come by way of the bridge and its route leads to its port. What it may have
-    // as source, its port sees to.
-    sysctl::ensure(&on_bridge("ipv4", "rp_filter"), "2")?;
-    sysctl::ensure(&on_bridge("ipv4", "accept_redirects"), "0")?;
-    if has(false) {
-        sysctl::ensure("ipv4/ip_forward", "1")?;
-        sysctl::ensure(&on_bridge("ipv4", "forwarding"), "1")?;
+/// Sets what the kernel has to do for pods, in the calling thread's namespace, and gives the keys that it changed.
+/// The bridge has to exist.
+pub fn sysctls(node: &NodeInfo) -> Result<Vec<String>, sysctl::Error> {
+    let settings = settings(node);
+    let forwarding = |(key, _): &(String, &str)| key == IPV6_FORWARDING;
+    if settings.iter().any(forwarding) && sysctl::read(IPV6_FORWARDING)? != "1" {
+        keep_router_advertisements()?;
     }
-    if has(true) {
-        ipv6()?;
-    }
-    Ok(())
+    sysctl::ensure_all(settings)
 }
 
-fn ipv6() -> Result<(), sysctl::Error> {
-    sysctl::ensure(&on_bridge("ipv6", "disable_ipv6"), "0")?;
-    for key in ["accept_ra", "accept_dad", "accept_redirects"] {
-        sysctl::ensure(&on_bridge("ipv6", key), "0")?;
+const IPV6_FORWARDING: &str = "ipv6/conf/all/forwarding";
+
+/// Key and value of each sysctl. The reverse path is checked loosely, because a pod's packets come by way of the
+/// bridge and its route leads to its port; what it may have as source, its port sees to.
+fn settings(node: &NodeInfo) -> Vec<(String, &'static str)> {
+    let ipv4 = [("rp_filter", "2"), ("accept_redirects", "0"), ("forwarding", "1")];
+    let ipv6 = [
+        ("disable_ipv6", "0"),
+        ("accept_ra", "0"),
+        ("accept_dad", "0"),
+        ("accept_redirects", "0"),
+        ("forwarding", "1"),
+    ];
+    let has = |ipv6: bool| node.pod_cidrs.iter().any(|net| net.addr().is_ipv6() == ipv6);
+    // The switches of the node come first: they set those of the devices.
+    let mut settings = vec![];
+    if has(false) {
+        settings.push(("ipv4/ip_forward".to_owned(), "1"));
+        settings.extend(ipv4.map(|(key, value)| (on_bridge("ipv4", key), value)));
     }
-    if sysctl::read("ipv6/conf/all/forwarding")? != "1" {
-        keep_router_advertisements()?;
-        sysctl::write("ipv6/conf/all/forwarding", "1")?;
+    if has(true) {
+        settings.push((IPV6_FORWARDING.to_owned(), "1"));
+        settings.extend(ipv6.map(|(key, value)| (on_bridge("ipv6", key), value)));
     }
-    sysctl::ensure(&on_bridge("ipv6", "forwarding"), "1")?;
-    Ok(())
+    settings
 }
 
 /// Forwarding makes the kernel drop default routes learnt from router advertisements, and stop learning them,
@@ -151,6 +159,13 @@ pub async fn problems(netlink: &Netlink, node: &NodeInfo) -> Result<Vec<String>,
     }
     if bridge.group != LINK_GROUP {
         problems.push(format!("bridge {BRIDGE} is in link group {} instead of {LINK_GROUP}", bridge.group));
+    }
+    for (key, value) in settings(node) {
+        match sysctl::read(&key) {
+            Ok(found) if found == value => {}
+            Ok(found) => problems.push(format!("sysctl net/{key} is {found} instead of {value}")),
+            Err(error) => problems.push(error.to_string()),
+        }
     }
     let found = netlink.addresses(Some(bridge.index)).await?;
     let has = |address: &IpAddr| found.contains(&Address::new(bridge.index, *address));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::file::{self, Durability};
-use super::request::Version;
+use super::request::{VERSIONS, Version};
 use crate::paths::Paths;
 
 /// Name of the plugin's program, and `type` in the configuration.
@@ -74,9 +74,11 @@ pub fn conflist_text(paths: &Paths, network: &str) -> String {
     for (key, path, _) in folders.into_iter().filter(|(_, path, usual)| path != usual) {
         plugin.insert(key.to_owned(), path.display().to_string().into());
     }
-    // 1.0.0 is what every runtime in use takes; STATUS and GC come with 1.1.0.
+    // Runtimes that know the list take the newest of it that they speak (STATUS and GC came with 1.1.0); to all
+    // others 1.1.0 would be an error.
     let conflist = json!({
-        "cniVersion": Version::CURRENT,
+        "cniVersion": Version::V1_0_0,
+        "cniVersions": VERSIONS,
         "name": network,
         "plugins": [Value::Object(plugin)],
     });
@@ -151,7 +153,11 @@ mod tests {
         // As libcni makes a plugin's input of a conflist.
         let mut input = conflist["plugins"][0].clone();
         input["name"] = conflist["name"].clone();
-        input["cniVersion"] = conflist["cniVersion"].clone();
+        input["cniVersion"] = conflist["cniVersions"][2].clone();
+        assert_eq!(
+            (&conflist["cniVersion"], &conflist["cniVersions"][1]),
+            (&json!("1.0.0"), &json!("1.0.0"))
+        );
         let environment = Environment { command: "STATUS".to_owned(), ..Environment::default() };
         let request = parse(&environment, input.to_string().as_bytes()).1.unwrap();
         assert_eq!(request.verb, Verb::Status);

@@ -127,7 +127,9 @@ impl NodeInfo {
         if let Some(net) = self.pod_cidrs.iter().find(outside) {
             return Some(format!("pod CIDR {net} is not within the cluster's pod CIDRs"));
         }
-        (self.mtu < 1280).then(|| format!("an MTU of {} is below the 1280 that IPv6 needs", self.mtu))
+        // RFC 8200 and RFC 791, the least that every link has to take.
+        let least = if count(true) > 0 { 1280 } else { 576 };
+        (self.mtu < least).then(|| format!("an MTU of {} is below the least of {least}", self.mtu))
     }
 
     /// The fabric addresses: first usable one of each pod CIDR, gateway of the pods.

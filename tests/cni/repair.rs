@@ -4,6 +4,7 @@ use selvedge::kernel::link::{self, Id, Port, Update};
 use selvedge::kernel::netlink::{Change, Netlink};
 use selvedge::kernel::nft::{self, Family};
 use selvedge::kernel::route::Route;
+use selvedge::kernel::sysctl;
 use selvedge::pod::repair;
 
 use crate::node::{Node, Pod, block_on, node, tcp};
@@ -18,7 +19,7 @@ fn repaired(node: &Node) -> Vec<String> {
 
 type Damage = fn(&Pod);
 
-const DAMAGES: [(&str, Damage); 7] = [
+const DAMAGES: [(&str, Damage); 8] = [
     ("route to 10.244.1.", |_| {
         let routes = block_on(async { Netlink::new().unwrap().routes().await.unwrap() });
         change(routes.iter().map(Route::delete).collect());
@@ -38,6 +39,9 @@ const DAMAGES: [(&str, Damage); 7] = [
     ("is in link group", |pod| {
         let other = Update { group: Some(1), ..Update::default() };
         change(vec![link::update(Id::Name(&pod.port()), &other)]);
+    }),
+    ("sysctl net/ipv6/conf/all/forwarding is 0", |_| {
+        sysctl::write("ipv6/conf/all/forwarding", "0").unwrap();
     }),
     ("bridge selvedge-br is missing", |_| change(vec![link::delete(Id::Name("selvedge-br"))])),
 ];

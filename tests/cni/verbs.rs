@@ -6,7 +6,7 @@ use selvedge::kernel::LINK_GROUP;
 use selvedge::kernel::link::{self, Id, Port, Update};
 use selvedge::kernel::netlink::{Change, Netlink};
 use selvedge::kernel::nft::{self, Family};
-use selvedge::kernel::{address::Address, neigh::Neighbour};
+use selvedge::kernel::{address::Address, neigh::Neighbour, sysctl};
 use selvedge::pod::gateway::{BRIDGE, BRIDGE_MAC};
 use selvedge::pod::node::clear_ready;
 use serde_json::json;
@@ -180,7 +180,7 @@ fn index(pod: &Pod, inside: bool, name: &str) -> u32 {
     })
 }
 
-const DAMAGES: [(&str, Damage); 16] = [
+const DAMAGES: [(&str, Damage); 17] = [
     ("lacks the address 10.244.1.", |_, pod| {
         let eth0 = index(pod, INSIDE, "eth0");
         vec![(INSIDE, Address::new(eth0, pod.address(false)).delete())]
@@ -225,6 +225,10 @@ const DAMAGES: [(&str, Damage); 16] = [
     }),
     ("the rules against spoofing", |_, pod| {
         nft::delete_chain(Family::Netdev, "selvedge-ports", &pod.port()).unwrap();
+        vec![]
+    }),
+    ("sysctl net/ipv4/ip_forward is 0", |_, _| {
+        sysctl::write("ipv4/ip_forward", "0").unwrap();
         vec![]
     }),
     ("the guard", |_, _| {
