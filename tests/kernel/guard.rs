@@ -1,6 +1,7 @@
 //! The guard's truth table, for both families, with counters.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use selvedge::guard;
 use selvedge::kernel::nft::{Chain, ChainKind, Family, Hook, Ip, Rule, Table, apply};
@@ -22,6 +23,16 @@ fn node_port(family: Addresses, pod: IpAddr) {
     apply(&[table]).unwrap();
 }
 
+/// Waits for what the socket gets next.
+fn hears(socket: &UdpSocket, text: &str) {
+    let mut buffer = [0; 100];
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let length = socket
+        .recv(&mut buffer)
+        .unwrap_or_else(|error| panic!("waited 5 s for {text} on {socket:?}: {error}"));
+    assert_eq!(std::str::from_utf8(&buffer[..length]), Ok(text));
+}
+
 #[test]
 fn pods_reach_each_other_and_the_node() {
     isolated!(|| {
@@ -37,10 +48,9 @@ fn pods_reach_each_other_and_the_node() {
             assert_eq!(node.pod.awaited("host-to-pod").source, family.node);
             let fabric = UdpSocket::bind((family.fabric, PORT)).unwrap();
             fabric.send_to(b"to-itself", (family.fabric, PORT)).unwrap();
-            let mut buffer = [0; 20];
-            assert_eq!(fabric.recv(&mut buffer).unwrap(), 9, "by loopback");
+            hears(&fabric, "to-itself");
             node.pod.send(&datagram(family.pod, family.fabric, "pod-to-host"));
-            assert_eq!(fabric.recv(&mut buffer).unwrap(), 11);
+            hears(&fabric, "pod-to-host");
         }
         assert!(dropped().values().all(|packets| *packets == 0), "{:?}", dropped());
     });
@@ -132,7 +142,7 @@ fn nobody_outside_speaks_to_or_as_a_pod() {
             assert_eq!((node.pod.sent(), node.tunnel.sent()), (vec![], vec![]));
             let host = UdpSocket::bind((family.node, PORT)).unwrap();
             node.uplink.send(&datagram(family.internet, family.node, "control"));
-            assert_eq!(host.recv(&mut [0; 20]).unwrap(), 7);
+            hears(&host, "control");
         }
     });
 }

@@ -113,12 +113,14 @@ impl Device {
         self.queue.write(&[&[0; VNET][..], packet].concat()).unwrap();
     }
 
-    /// All that the node has sent by this device.
+    /// All that the node has sent by this device, but for the kernel's own multicast (MLD, router solicitations), which
+    /// comes when it likes.
     pub(crate) fn sent(&self) -> Vec<Seen> {
         let mut buffer = vec![0; 70_000];
         let mut packets = Vec::new();
         while let Ok(length) = self.queue.read(&mut buffer) {
-            packets.extend(Seen::parse(&buffer[VNET..length]));
+            let packet = Seen::parse(&buffer[VNET..length]);
+            packets.extend(packet.filter(|packet| !packet.destination.is_multicast()));
         }
         packets
     }
@@ -193,6 +195,7 @@ impl Node {
             changes.push(self.cluster_route(family).replace());
         }
         self.runtime.block_on(self.netlink.apply(changes)).unwrap();
+        families().iter().flat_map(|family| [family.node, family.fabric]).for_each(await_local);
         self.sent_anywhere();
     }
 
@@ -213,6 +216,23 @@ impl Node {
             device.sent();
         }
     }
+}
+
+/// Waits until packets to `address` are delivered here: for IPv6 the kernel sees to that in its own time.
+fn await_local(address: IpAddr) {
+    let IpAddr::V6(address) = address else { return };
+    let start = format!("{:032x} 80 ", address.to_bits());
+    let local = |line: &str| line.starts_with(&start) && line.split_whitespace().nth(8).is_some_and(is_local);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !std::fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap().lines().any(local) {
+        assert!(Instant::now() < deadline, "waited 5 s for {address} to be local");
+        std::thread::yield_now();
+    }
+}
+
+/// `RTF_LOCAL` is set.
+fn is_local(flags: &str) -> bool {
+    u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & 0x8000_0000 != 0)
 }
 
 /// Packets that the guard has dropped so far, by counter.
