@@ -105,7 +105,7 @@ impl Network {
         let field = |name: &str| list[name].as_str().map(str::to_owned);
         Ok(Self {
             name: field("name").ok_or_else(|| wrong("has no name".into()))?,
-            version: field("cniVersion").ok_or_else(|| wrong("has no cniVersion".into()))?,
+            version: version(&list).ok_or_else(|| wrong("has no cniVersion".into()))?,
             plugins: list["plugins"].as_array().cloned().ok_or_else(|| wrong("has no plugins".into()))?,
             folder: folder.to_owned(),
             env,
@@ -183,6 +183,12 @@ impl Network {
         }
         input.to_string().into_bytes()
     }
+}
+
+/// The newest of `cniVersions` and `cniVersion`, as runtimes choose it. Every number in them has one digit.
+fn version(list: &Value) -> Option<String> {
+    let all = list["cniVersions"].as_array().into_iter().flatten().chain([&list["cniVersion"]]);
+    all.filter_map(Value::as_str).max().map(str::to_owned)
 }
 
 fn run(space: &Space, mut command: Command, input: &[u8]) -> io::Result<std::process::Output> {
