@@ -2,7 +2,8 @@
 //!
 //! In the order in which data passes: [`tun`] reads a super-packet with its [`vnet`] header, [`segment`] cuts it,
 //! [`udp`] sends many sealed datagrams with one call; the other way [`udp`] receives many at once, [`coalesce`]
-//! joins what was opened and [`tun`] takes it in one write. [`checksum`] and [`packet`] serve both ways.
+//! joins what was opened and [`tun`] takes it in one write. [`checksum`] and [`packet`] serve both ways;
+//! [`unreachable`] answers what has nowhere to go.
 //!
 //! The pure parts ([`segment`], [`coalesce`], [`checksum`], [`packet`], [`vnet`]) never panic on any bytes.
 
@@ -16,6 +17,7 @@ mod sys;
 mod testing;
 pub mod tun;
 pub mod udp;
+pub mod unreachable;
 pub mod vnet;
 
 /// Largest IP packet a TUN carries, in bytes.

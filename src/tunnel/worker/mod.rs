@@ -16,14 +16,14 @@ use tokio::sync::mpsc;
 
 use super::api::{DeviceStatus, Event, Features};
 use super::command::Command;
-use super::device::{Device, Transmit};
+use super::device::Device;
 use super::io::tun::TunQueue;
 use super::io::udp::{UdpSocket, UdpSockets};
 use handle::CommandReceiver;
 pub use handle::{CommandSender, Stopped, WorkerHandle};
 use inbound::Inbound;
 use interest::{Interest, Ready};
-use outbound::{Outbound, Turn};
+use outbound::{Outbound, Turn, Way};
 
 /// What a worker is made of. It closes its copies of the descriptors when it stops.
 #[derive(Debug)]
@@ -93,10 +93,11 @@ impl Worker {
         let Parts { tun, udp, mtu, events } = parts;
         let interest = Interest::new(&tun, &udp, &commands.wake)
             .map_err(|source| WorkerError::Start { what: "epoll", source })?;
+        let now = Instant::now();
         Ok(Self {
-            device: Device::new(mtu, Instant::now()),
+            device: Device::new(mtu, now),
             inbound: Inbound::new(&tun),
-            outbound: Outbound::new(),
+            outbound: Outbound::new(now),
             events: Outlet::new(events),
             faults: Faults::default(),
             tun,
@@ -163,25 +164,19 @@ impl Worker {
 
     fn send(&mut self, ready: Ready, now: Instant) -> Result<(), WorkerError> {
         let before = self.outbound.waits_for();
-        let free = self.outbound.resume(&mut self.udp, &mut self.device, now);
-        while let Some(Transmit { to, bytes }) = self.device.poll_transmit() {
-            self.outbound.transmit(to, &bytes, &mut self.udp, &mut self.device, now);
-        }
-        if ready.tun && free {
-            match self.outbound.turn(&self.tun, &mut self.udp, &mut self.device, now) {
-                Turn::ReadFailed(source) if is_gone(&source) => {
-                    return Err(WorkerError::TunGone { name: self.tun.name().to_owned(), source });
-                }
-                Turn::ReadFailed(error) => self.faults.note("reading from the TUN", Err(error)),
-                Turn::Done => {}
+        let (tun, udp, device) = (&self.tun, &mut self.udp, &mut self.device);
+        let mut way = Way { tun, udp, device, now };
+        let free = self.outbound.resume(&mut way);
+        self.outbound.transmit(&mut way);
+        let turn = if ready.tun && free { self.outbound.turn(&mut way) } else { Turn::Done };
+        self.outbound.transmit(&mut way); // handshakes that the packets asked for
+        self.outbound.send(&mut way);
+        match turn {
+            Turn::ReadFailed(source) if is_gone(&source) => {
+                return Err(WorkerError::TunGone { name: self.tun.name().to_owned(), source });
             }
-        }
-        // Handshakes that the packets above asked for.
-        while let Some(Transmit { to, bytes }) = self.device.poll_transmit() {
-            self.outbound.transmit(to, &bytes, &mut self.udp, &mut self.device, now);
-        }
-        if self.outbound.waits_for().is_none() {
-            self.outbound.send(&mut self.udp, &mut self.device, now);
+            Turn::ReadFailed(error) => self.faults.note("reading from the TUN", Err(error)),
+            Turn::Done => {}
         }
         let waits_for = self.outbound.waits_for();
         if waits_for != before {
@@ -247,3 +242,6 @@ impl Faults {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,13 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::tunnel::device::{Device, Sealed, sealed_room};
+use crate::tunnel::device::{Device, Sealed, Transmit, sealed_room};
 use crate::tunnel::io::MAX_PACKET;
 use crate::tunnel::io::batch::{Batch, Sent};
 use crate::tunnel::io::packet::destination;
 use crate::tunnel::io::segment::Segments;
 use crate::tunnel::io::tun::TunQueue;
 use crate::tunnel::io::udp::UdpSockets;
+use crate::tunnel::io::unreachable::Unreachable;
 use crate::tunnel::io::vnet::{self, VnetHeader};
 
 /// Super-packets in a turn, so that the other direction gets its own.
@@ -26,6 +27,16 @@ pub(super) struct Outbound {
     batch: Batch,
     /// Since when the batch waits for room in the socket; the TUN is not read meanwhile.
     waiting: Option<Instant>,
+    unreachable: Unreachable,
+}
+
+/// What packets pass on their way, and when.
+#[derive(Debug)]
+pub(super) struct Way<'a> {
+    pub(super) tun: &'a TunQueue,
+    pub(super) udp: &'a mut UdpSockets,
+    pub(super) device: &'a mut Device,
+    pub(super) now: Instant,
 }
 
 /// What a turn ended with.
@@ -38,9 +49,9 @@ pub(super) enum Turn {
 }
 
 impl Outbound {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         let packet = vec![0; vnet::LEN + MAX_PACKET + 64].into_boxed_slice();
-        Self { packet, batch: Batch::default(), waiting: None }
+        Self { packet, batch: Batch::default(), waiting: None, unreachable: Unreachable::new(now) }
     }
 
     /// When waiting is over at the latest; none if nothing waits.
@@ -54,129 +65,117 @@ impl Outbound {
     }
 
     /// Tries again to send what waits, and gives up on it after a while. True if the way is free.
-    pub(super) fn resume(&mut self, udp: &mut UdpSockets, device: &mut Device, now: Instant) -> bool {
+    pub(super) fn resume(&mut self, way: &mut Way<'_>) -> bool {
         let Some(since) = self.waiting else { return true };
-        if now.duration_since(since) >= PATIENCE {
-            device.counters_mut().send_errors += 1;
+        if way.now.duration_since(since) >= PATIENCE {
+            way.device.counters_mut().send_errors += 1;
             self.batch.clear();
-            self.waiting = None;
-            return true;
         }
         self.waiting = None;
-        if !self.send(udp, device, now) {
+        if !self.send(way) {
             self.waiting = Some(since);
         }
         self.waiting.is_none()
     }
 
     /// Moves a share of what the TUN has.
-    pub(super) fn turn(
-        &mut self,
-        tun: &TunQueue,
-        udp: &mut UdpSockets,
-        device: &mut Device,
-        now: Instant,
-    ) -> Turn {
-        let mut turn = Turn::Done;
+    pub(super) fn turn(&mut self, way: &mut Way<'_>) -> Turn {
         for _ in 0..READS {
-            match tun.read(&mut self.packet) {
-                Ok(len) => self.forward(len, udp, device, now),
+            match way.tun.read(&mut self.packet) {
+                Ok(len) => self.forward(len, way),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    turn = Turn::ReadFailed(error);
-                    break;
-                }
+                Err(error) => return Turn::ReadFailed(error),
             }
             if self.waiting.is_some() {
-                return turn;
+                break;
             }
         }
-        self.send(udp, device, now);
-        turn
+        Turn::Done
     }
 
     /// Takes the packet of `len` bytes, offload header included, that stands in the buffer.
-    fn forward(&mut self, len: usize, udp: &mut UdpSockets, device: &mut Device, now: Instant) {
+    fn forward(&mut self, len: usize, way: &mut Way<'_>) {
         let mut packet = std::mem::take(&mut self.packet);
-        self.forward_packet(&mut packet[..len], udp, device, now);
+        self.forward_packet(&mut packet[..len], way);
         self.packet = packet;
     }
 
-    fn forward_packet(&mut self, packet: &mut [u8], udp: &mut UdpSockets, device: &mut Device, now: Instant) {
-        let parsed = packet.split_first_chunk_mut().and_then(|(header, packet)| {
-            let header = VnetHeader::decode(header)?;
-            let to = destination(packet)?;
-            Some((to, Segments::new(&header, packet).ok()?))
-        });
-        let Some((destination, mut segments)) = parsed else {
-            device.counters_mut().invalid_packet += 1;
+    fn forward_packet(&mut self, packet: &mut [u8], way: &mut Way<'_>) {
+        let parsed = packet
+            .split_first_chunk_mut()
+            .and_then(|(header, packet)| Some((VnetHeader::decode(header)?, destination(packet)?, packet)));
+        let Some((header, destination, packet)) = parsed else {
+            way.device.counters_mut().invalid_packet += 1;
             return;
         };
-        let Some(peer) = device.route(destination) else {
-            device.counters_mut().no_peer += 1;
+        let Some(peer) = way.device.route(destination) else {
+            way.device.counters_mut().no_peer += 1;
+            if let Some(answer) = self.unreachable.answer(packet, way.now) {
+                let _ = way.tun.write(answer); // a courtesy
+            }
+            return;
+        };
+        let Ok(mut segments) = Segments::new(&header, packet) else {
+            way.device.counters_mut().invalid_packet += 1;
             return;
         };
         while let Some(segment) = segments.next() {
             // Without an endpoint it is for the device to drop and to count it.
-            let to = device.endpoint(peer);
+            let to = way.device.endpoint(peer);
             let room = sealed_room(segment.len());
             if let Some(to) = to
                 && !self.batch.fits(to, room)
-                && !self.send(udp, device, now)
+                && !self.send(way)
             {
                 // The rest of this super-packet is lost, as it would be at a full queue.
-                device.counters_mut().send_errors += 1;
+                way.device.counters_mut().send_errors += 1;
                 return;
             }
-            let sealed = device.seal(peer, segment, self.batch.room(), now);
+            let sealed = way.device.seal(peer, segment, self.batch.room(), way.now);
             if let (Sealed::Data(len), Some(to)) = (sealed, to) {
-                self.push(to, len, udp, device, now);
+                self.push(to, len, way);
             }
         }
     }
 
-    /// Sends a datagram that the device made by itself.
-    pub(super) fn transmit(
-        &mut self,
-        to: SocketAddr,
-        bytes: &[u8],
-        udp: &mut UdpSockets,
-        device: &mut Device,
-        now: Instant,
-    ) {
-        if self.waiting.is_some() || (!self.batch.fits(to, bytes.len()) && !self.send(udp, device, now)) {
-            device.counters_mut().send_errors += 1;
-            return;
-        }
-        if let Some(room) = self.batch.room().get_mut(..bytes.len()) {
-            room.copy_from_slice(bytes);
-            self.push(to, bytes.len(), udp, device, now);
+    /// Sends what the device made by itself.
+    pub(super) fn transmit(&mut self, way: &mut Way<'_>) {
+        while let Some(Transmit { to, bytes }) = way.device.poll_transmit() {
+            if self.waiting.is_some() || (!self.batch.fits(to, bytes.len()) && !self.send(way)) {
+                way.device.counters_mut().send_errors += 1;
+            } else if let Some(room) = self.batch.room().get_mut(..bytes.len()) {
+                room.copy_from_slice(&bytes);
+                self.push(to, bytes.len(), way);
+            }
         }
     }
 
     /// Takes the datagram that was made behind the batch.
-    fn push(&mut self, to: SocketAddr, len: usize, udp: &mut UdpSockets, device: &mut Device, now: Instant) {
+    fn push(&mut self, to: SocketAddr, len: usize, way: &mut Way<'_>) {
         let before = self.batch.len();
         if self.batch.push(to, len) {
             return;
         }
-        if self.send(udp, device, now) {
+        if self.send(way) {
             self.batch.start_over(before, to, len);
         } else {
-            device.counters_mut().send_errors += 1;
+            way.device.counters_mut().send_errors += 1;
         }
     }
 
-    /// Sends the batch. False if the kernel has no room for it now.
-    pub(super) fn send(&mut self, udp: &mut UdpSockets, device: &mut Device, now: Instant) -> bool {
-        match self.batch.send(udp) {
+    /// Sends the batch, unless it waits. False if the kernel has no room for it now.
+    pub(super) fn send(&mut self, way: &mut Way<'_>) -> bool {
+        if self.waiting.is_some() {
+            return false;
+        }
+        match self.batch.send(way.udp) {
             Sent::All => true,
             Sent::Failed(_) => {
-                device.counters_mut().send_errors += 1;
+                way.device.counters_mut().send_errors += 1;
                 true
             }
             Sent::Waiting => {
-                self.waiting.get_or_insert(now);
+                self.waiting = Some(way.now);
                 false
             }
         }
