@@ -47,7 +47,7 @@ impl Reconciler {
         self.ensure_routes(&desired, known).await;
         self.ensure_sysctls(desired.tunnel.is_some()).await;
         self.ensure_wiring().await;
-        if known {
+        if let (Some(own), true) = (own, known) {
             self.ensure_egress(own, &desired).await;
         }
     }
@@ -97,13 +97,13 @@ impl Reconciler {
         self.parts.settle(Name::Wiring, result);
     }
 
-    async fn ensure_egress(&mut self, own: Option<&OwnNode>, desired: &Fabric) {
+    async fn ensure_egress(&mut self, own: &OwnNode, desired: &Fabric) {
         let config = &self.start.config;
         let egress = EgressConfig {
             tunnel: config.interface.clone(),
             pod_cidrs: desired.pod_cidrs.clone(),
             fabric_addresses: desired.fabric_addresses(),
-            own_addresses: own.map(|own| own.internal.clone()).unwrap_or_default(),
+            own_addresses: own.internal.clone(),
             cluster_pod_cidrs: config.cluster_pod_cidrs.clone(),
             service_cidrs: config.service_cidrs.clone(),
             non_masquerade_cidrs: config.non_masquerade_cidrs.clone(),

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use futures::future::join_all;
+use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{ListParams, PartialObjectMeta};
 use kube::{Api, Client, ResourceExt as _};
 
-use super::{Start, blocking};
+use super::{Start, blocking, in_time};
 use crate::agent::events::Reporting;
 use crate::agent::own::{self, OwnNode};
 use crate::agent::parts::{Name, Parts};
@@ -104,13 +104,13 @@ impl Members {
         client: &Client,
         nodes: &Objects<PartialObjectMeta<Node>>,
         names: Vec<String>,
-    ) -> Result<(), kube::Error> {
+    ) -> Result<(), String> {
         let api: Api<Node> = Api::all(client.clone());
         let objects = if names.len() > MOST_GETS {
-            api.list(&ListParams::default()).await?.items
+            in_time(api.list(&ListParams::default())).await?.items
         } else {
-            let answers = join_all(names.iter().map(|name| api.get_opt(name))).await;
-            answers.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect()
+            let answers = try_join_all(names.iter().map(|name| api.get_opt(name)));
+            in_time(answers).await?.into_iter().flatten().collect()
         };
         for object in objects {
             let name = object.name_any();

@@ -42,6 +42,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// News that come together are taken together.
 const GATHER: Duration = Duration::from_millis(10);
 
+/// The API server has this long for an answer; kernel state is not to wait for it for longer.
+const API_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Parts that must work before pods may start.
 const NEEDED: [Name; 8] = [
     Name::Guard,
@@ -90,6 +93,8 @@ pub(super) struct Reconciler {
     guard: GuardConfig,
     netlink: Netlink,
     members: Members,
+    /// Whether the other nodes are known.
+    known: bool,
     parts: Parts,
 }
 
@@ -100,6 +105,7 @@ impl Reconciler {
             guard: guard_config(&start.config),
             netlink: Netlink::new()?,
             members: Members::open(&start, reporting)?,
+            known: false,
             parts: Parts::new(start.metrics.clone()),
             start,
         })
@@ -123,22 +129,33 @@ impl Reconciler {
     async fn pass(&mut self, news: &mut News) {
         self.ensure_guard().await;
         let own = self.own(news);
+        // First what needs no answer of the API server, which may be slow.
+        let before = (self.known, self.members.addresses());
+        self.ensure_kernel(own.as_ref(), self.known).await;
+        // Once known they stay known: when the API server is away, what was believed last holds.
+        self.known |= self.learn(own.as_ref(), news).await;
+        if (self.known, self.members.addresses()) != before {
+            self.ensure_kernel(own.as_ref(), self.known).await;
+        }
+        if let (Some(own), true) = (&own, self.known) {
+            self.configure_tunnel(own, news).await;
+            self.install(own).await;
+            self.publish(own).await;
+        }
+        self.report(own.as_ref());
+    }
+
+    /// Decides anew about the other nodes; false while nothing is known of them.
+    async fn learn(&mut self, own: Option<&OwnNode>, news: &mut News) -> bool {
         let nodes = news.nodes.borrow_and_update().clone();
-        let known = match (&own, nodes) {
+        match (own, nodes) {
             (Some(own), Some(nodes)) => self.members.update(&self.start, own, &nodes, &mut self.parts).await,
             (_, None) => {
                 self.parts.wait(Name::Mesh, "the Nodes of the cluster have not been listed yet");
                 false
             }
             (None, _) => false,
-        };
-        self.ensure_kernel(own.as_ref(), known).await;
-        if let (Some(own), true) = (&own, known) {
-            self.configure_tunnel(own, news).await;
-            self.install(own).await;
-            self.publish(own).await;
         }
-        self.report(own.as_ref());
     }
 
     async fn ensure_guard(&mut self) {
@@ -256,5 +273,13 @@ where
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(error) => Err(format!("the work was cut short: {error}")),
+    }
+}
+
+/// What the API server does not answer in time is tried again with the next pass.
+async fn in_time<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
+    match tokio::time::timeout(API_PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the API server has not answered within {API_PATIENCE:?}")),
     }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::{PartialObjectMeta, Patch, PatchParams};
 
-use super::Reconciler;
+use super::{Reconciler, in_time};
 use crate::agent::own::OwnNode;
 use crate::agent::parts::Name;
 use crate::config::{ClusterRanges, Config, range};
@@ -25,13 +25,15 @@ impl Reconciler {
         let api: Api<PartialObjectMeta<Node>> = Api::all(self.start.client.clone());
         let parameters =
             PatchParams { field_manager: Some("selvedge-agent".into()), ..PatchParams::default() };
-        let result = api.patch(&own.name, &parameters, &Patch::Merge(&patch)).await;
-        let result = match result {
-            Ok(_) => Ok(vec![format!("annotations of Node {}", own.name)]),
-            // Somebody changed the Node in between: its new state is on its way here.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Vec::new()),
-            Err(error) => Err(error),
+        let written = async {
+            match api.patch(&own.name, &parameters, &Patch::Merge(&patch)).await {
+                Ok(_) => Ok(vec![format!("annotations of Node {}", own.name)]),
+                // Somebody changed the Node in between: its new state is on its way here.
+                Err(kube::Error::Api(status)) if status.code == 409 => Ok(Vec::new()),
+                Err(error) => Err(error),
+            }
         };
+        let result = in_time(written).await;
         self.parts.settle(Name::Annotations, result);
     }
 
