@@ -3,6 +3,9 @@
 //! - A pod's packet to an address outside the cluster, by a device that is not ours, gets the node's address
 //!   (masquerade). Never on the way into the tunnel, and never to another member node's address: when the tunnel does
 //!   not take that, it has to be dropped (by the guard), not sent in the clear.
+//! - Nothing goes between a pod and another member node's address by a device that is not ours, in either direction: a
+//!   connection that was masqueraded before that node became a member stays masqueraded for as long as it lives, and
+//!   NAT rules are not asked about it again.
 //! - A packet that enters the tunnel with a source that peers do not take from this node, such as a NodePort's client,
 //!   gets this node's fabric address.
 
@@ -16,8 +19,8 @@ use ipnet::IpNet;
 
 use crate::kernel::LINK_GROUP;
 use crate::kernel::nft::{
-    self, Chain, ChainKind, Changes, Counter, End, Error, Family, Hook, Ip, NAT_RANDOM_FULLY, Rule, Set,
-    Table,
+    self, Chain, ChainKind, Changes, Comparison, Conntrack, Counter, End, Error, Expression, Family, Hook,
+    Ip, Meta, NAT_RANDOM_FULLY, Register, Rule, Set, Table,
 };
 
 /// Name of the nftables table, of family inet.
@@ -25,6 +28,10 @@ pub const TABLE: &str = "selvedge-egress";
 
 /// `srcnat` in nftables.
 const SOURCE_NAT: i32 = 100;
+/// `filter` in nftables.
+const FILTER: i32 = 0;
+/// Of a connection's packets those that answer its first one.
+const REPLY: u8 = 1;
 
 /// What egress follows from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -61,6 +68,8 @@ pub fn table(config: &EgressConfig) -> Table {
         rules.push(masquerade(ip, config, &mut table));
     }
     table.chain("source", Chain::base(ChainKind::Nat, Hook::Postrouting, SOURCE_NAT, rules));
+    let rules = Ip::BOTH.into_iter().flat_map(|ip| members(ip, config, &mut table)).collect();
+    table.chain("members", Chain::base(ChainKind::Filter, Hook::Forward, FILTER, rules));
     table
 }
 
@@ -86,6 +95,24 @@ fn masquerade(ip: Ip, config: &EgressConfig, table: &mut Table) -> Rule {
     rule.address_not_in(ip, End::Destination, internal).count(counter).masquerade(NAT_RANDOM_FULLY)
 }
 
+/// Here a pod's packet has its own address still, and one to a pod has it again. A member's first packet to a pod may
+/// come in the clear: it is a NodePort's client, and speaks to this node as far as the wire is concerned.
+fn members(ip: Ip, config: &EgressConfig, table: &mut Table) -> [Rule; 2] {
+    let names = ["local", "members", "members"].map(|name| format!("{name}{}", ip.digit()));
+    let [local, members, counter] = &names;
+    let addresses: Vec<IpNet> = config.member_addresses.iter().copied().map(IpNet::from).collect();
+    table.set(members, Set::prefixes(ip, &addresses)).counter(counter);
+    let by_others = |group| Rule::new().ip(ip).meta_not(group, LINK_GROUP.to_ne_bytes());
+    let between = |rule: Rule, pod: End, member: End| {
+        rule.address_in(ip, pod, local).address_in(ip, member, members).count(counter).drop()
+    };
+    let leaving = between(by_others(Meta::OifGroup), End::Source, End::Destination);
+    let answers = by_others(Meta::IifGroup)
+        .with(Expression::Conntrack { key: Conntrack::Direction, to: Register::FIRST })
+        .compare(Comparison::Equal, [REPLY]);
+    [leaving, between(answers, End::Destination, End::Source)]
+}
+
 /// Makes the table be there as it should. Changes nothing when it is; its counters keep their values.
 ///
 /// # Errors
@@ -102,7 +129,8 @@ pub fn remove() -> Result<bool, Error> {
     nft::delete(Family::Inet, TABLE)
 }
 
-/// Connections begun, by counter: `masqueraded4`, `masqueraded6`, `foreign4`, `foreign6`.
+/// Connections begun, by counter: `masqueraded4`, `masqueraded6`, `foreign4`, `foreign6`; and packets dropped between
+/// pods and member nodes that were not in the tunnel: `members4`, `members6`.
 ///
 /// # Errors
 /// [`Error`].

@@ -9,6 +9,9 @@
 //! connection (the first packet of one that a NodePort sends to a pod that is gone, for example), so the quoted
 //! addresses are looked at too.
 
+//!
+//! NAT translates no address in an IPv4 option or an IPv6 extension header, so pods' packets with such do not leave.
+
 mod table;
 #[cfg(test)]
 mod tests;
@@ -22,6 +25,10 @@ pub use table::table;
 
 /// Name of the guard's nftables table, of family inet.
 pub const TABLE: &str = "selvedge-guard";
+
+/// The guard marks what comes from our devices with this bit of the packet's mark. The agent's routing rules leave pods'
+/// packets without it no way out of the cluster, so they stay inside when somebody flushes nftables.
+pub const MARK: u32 = 1 << 24;
 
 /// What the guard follows from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -59,8 +66,9 @@ pub fn remove() -> Result<bool, Error> {
     nft::delete(Family::Inet, TABLE)
 }
 
-/// What the guard has dropped, by counter: `leaving4`, `leaving6`, `arriving4`, `arriving6`, and with `-quoted`
-/// behind it for ICMP errors that quote a pod or Service address. None when there is no guard.
+/// What the guard has dropped, by counter: `leaving4`, `leaving6`, `arriving4`, `arriving6`, with `-quoted` behind it
+/// for ICMP errors that quote a pod or Service address, and `leaving4-options`, `leaving6-options` for pods' packets with
+/// options or extension headers. None when there is no guard.
 ///
 /// # Errors
 /// [`Error`].

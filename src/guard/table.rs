@@ -2,10 +2,11 @@
 
 use ipnet::{IpNet, Ipv6Net};
 
-use super::{GuardConfig, TABLE};
+use super::{GuardConfig, MARK, TABLE};
 use crate::kernel::LINK_GROUP;
 use crate::kernel::nft::{
-    Chain, ChainKind, Comparison, End, Family, Field, Hook, Ip, PayloadBase, Rule, Set, Table, octets,
+    Chain, ChainKind, Comparison, End, Expression, Family, Field, Hook, Ip, Meta, PayloadBase, Register,
+    Rule, Set, Table, octets,
 };
 
 /// Loopback is the first device of every network namespace.
@@ -14,10 +15,20 @@ const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 /// The types of ICMP messages that quote a packet: RFC 792, sections on 3, 4, 5, 11 and 12.
 const ICMP_ERRORS: &str = "icmp-errors";
+/// The first byte of an IPv4 header without options: version 4, five words (RFC 791, section 3.1).
+const NO_OPTIONS: [u8; 1] = [0x45];
+/// Hop-by-hop options, routing header, destination options, mobility, host identity, shim6: those that may hold
+/// addresses. Any other that comes behind one of them is stopped with it.
+const EXTENSIONS: [u8; 6] = [0, 43, 60, 135, 139, 140];
+const EXTENSION_HEADERS: &str = "extension-headers";
+/// `filter` in nftables.
+const FILTER: i32 = 0;
 /// `raw` in nftables: before connection tracking, which undoes NAT.
 const BEFORE_NAT: i32 = -300;
 /// Behind `srcnat`, which is 100.
 const AFTER_NAT: i32 = 300;
+/// Behind all who may set other marks, just before the packet's route is looked up.
+const LAST: i32 = 300;
 
 /// A way past the guard.
 #[derive(Clone, Copy)]
@@ -88,7 +99,27 @@ pub fn table(config: &GuardConfig) -> Table {
         }
         table.chain(way.name(), way.chain(rules));
     }
+    table.chain("mark", Chain::base(ChainKind::Filter, Hook::Prerouting, LAST, vec![mark()]));
+    let mut headers = Set::new(Field::Protocol);
+    for header in EXTENSIONS {
+        headers.insert([header]);
+    }
+    table.set(EXTENSION_HEADERS, headers);
+    let rules = ranges.iter().map(|ranges| ranges.options(&mut table)).collect();
+    table.chain("options", Chain::base(ChainKind::Filter, Hook::Forward, FILTER, rules));
     table
+}
+
+/// Sets the bit and leaves the others as they are.
+fn mark() -> Rule {
+    let (from, to) = (Register::FIRST, Register::FIRST);
+    let (mask, xor) = ((!MARK).to_ne_bytes().to_vec(), MARK.to_ne_bytes().to_vec());
+    Rule::new()
+        .iif_group(LINK_GROUP)
+        .with(Expression::Meta { key: Meta::Mark, to })
+        .with(Expression::Bitwise { from, to, mask, xor })
+        .with(Expression::MetaSet { key: Meta::Mark, from })
+        .comment("for the routing rules")
 }
 
 /// The ranges of one IP version, each set in as few prefixes as can be.
@@ -142,6 +173,21 @@ impl Ranges {
         rules.push(self.icmp_errors().jump(&quoted));
         table.counter(&quoted).chain(&quoted, Chain::regular(self.quoted(&quoted)));
         rules
+    }
+
+    /// Options of IPv4 and extension headers of IPv6 hold addresses that NAT leaves as they are: the pod's own, for
+    /// example, where it asks for the route to be recorded. The internet needs none of them and drops most (RFC 7126,
+    /// RFC 9288). In the forward hook, because behind the NAT a pod's packet looks like the node's own.
+    fn options(&self, table: &mut Table) -> Rule {
+        let counter = format!("{}-options", self.name(Way::Leaving.name()));
+        table.counter(&counter);
+        let leaving = Rule::new().ip(self.ip).meta_not(Meta::OifGroup, LINK_GROUP.to_ne_bytes());
+        let from_pod = leaving.address_in(self.ip, End::Source, &self.name("pods"));
+        let with_options = match self.ip {
+            Ip::V4 => from_pod.payload_not(PayloadBase::Network, 0, NO_OPTIONS),
+            Ip::V6 => from_pod.payload_in(PayloadBase::Network, 6, 1, EXTENSION_HEADERS),
+        };
+        with_options.count(counter).drop()
     }
 
     fn icmp_errors(&self) -> Rule {

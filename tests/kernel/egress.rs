@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use selvedge::egress;
+use selvedge::egress::{self, EgressConfig};
 use selvedge::kernel::nft::{Chain, ChainKind, End, Family, Hook, Ip, Rule, Table, apply};
 use selvedge_lab::isolated;
 use selvedge_lab::packet::udp;
@@ -61,7 +61,7 @@ fn the_ranges_that_are_not_masqueraded_are_not() {
         for family in families() {
             node.pod.send(&datagram(family.pod, family.trusted, "trusted"));
             assert_eq!(node.uplink.seen("trusted").unwrap().source, family.pod);
-            drops_one("leaving", family, || node.pod.send(&datagram(family.pod, family.member, "member")));
+            drops_one("members", family, || node.pod.send(&datagram(family.pod, family.member, "member")));
             drops_one("leaving", family, || node.pod.send(&datagram(family.pod, family.service, "service")));
             assert_eq!(node.uplink.sent(), []);
         }
@@ -107,6 +107,27 @@ fn what_peers_take_from_this_node_keeps_its_source() {
             }
             node.pod.send(&datagram(family.pod, family.remote_pod, "pod"));
             assert_eq!(node.tunnel.seen("pod").unwrap().source, family.pod);
+        }
+    });
+}
+
+/// The way to the member is the uplink's still, and its connection's NAT was decided on before it was a member.
+#[test]
+fn a_masqueraded_connection_ends_where_a_node_becomes_a_member() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            egress::ensure(&EgressConfig { member_addresses: vec![], ..egress_config() }).unwrap();
+            node.pod.send(&datagram(family.pod, family.member, "before"));
+            let before = node.uplink.seen("before").unwrap();
+            assert_eq!(before.source, family.node);
+            let answer = udp(family.member, family.node, [PORT, before.ports()[0]], b"answer");
+            node.uplink.send(&answer);
+            assert_eq!(node.pod.seen("answer").unwrap().destination, family.pod);
+            egress::ensure(&egress_config()).unwrap();
+            drops_one("members", family, || node.pod.send(&datagram(family.pod, family.member, "after")));
+            drops_one("members", family, || node.uplink.send(&answer));
+            assert_eq!((node.uplink.sent(), node.pod.seen("answer")), (vec![], None));
         }
     });
 }

@@ -10,7 +10,7 @@ use selvedge_lab::isolated;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::node::{Addresses, Node, dropped, drops_one, families, guard_config};
-use crate::packet::{PORT, datagram, dying, fragments, unreachable};
+use crate::packet::{PORT, datagram, dying, fragments, recording, unreachable};
 
 /// Something with a port that the node passes on to `pod`, as a NodePort does.
 fn node_port(family: Addresses, pod: IpAddr) {
@@ -62,16 +62,17 @@ fn nothing_of_a_pod_leaves_by_the_uplink() {
         let node = Node::guarded();
         for family in families() {
             node.apply(node.cluster_route(family).delete());
-            let leaks: [(&str, Vec<u8>); 4] = [
+            let leaks: [(&str, Vec<u8>); 3] = [
                 ("remote-pod", datagram(family.pod, family.remote_pod, "remote-pod")),
                 ("no-pod", datagram(family.pod, family.absent_pod, "no-pod")),
                 ("no-service", datagram(family.pod, family.service, "no-service")),
-                ("member", datagram(family.pod, family.member, "member")),
             ];
             for (canary, packet) in leaks {
                 drops_one("leaving", family, || node.pod.send(&packet));
                 assert_eq!(node.uplink.seen(canary), None);
             }
+            drops_one("members", family, || node.pod.send(&datagram(family.pod, family.member, "member")));
+            assert_eq!(node.uplink.seen("member"), None);
             node.pod.send(&datagram(family.pod, family.internet, "control"));
             assert_eq!(node.uplink.seen("control").unwrap().source, family.node);
             let before = dropped();
@@ -80,6 +81,22 @@ fn nothing_of_a_pod_leaves_by_the_uplink() {
             }
             assert_ne!(dropped(), before);
             assert_eq!(node.uplink.sent(), []);
+        }
+    });
+}
+
+/// NAT would leave the pod's address in them.
+#[test]
+fn options_of_pods_do_not_leave() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            drops_one("leaving-options", family, || {
+                node.pod.send(&recording(family.pod, family.internet, "recorded"));
+            });
+            assert_eq!(node.uplink.seen("recorded"), None);
+            node.pod.send(&recording(family.pod, family.remote_pod, "inside"));
+            assert_eq!(node.tunnel.seen("inside").unwrap().source, family.pod);
         }
     });
 }

@@ -235,12 +235,14 @@ fn is_local(flags: &str) -> bool {
     u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & 0x8000_0000 != 0)
 }
 
-/// Packets that the guard has dropped so far, by counter.
+/// Packets that the guard, or egress between pods and members, has dropped so far, by counter.
 pub(crate) fn dropped() -> BTreeMap<String, u64> {
-    guard::dropped().unwrap().into_iter().map(|(name, counter)| (name, counter.packets)).collect()
+    let members = egress::connections().unwrap().into_iter().filter(|(name, _)| name.starts_with("members"));
+    let all = guard::dropped().unwrap().into_iter().chain(members);
+    all.map(|(name, counter)| (name, counter.packets)).collect()
 }
 
-/// Runs `action` and checks that the guard dropped just one packet meanwhile, counted by `way` ("leaving", ...).
+/// Runs `action` and checks that just one packet was dropped meanwhile, counted by `way` ("leaving", ...).
 pub(crate) fn drops_one(way: &str, family: Addresses, action: impl FnOnce()) {
     let digit = if family.pod.is_ipv4() { "4" } else { "6" };
     let counter = match way.split_once('-') {

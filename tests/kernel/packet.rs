@@ -46,6 +46,30 @@ pub(crate) fn unreachable(source: IpAddr, destination: IpAddr, quoted: &[u8]) ->
     }
 }
 
+/// A UDP packet whose route is to be recorded, and was by its sender (RFC 791, section 3.1), or that is to go by way
+/// of its sender again (a routing header of type 0, RFC 2460, section 4.4).
+pub(crate) fn recording(source: IpAddr, destination: IpAddr, canary: &str) -> Vec<u8> {
+    let whole = datagram(source, destination, canary);
+    match (source, destination) {
+        (IpAddr::V4(own), _) => {
+            let options = [&[7, 11, 8][..], &own.octets(), &[0; 5]].concat();
+            let mut packet = [&whole[..20], &options, &whole[20..]].concat();
+            packet[0] = 0x48;
+            let length = u16::try_from(packet.len()).unwrap();
+            packet[2..4].copy_from_slice(&length.to_be_bytes());
+            packet[10..12].fill(0);
+            let sum = selvedge_lab::packet::checksum(&[&packet[..32]]);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            packet
+        }
+        (IpAddr::V6(own), IpAddr::V6(destination)) => {
+            let header = [&[17, 2, 0, 1, 0, 0, 0, 0][..], &own.octets(), &whole[40..]].concat();
+            ipv6(own, destination, 43, 64, &header)
+        }
+        _ => panic!("{source} and {destination} are of different families"),
+    }
+}
+
 /// The first and second fragment of a UDP packet.
 pub(crate) fn fragments(source: IpAddr, destination: IpAddr, canary: &str) -> Vec<Vec<u8>> {
     let whole = udp(source, destination, [PORT, PORT], format!("{canary:-<24}").as_bytes());
