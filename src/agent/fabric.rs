@@ -8,14 +8,20 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::guard::MARK;
 use crate::kernel::route::{MAIN, Route};
-use crate::kernel::rule::Rule;
+use crate::kernel::rule::{Action, Rule};
+use crate::pod::gateway::BRIDGE;
 use crate::pod::node::{UNREACHABLE_METRIC, fabric_address};
 
 /// Table of the routes that only pods use: to other nodes' own addresses.
 pub const POD_TABLE: u32 = 51830;
 /// Priority of the rules that send pods there.
 pub const POD_RULE_PRIORITY: u32 = 5183;
+/// Priority of the rules that let pods' packets to pods look into the main table, whether the guard is there or not.
+pub const CLUSTER_RULE_PRIORITY: u32 = 5184;
+/// Priority of the rules that refuse what comes from pods and was not marked by the guard.
+pub const UNGUARDED_RULE_PRIORITY: u32 = 5185;
 
 /// The switch for forwarding IPv6.
 pub const IPV6_FORWARDING: &str = "ipv6/conf/all/forwarding";
@@ -74,11 +80,20 @@ impl Fabric {
         [true, false].into_iter().filter_map(|ipv4| self.fabric_address(ipv4)).collect()
     }
 
-    /// Rules that make this node's pods look into [`POD_TABLE`] first.
+    /// Rules that make this node's pods look into [`POD_TABLE`] first, and that leave them no way out of the cluster
+    /// but with the guard's mark: who flushes nftables takes the mark away together with the guard.
     #[must_use]
     pub fn rules(&self) -> Vec<Rule> {
-        let rule = |cidr: &IpNet| Rule::from_source(*cidr, POD_RULE_PRIORITY, POD_TABLE);
-        self.pod_cidrs.iter().map(rule).collect()
+        let to_nodes = |cidr: &IpNet| Rule::from_source(*cidr, POD_RULE_PRIORITY, POD_TABLE);
+        let mut rules: Vec<Rule> = self.pod_cidrs.iter().map(to_nodes).collect();
+        for cidr in &self.cluster_pod_cidrs {
+            let from_pods =
+                |priority, action| Rule::from_device(BRIDGE, cidr.addr().is_ipv6(), priority, action);
+            let to_pods = from_pods(CLUSTER_RULE_PRIORITY, Action::Table(MAIN)).to_destination(*cidr);
+            let unguarded = from_pods(UNGUARDED_RULE_PRIORITY, Action::Unreachable);
+            rules.extend([to_pods, Rule { unmarked: Some(MARK), ..unguarded }]);
+        }
+        rules
     }
 }
 
@@ -150,10 +165,22 @@ mod tests {
     }
 
     #[test]
+    fn what_the_guard_has_not_marked_reaches_pods_alone() {
+        let mut rules = fabric(None).rules();
+        rules.sort_by_key(|rule| rule.priority);
+        let rules: Vec<String> = rules.iter().filter(|rule| !rule.ipv6).map(ToString::to_string).collect();
+        let wanted = [
+            "5183: from 10.244.3.0/24 table 51830",
+            "5184: to 10.244.0.0/16 iif selvedge-br table 254",
+            "5185: iif selvedge-br fwmark 0/0x1000000 Unreachable",
+        ];
+        assert_eq!(rules, wanted);
+    }
+
+    #[test]
     fn pods_look_into_their_table_and_host_routes_are_left_alone() {
         let rules = fabric(None).rules();
-        assert_eq!(rules.len(), 2);
-        assert!(rules.iter().all(|rule| rule.priority == POD_RULE_PRIORITY));
+        assert_eq!(rules.iter().filter(|rule| rule.priority == POD_RULE_PRIORITY).count(), 2);
         let host: IpNet = "10.244.3.7/32".parse().unwrap();
         assert!(!owns(&Route::on_link(host, 3)));
         assert!(owns(&Route::on_link(host, 3).with_table(POD_TABLE)));

@@ -24,6 +24,8 @@ pub struct Rule {
     pub destination: Option<IpNet>,
     /// Packets that came in by this device; `lo` stands for the node's own. Nothing: any.
     pub input: Option<String>,
+    /// Packets whose mark has none of these bits. Nothing: any.
+    pub unmarked: Option<u32>,
     /// Take no notice of routes with prefixes of at most this length.
     pub suppress_prefix_length: Option<u32>,
     /// What to do.
@@ -46,15 +48,20 @@ impl Rule {
     #[must_use]
     pub fn from_source(source: impl Into<IpNet>, priority: u32, table: u32) -> Self {
         let source = source.into();
-        Self {
-            ipv6: source.addr().is_ipv6(),
-            priority,
-            source: Some(source),
-            destination: None,
-            input: None,
-            suppress_prefix_length: None,
-            action: Action::Table(table),
-        }
+        let any = Self::any(source.addr().is_ipv6(), priority, Action::Table(table));
+        Self { source: Some(source), ..any }
+    }
+
+    /// Packets of one family that came in by the device `input`.
+    #[must_use]
+    pub fn from_device(input: &str, ipv6: bool, priority: u32, action: Action) -> Self {
+        Self { input: Some(input.to_owned()), ..Self::any(ipv6, priority, action) }
+    }
+
+    fn any(ipv6: bool, priority: u32, action: Action) -> Self {
+        let (source, destination, input) = (None, None, None);
+        let (unmarked, suppress_prefix_length) = (None, None);
+        Self { ipv6, priority, source, destination, input, unmarked, suppress_prefix_length, action }
     }
 
     /// The same for packets to `destination` only.
@@ -106,6 +113,9 @@ impl Rule {
             self.source.map(|net| RuleAttribute::Source(net.trunc().addr())),
             self.destination.map(|net| RuleAttribute::Destination(net.trunc().addr())),
             self.input.clone().map(RuleAttribute::Iifname),
+            // Compared under the mask: no mark at all, and then the mask, which a mark would set to all ones.
+            self.unmarked.map(|_| RuleAttribute::FwMark(0)),
+            self.unmarked.map(RuleAttribute::FwMask),
             self.suppress_prefix_length.map(RuleAttribute::SuppressPrefixLen),
             table,
         ];
@@ -125,6 +135,9 @@ impl std::fmt::Display for Rule {
         }
         if let Some(input) = &self.input {
             write!(f, " iif {input}")?;
+        }
+        if let Some(bits) = self.unmarked {
+            write!(f, " fwmark 0/{bits:#x}")?;
         }
         match self.action {
             Action::Table(table) => write!(f, " table {table}"),
@@ -171,20 +184,13 @@ impl Netlink {
 fn from_message(message: Message) -> Option<Rule> {
     let Message::NewRule(message) = message else { return None };
     let header = &message.header;
-    let mut rule = Rule {
-        ipv6: header.family == AddressFamily::Inet6,
-        priority: 0,
-        source: None,
-        destination: None,
-        input: None,
-        suppress_prefix_length: None,
-        action: match header.action {
-            RuleAction::ToTable => Action::Table(u32::from(header.table)),
-            RuleAction::Unreachable => Action::Unreachable,
-            RuleAction::Blackhole => Action::Blackhole,
-            _ => return None,
-        },
+    let action = match header.action {
+        RuleAction::ToTable => Action::Table(u32::from(header.table)),
+        RuleAction::Unreachable => Action::Unreachable,
+        RuleAction::Blackhole => Action::Blackhole,
+        _ => return None,
     };
+    let mut rule = Rule::any(header.family == AddressFamily::Inet6, 0, action);
     let mut ours = false;
     for attribute in &message.attributes {
         match attribute {
@@ -195,6 +201,7 @@ fn from_message(message: Message) -> Option<Rule> {
                 rule.destination = IpNet::new(*address, header.dst_len).ok();
             }
             RuleAttribute::Iifname(name) => rule.input = Some(name.clone()),
+            RuleAttribute::FwMask(bits) => rule.unmarked = Some(*bits),
             RuleAttribute::Table(table) if matches!(rule.action, Action::Table(_)) => {
                 rule.action = Action::Table(*table);
             }

@@ -174,13 +174,14 @@ fn rules_become_what_is_desired() {
         let desired = [
             Rule::from_source(net("10.1.0.0/24"), 5183, 51830),
             Rule::from_source(net("fd00::/64"), 5183, 51830).to_destination(net("2001:db8::1/128")),
+            Rule { unmarked: Some(1 << 24), ..Rule::from_device("br", true, 5186, Action::Unreachable) },
             Rule { suppress_prefix_length: Some(0), input: Some("br".to_owned()), source: None, ..any },
             Rule { action: Action::Unreachable, ..Rule::from_source(net("10.1.0.0/24"), 5185, 0) },
         ];
-        assert_eq!(netlink.sync_rules(&desired).await.unwrap().len(), 4);
+        assert_eq!(netlink.sync_rules(&desired).await.unwrap().len(), 5);
         assert_eq!(netlink.sync_rules(&desired).await.unwrap(), Vec::<String>::new());
         let changed = netlink.sync_rules(&desired[..1]).await.unwrap();
-        assert_eq!(changed.len(), 3, "{changed:?}");
+        assert_eq!(changed.len(), 4, "{changed:?}");
         assert_eq!(netlink.rules().await.unwrap(), &desired[..1]);
     }));
 }
