@@ -13,8 +13,10 @@ pub mod retry;
 mod serve;
 pub mod status;
 pub mod tunnel;
+mod underlay;
 pub mod watch;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -30,22 +32,32 @@ use crate::observe::http;
 use crate::observe::metrics::{Metrics, Part};
 use crate::paths::Paths;
 
-/// Runs the agent until it is told to end (SIGTERM, SIGINT) or one of its tasks fails.
+/// Runs the agent until it is told to end (SIGTERM, SIGINT) or one of its tasks fails. When the node loses an address
+/// it begins anew: connections from that address are dead, and nobody tells.
 ///
 /// # Errors
 /// When it cannot start, naming what is missing, or when a task failed: the supervisor starts it anew.
 pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
     let metrics = Metrics::default();
+    while let Some(lost) = once(&config, &paths, metrics.clone()).await? {
+        tracing::warn!(address = %lost, "the node has lost this address; beginning anew");
+    }
+    Ok(())
+}
+
+/// Gives the address that was lost, or nothing when told to end.
+async fn once(config: &Config, paths: &Paths, metrics: Metrics) -> anyhow::Result<Option<IpAddr>> {
+    let lost = underlay::lost_address();
     let listener = http::bind(config.agent.metrics_address).await?;
-    let keys = reconcile::Keys::open(&paths)?;
-    let client = client(&config).await?;
+    let keys = reconcile::Keys::open(paths)?;
+    let client = client(config).await?;
 
     let (own, own_seen) = channel::channel(None);
     let (nodes, nodes_seen) = channel::channel(None);
     let (wanted, wanted_seen) = channel::channel(None);
     let (link, link_seen) = channel::channel(tunnel::Link::default());
     let kernel = Arc::new(Notify::new());
-    let report = serve::Report::new(&paths, &config, metrics.clone());
+    let report = serve::Report::new(paths, config, metrics.clone());
 
     let news =
         reconcile::News { own: own_seen, nodes: nodes_seen, link: link_seen, kernel: Arc::clone(&kernel) };
@@ -65,7 +77,7 @@ pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
     tasks.spawn(named("nodes watch", watch::all_nodes(client, nodes, metrics.clone())));
     let socket = paths.tunnel_socket(&config.interface);
     tasks.spawn(named("tunnel", tunnel::follow(socket, wanted_seen, link, metrics.clone())));
-    tasks.spawn(named("kernel monitor", watch_kernel(kernel, reconcile::guard_config(&config), metrics)));
+    tasks.spawn(named("kernel monitor", watch_kernel(kernel, reconcile::guard_config(config), metrics)));
     tasks.spawn(named("health and metrics", http::serve(listener, Arc::new(report.clone()))));
     tasks.spawn(named("local API", serve::local(paths.agent_socket(), report)));
     tasks.spawn(named("reconciler", reconciler.run(news)));
@@ -73,7 +85,11 @@ pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
     tokio::select! {
         signal = ended() => {
             tracing::info!(signal = signal?, "ending; what the kernel and the tunnel have stays");
-            Ok(())
+            Ok(None)
+        }
+        lost = lost => {
+            tasks.shutdown().await;
+            Ok(Some(lost))
         }
         ended = tasks.join_next() => {
             let task = ended.context("the agent has no task")?.context("a task of the agent broke")?;
@@ -90,7 +106,7 @@ async fn named<T>(name: &'static str, task: impl Future<Output = T>) -> &'static
 /// The one Kubernetes client: from `agent.kubeconfig`, else in the cluster, else `KUBECONFIG` or `~/.kube/config`.
 async fn client(config: &Config) -> anyhow::Result<Client> {
     let remedy = "set agent.kubeconfig, or run in a pod with a service account";
-    let config = match &config.agent.kubeconfig {
+    let mut config = match &config.agent.kubeconfig {
         Some(file) => {
             let read = Kubeconfig::read_from(file)
                 .with_context(|| format!("cannot read the kubeconfig {}", file.display()))?;
@@ -102,6 +118,8 @@ async fn client(config: &Config) -> anyhow::Result<Client> {
             .await
             .with_context(|| format!("no Kubernetes API is configured; {remedy}"))?,
     };
+    // A connection that died without a word would hold up a pass for as long as the kernel takes to give it up.
+    config.read_timeout = Some(watch::SILENCE);
     Client::try_from(config).context("cannot make a Kubernetes client")
 }
 

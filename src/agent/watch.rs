@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::Node;
@@ -20,6 +21,8 @@ pub type Objects<K> = BTreeMap<String, K>;
 
 /// A watch that is cut silently is noticed after this time.
 const WATCH_TIMEOUT_SECONDS: u32 = 120;
+/// A connection on which nothing comes for so long is dead: a watch that lives is ended by the server before.
+pub(super) const SILENCE: Duration = Duration::from_secs(WATCH_TIMEOUT_SECONDS as u64 + 20);
 
 /// Keeps `into` at this node's own object, until the task is dropped. `None` when it does not exist, and
 /// unchanged (at first: not marked as changed) while the API server does not answer.
