@@ -19,6 +19,7 @@ pub mod plan;
 pub mod preflight;
 pub mod process;
 pub mod sandbox;
+pub mod scenario;
 pub mod space;
 pub mod state;
 pub mod traffic;
