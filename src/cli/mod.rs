@@ -8,7 +8,7 @@ mod agent;
 mod cni;
 mod config;
 mod status;
-mod table;
+pub mod table;
 mod tunnel;
 mod uninstall;
 

@@ -7,7 +7,7 @@ const GAP: usize = 2;
 /// Renders `rows` under `header`. The widest column is cut until the table fits 80 characters; numbers, the columns
 /// listed in `right`, are aligned to the right.
 #[must_use]
-pub(super) fn render(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
+pub fn render(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
     let widths = widths(header, rows);
     let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
     std::iter::once(&header).chain(rows).map(|row| line(row, &widths, right)).collect()
@@ -53,7 +53,7 @@ fn cut(cell: &str, width: usize) -> String {
 /// Bytes with a binary unit, as `wg show` has them: `1.50 MiB`.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-pub(super) fn bytes(count: u64) -> String {
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if count < 1024 {
         return format!("{count} B");

@@ -64,7 +64,7 @@ enum Verb {
 #[derive(Debug, Clone, clap::Args)]
 struct Name {
     /// Name of the lab
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = "default", global = true)]
     name: String,
 }
 

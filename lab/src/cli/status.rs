@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use selvedge::cli::table::render;
 use serde::Serialize;
 
 use super::{Failure, Name};
@@ -43,19 +44,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 fn print(status: &Status) {
-    let nodes = status.nodes.iter().map(|node| {
+    let nodes = status.nodes.iter().flat_map(|node| {
         let ready = if node.ready { "yes".to_owned() } else { "no".to_owned() };
         let pid = |pid: Option<i32>| pid.map_or_else(|| "down".to_owned(), |pid| pid.to_string());
-        vec![
-            node.name.clone(),
-            ready,
-            pid(node.tunnel),
-            pid(node.agent),
-            join(&node.addresses),
-            join(&node.pod_cidrs),
-        ]
+        let cells = vec![node.name.clone(), ready, pid(node.tunnel), pid(node.agent)];
+        rows(&cells, &[texts(&node.addresses), texts(&node.pod_cidrs)])
     });
-    table(&["NODE", "READY", "TUNNEL", "AGENT", "ADDRESSES", "POD CIDRS"], nodes.collect());
+    table(&["NODE", "READY", "TUNNEL", "AGENT", "ADDRESSES", "POD CIDRS"], &nodes.collect::<Vec<_>>());
     for node in status.nodes.iter().filter(|node| !node.ready) {
         line(&format!("{}: {}", node.name, node.message.as_deref().unwrap_or_default()));
     }
@@ -67,7 +62,7 @@ fn print(status: &Status) {
         let counts = [link.frames, mib, link.drops, link.leaks].map(|count| count.to_string());
         [&[link.name.clone()][..], &counts].concat()
     });
-    table(&["LINK", "FRAMES", "MIB", "NOT CAPTURED", "LEAKS"], links.collect());
+    table(&["LINK", "FRAMES", "MIB", "NOT CAPTURED", "LEAKS"], &links.collect::<Vec<_>>());
     for link in &status.links {
         if let Some(example) = &link.example {
             line(&format!("{}: {example}", link.name));
@@ -76,15 +71,15 @@ fn print(status: &Status) {
 }
 
 pub(super) fn print_pods(pods: &[PodStatus]) {
-    let rows = pods.iter().map(|pod| {
+    let table_rows = pods.iter().flat_map(|pod| {
         let name = if pod.namespace == "default" {
             pod.name.clone()
         } else {
             format!("{}/{}", pod.namespace, pod.name)
         };
-        vec![name, pod.node.clone(), pod.phase.clone(), join(&pod.addresses)]
+        rows(&[name, pod.node.clone(), pod.phase.clone()], &[texts(&pod.addresses)])
     });
-    table(&["POD", "NODE", "PHASE", "ADDRESSES"], rows.collect());
+    table(&["POD", "NODE", "PHASE", "ADDRESSES"], &table_rows.collect::<Vec<_>>());
     for pod in pods {
         if let Some(why) = &pod.message {
             line(&format!("{}: {why}", pod.name));
@@ -97,21 +92,24 @@ pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
     Ok(())
 }
 
-fn join<T: Display>(items: &[T]) -> String {
-    items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+fn texts<T: Display>(items: &[T]) -> Vec<String> {
+    items.iter().map(T::to_string).collect()
 }
 
-fn table(head: &[&str], rows: Vec<Vec<String>>) {
-    let head: Vec<String> = head.iter().map(|&title| title.to_owned()).collect();
-    let all: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
-    let columns = all[0].len();
-    let width = |column: usize| all.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    for row in &all {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
-        line(cells.join("  ").trim_end());
-    }
+fn table(head: &[&str], rows: &[Vec<String>]) {
+    line(render(head, rows, &[]).trim_end());
+}
+
+/// A row whose last cells are lists: each further item of them stands in a row of its own below.
+fn rows(cells: &[String], lists: &[Vec<String>]) -> Vec<Vec<String>> {
+    let height = lists.iter().map(Vec::len).max().unwrap_or(0).max(1);
+    let below = vec![String::new(); cells.len()];
+    let row = |number: usize| {
+        let begin = if number == 0 { cells.to_vec() } else { below.clone() };
+        let items = lists.iter().map(|list| list.get(number).cloned().unwrap_or_default());
+        begin.into_iter().chain(items).collect()
+    };
+    (0..height).map(row).collect()
 }
 
 #[expect(clippy::print_stdout, reason = "this is what was asked for")]
