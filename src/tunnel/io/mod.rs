@@ -11,6 +11,8 @@ pub mod batch;
 pub mod checksum;
 pub mod coalesce;
 pub mod packet;
+#[cfg(test)]
+mod replay;
 pub mod segment;
 mod sys;
 #[cfg(test)]
