@@ -9,6 +9,7 @@
 //! | `BENCH_ROUNDS` | turns of each | 7 |
 //! | `BENCH_SECONDS` | length of each throughput measurement | 3 |
 //! | `BENCH_ONLY` | comma-separated names | all |
+//! | `BENCH_VERBOSE` | set: show what the tunnels print | not set |
 
 #![expect(clippy::print_stdout, reason = "a program that reports on the terminal")]
 
@@ -60,7 +61,7 @@ fn measure() -> anyhow::Result<()> {
             match measure_one(one, time) {
                 Ok(measured) => {
                     println!("round {} {:14} {measured}", round + 1, one.name);
-                    report.add(one.name, measured);
+                    report.add(one.name, round, measured);
                 }
                 Err(error) => println!("round {} {:14} left out: {error:#}", round + 1, one.name),
             }

@@ -54,8 +54,11 @@ impl Implementation {
             let socket = PathBuf::from(UAPI).join(format!("{device}.sock"));
             let _ = std::fs::remove_file(&socket);
             let mut command = Command::new(program);
-            command.args(*arguments).arg(device).env("LOG_LEVEL", "error").env("RUST_LOG", "warn");
+            command.args(*arguments).arg(device).env("LOG_LEVEL", "error");
             command.stdin(Stdio::null()).stdout(Stdio::null());
+            if std::env::var_os("BENCH_VERBOSE").is_none() {
+                command.stderr(Stdio::null());
+            }
             let child = ns.run(|| command.spawn())?;
             running.0.push(child.with_context(|| format!("starting {}", program.display()))?);
         }

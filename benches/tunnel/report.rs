@@ -1,5 +1,6 @@
 //! Medians and spread, and ratios within each round.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -32,19 +33,22 @@ impl fmt::Display for Measured {
 /// All rounds of all implementations.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    rows: Vec<(&'static str, Vec<Measured>)>,
+    /// By name, with the number of the round.
+    rows: Vec<(&'static str, Vec<(u32, Measured)>)>,
 }
 
 impl Report {
-    pub(crate) fn add(&mut self, name: &'static str, measured: Measured) {
+    pub(crate) fn add(&mut self, name: &'static str, round: u32, measured: Measured) {
         match self.rows.iter_mut().find(|(row, _)| *row == name) {
-            Some((_, all)) => all.push(measured),
-            None => self.rows.push((name, vec![measured])),
+            Some((_, all)) => all.push((round, measured)),
+            None => self.rows.push((name, vec![(round, measured)])),
         }
     }
 
-    fn yardstick(&self) -> Option<&[Measured]> {
-        self.rows.iter().find(|(name, _)| *name == YARDSTICK).map(|(_, all)| &**all)
+    /// What the others are compared with, by round; nothing if it was left out.
+    fn yardstick(&self) -> Option<HashMap<u32, Measured>> {
+        let (_, all) = self.rows.iter().find(|(name, _)| *name == YARDSTICK)?;
+        Some(all.iter().copied().collect())
     }
 }
 
@@ -64,7 +68,7 @@ impl fmt::Display for Report {
         writeln!(f, "| | rounds | TCP, 1 stream, Gbit/s | TCP, 4 streams, Gbit/s | idle round trip, us |")?;
         writeln!(f, "|---|---|---|---|---|")?;
         for (name, all) in &self.rows {
-            let cell = |at: usize| spread(all.iter().map(|one| one.values()[at]));
+            let cell = |at: usize| spread(all.iter().map(|(_, one)| one.values()[at]));
             writeln!(f, "| {name} | {} | {} | {} | {} |", all.len(), cell(0), cell(1), cell(2))?;
         }
         let Some(yardstick) = self.yardstick() else { return Ok(()) };
@@ -73,7 +77,7 @@ impl fmt::Display for Report {
         writeln!(f, "|---|---|---|---|")?;
         for (name, all) in &self.rows {
             let ratios = |at: usize| {
-                let pairs = all.iter().zip(yardstick);
+                let pairs = all.iter().filter_map(|(round, one)| Some((one, yardstick.get(round)?)));
                 spread(pairs.map(move |(one, other)| one.values()[at] / other.values()[at]))
             };
             writeln!(f, "| {name} | {} | {} | {} |", ratios(0), ratios(1), ratios(2))?;
