@@ -20,7 +20,7 @@ pub(super) struct Inbound {
     datagrams: Box<[u8]>,
     coalescer: Coalescer,
     /// Packets that the TUN refused.
-    pub(super) refused: u64,
+    refused: u64,
 }
 
 impl Inbound {
@@ -31,6 +31,11 @@ impl Inbound {
             coalescer: Coalescer::new(offload.tso, offload.uso),
             refused: 0,
         }
+    }
+
+    /// Packets and super-packets that the TUN refused.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// Moves a share of what the socket has.

@@ -144,6 +144,7 @@ impl Worker {
 
     fn status(&self, now: Instant) -> DeviceStatus {
         let mut status = self.device.status(now, Timestamp::now());
+        status.counters.send_errors += self.inbound.refused();
         let offload = self.tun.offload();
         status.features = Features {
             tun_tso: offload.tso,

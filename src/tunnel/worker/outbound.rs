@@ -181,3 +181,59 @@ impl Outbound {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::kernel::address::Address;
+    use crate::kernel::link::{End, Id, Update, Veth, update};
+    use crate::kernel::netlink::Netlink;
+
+    /// Brings up a link on which nobody answers: what is sent waits for a neighbour, and counts as unsent.
+    fn link_to_nobody() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let netlink = Netlink::new().unwrap();
+            let end = |name| End { name, mac: None, mtu: 1500, group: 0 };
+            let veth = Veth { end: end("veth0"), peer: end("veth1"), peer_ns: None };
+            netlink.apply([veth.create()]).await.unwrap();
+            let up = Update { up: Some(true), ..Update::default() };
+            netlink.apply([update(Id::Name("veth0"), &up), update(Id::Name("veth1"), &up)]).await.unwrap();
+            let index = netlink.link_named("veth0").await.unwrap().unwrap().index;
+            let net = ipnet::IpNet::new(Ipv4Addr::new(192, 0, 2, 1).into(), 24).unwrap();
+            netlink.apply([Address::new(index, net).add()]).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_batch_waits_for_room_but_not_for_ever() {
+        selvedge_lab::isolated!(|| {
+            link_to_nobody();
+            let (tun, mut udp) = (TunQueue::open("sel0").unwrap(), UdpSockets::bind(0).unwrap());
+            SockRef::from(udp.v4()).set_send_buffer_size(1).unwrap();
+            let (begin, to) = (Instant::now(), (Ipv4Addr::new(192, 0, 2, 9), 9).into());
+            let mut device = Device::new(1420, begin);
+            let mut outbound = Outbound::new(begin);
+            let (udp, device) = (&mut udp, &mut device);
+            let mut way = Way { tun: &tun, udp, device, now: begin };
+            while outbound.deadline().is_none() {
+                assert!(begin.elapsed() < PATIENCE * 10, "the socket has always room");
+                assert!(outbound.batch.push(to, 1000));
+                outbound.send(&mut way);
+            }
+            assert_eq!(outbound.waits_for(), Some(to));
+            assert_eq!(outbound.deadline(), Some(begin + PATIENCE));
+            way.now = begin + PATIENCE / 2;
+            assert!(!outbound.resume(&mut way), "there is still no room");
+            assert_eq!(outbound.deadline(), Some(begin + PATIENCE), "trying again does not start anew");
+            assert_eq!(way.device.counters_mut().send_errors, 0);
+            way.now = begin + PATIENCE;
+            assert!(outbound.resume(&mut way), "what waits too long is dropped");
+            assert_eq!((outbound.waits_for(), way.device.counters_mut().send_errors), (None, 1));
+        });
+    }
+}
