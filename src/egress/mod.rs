@@ -6,6 +6,8 @@
 //! - Nothing goes between a pod and another member node's address by a device that is not ours, in either direction: a
 //!   connection that was masqueraded before that node became a member stays masqueraded for as long as it lives, and
 //!   NAT rules are not asked about it again.
+//! - Nothing that comes by our devices is for the tunnel's own port. A hostile node could else let its endpoint roam to
+//!   one of its pods' addresses, and this node would send what it has encrypted into the tunnel again, and again.
 //! - A packet that enters the tunnel with a source that peers do not take from this node, such as a NodePort's client,
 //!   gets this node's fabric address.
 
@@ -20,7 +22,7 @@ use ipnet::IpNet;
 use crate::kernel::LINK_GROUP;
 use crate::kernel::nft::{
     self, Chain, ChainKind, Changes, Comparison, Conntrack, Counter, End, Error, Expression, Family, Hook,
-    Ip, Meta, NAT_RANDOM_FULLY, Register, Rule, Set, Table,
+    Ip, Meta, NAT_RANDOM_FULLY, PayloadBase, Register, Rule, Set, Table,
 };
 
 /// Name of the nftables table, of family inet.
@@ -30,6 +32,7 @@ pub const TABLE: &str = "selvedge-egress";
 const SOURCE_NAT: i32 = 100;
 /// `filter` in nftables.
 const FILTER: i32 = 0;
+const UDP: u8 = 17;
 /// Of a connection's packets those that answer its first one.
 const REPLY: u8 = 1;
 
@@ -38,6 +41,8 @@ const REPLY: u8 = 1;
 pub struct EgressConfig {
     /// Name of the TUN device.
     pub tunnel: String,
+    /// The tunnel's UDP port.
+    pub listen_port: u16,
     /// This node's pod CIDRs.
     pub pod_cidrs: Vec<IpNet>,
     /// This node's fabric addresses, at most one a family.
@@ -70,7 +75,18 @@ pub fn table(config: &EgressConfig) -> Table {
     table.chain("source", Chain::base(ChainKind::Nat, Hook::Postrouting, SOURCE_NAT, rules));
     let rules = Ip::BOTH.into_iter().flat_map(|ip| members(ip, config, &mut table)).collect();
     table.chain("members", Chain::base(ChainKind::Filter, Hook::Forward, FILTER, rules));
+    let rules = vec![nested(config, &mut table)];
+    table.chain("input", Chain::base(ChainKind::Filter, Hook::Input, FILTER, rules));
     table
+}
+
+fn nested(config: &EgressConfig, table: &mut Table) -> Rule {
+    const DESTINATION_PORT: u32 = 2;
+    table.counter("nested");
+    let datagram = Rule::new().iif_group(LINK_GROUP).protocol(UDP);
+    let for_tunnel =
+        datagram.payload(PayloadBase::Transport, DESTINATION_PORT, config.listen_port.to_be_bytes());
+    for_tunnel.count("nested").drop()
 }
 
 fn foreign(ip: Ip, config: &EgressConfig, table: &mut Table) -> Option<Rule> {
@@ -130,7 +146,7 @@ pub fn remove() -> Result<bool, Error> {
 }
 
 /// Connections begun, by counter: `masqueraded4`, `masqueraded6`, `foreign4`, `foreign6`; and packets dropped between
-/// pods and member nodes that were not in the tunnel: `members4`, `members6`.
+/// pods and member nodes that were not in the tunnel, `members4`, `members6`, and for the tunnel's port, `nested`.
 ///
 /// # Errors
 /// [`Error`].

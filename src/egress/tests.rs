@@ -9,6 +9,7 @@ fn nets(texts: &[&str]) -> Vec<IpNet> {
 fn config() -> EgressConfig {
     EgressConfig {
         tunnel: "selvedge0".into(),
+        listen_port: 51830,
         pod_cidrs: nets(&["10.244.1.0/24", "fd00:1::/64"]),
         fabric_addresses: vec!["10.244.1.1".parse().unwrap(), "fd00:1::1".parse().unwrap()],
         own_addresses: vec!["192.0.2.2".parse().unwrap()],

@@ -7,7 +7,7 @@ use selvedge::kernel::nft::{Chain, ChainKind, End, Family, Hook, Ip, Rule, Table
 use selvedge_lab::isolated;
 use selvedge_lab::packet::udp;
 
-use crate::node::{Node, dropped, drops_one, egress_config, families};
+use crate::node::{Node, TUNNEL_PORT, dropped, drops_one, egress_config, families};
 use crate::packet::{PORT, datagram, dying};
 
 #[test]
@@ -129,6 +129,29 @@ fn a_masqueraded_connection_ends_where_a_node_becomes_a_member() {
             drops_one("members", family, || node.uplink.send(&answer));
             assert_eq!((node.uplink.sent(), node.pod.seen("answer")), (vec![], None));
         }
+    });
+}
+
+/// Else what is encrypted could be led into the tunnel again.
+#[test]
+fn the_tunnels_port_is_not_reached_by_the_tunnel_nor_by_pods() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            let host = UdpSocket::bind((family.node, TUNNEL_PORT)).unwrap();
+            let to = |source, destination, canary: &str| {
+                udp(source, destination, [PORT, TUNNEL_PORT], canary.as_bytes())
+            };
+            node.tunnel.send(&to(family.remote_pod, family.node, "nested"));
+            node.pod.send(&to(family.pod, family.node, "forged"));
+            node.uplink.send(&to(family.member, family.node, "control"));
+            let mut buffer = [0; 20];
+            assert_eq!(host.recv(&mut buffer).unwrap(), b"control".len());
+            // A pod may use the port for its own ends.
+            node.tunnel.send(&to(family.remote_pod, family.pod, "to-pod"));
+            assert!(node.pod.seen("to-pod").is_some());
+        }
+        assert_eq!(egress::connections().unwrap()["nested"].packets, 4);
     });
 }
 

@@ -16,6 +16,8 @@ use selvedge::tunnel::io::tun::TunQueue;
 
 use crate::packet::Seen;
 
+/// The tunnel's UDP port.
+pub(crate) const TUNNEL_PORT: u16 = 51830;
 /// The header of TUN packets that carries no offload.
 const VNET: usize = 10;
 
@@ -83,6 +85,7 @@ pub(crate) fn egress_config() -> EgressConfig {
     let guard = guard_config();
     EgressConfig {
         tunnel: "selvedge0".into(),
+        listen_port: TUNNEL_PORT,
         pod_cidrs: nets(&["10.244.1.0/24", "fd00:1::/32"]),
         fabric_addresses: families().map(|family| family.fabric).to_vec(),
         own_addresses: families().map(|family| family.node).to_vec(),

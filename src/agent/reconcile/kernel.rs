@@ -101,6 +101,7 @@ impl Reconciler {
         let config = &self.start.config;
         let egress = EgressConfig {
             tunnel: config.interface.clone(),
+            listen_port: config.listen_port,
             pod_cidrs: desired.pod_cidrs.clone(),
             fabric_addresses: desired.fabric_addresses(),
             own_addresses: own.internal.clone(),
