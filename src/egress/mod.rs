@@ -35,6 +35,8 @@ const FILTER: i32 = 0;
 const UDP: u8 = 17;
 /// Of a connection's packets those that answer its first one.
 const REPLY: u8 = 1;
+/// `IP_CT_DIR_ORIGINAL`.
+const ORIGINAL: u8 = 0;
 
 /// What egress follows from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -73,8 +75,9 @@ pub fn table(config: &EgressConfig) -> Table {
         rules.push(masquerade(ip, config, &mut table));
     }
     table.chain("source", Chain::base(ChainKind::Nat, Hook::Postrouting, SOURCE_NAT, rules));
-    let rules = Ip::BOTH.into_iter().flat_map(|ip| members(ip, config, &mut table)).collect();
-    table.chain("members", Chain::base(ChainKind::Filter, Hook::Forward, FILTER, rules));
+    let mut rules: Vec<Rule> = Ip::BOTH.into_iter().flat_map(|ip| members(ip, config, &mut table)).collect();
+    rules.push(transit(config, &mut table));
+    table.chain("forward", Chain::base(ChainKind::Filter, Hook::Forward, FILTER, rules));
     let rules = vec![nested(config, &mut table)];
     table.chain("input", Chain::base(ChainKind::Filter, Hook::Input, FILTER, rules));
     table
@@ -129,6 +132,15 @@ fn members(ip: Ip, config: &EgressConfig, table: &mut Table) -> [Rule; 2] {
     [leaving, between(answers, End::Destination, End::Source)]
 }
 
+/// What a peer begins ends at this node or its pods: this node is nobody's way to the rest of the world. Answers to
+/// what came from there, such as a NodePort's client, go back.
+fn transit(config: &EgressConfig, table: &mut Table) -> Rule {
+    table.counter("transit");
+    let through = Rule::new().iif_name(&config.tunnel).meta_not(Meta::OifGroup, LINK_GROUP.to_ne_bytes());
+    let begun = through.with(Expression::Conntrack { key: Conntrack::Direction, to: Register::FIRST });
+    begun.compare(Comparison::Equal, [ORIGINAL]).count("transit").drop()
+}
+
 /// Makes the table be there as it should. Changes nothing when it is; its counters keep their values.
 ///
 /// # Errors
@@ -146,7 +158,8 @@ pub fn remove() -> Result<bool, Error> {
 }
 
 /// Connections begun, by counter: `masqueraded4`, `masqueraded6`, `foreign4`, `foreign6`; and packets dropped between
-/// pods and member nodes that were not in the tunnel, `members4`, `members6`, and for the tunnel's port, `nested`.
+/// pods and member nodes that were not in the tunnel, `members4`, `members6`, for the tunnel's port, `nested`, and from
+/// peers to the rest of the world, `transit`.
 ///
 /// # Errors
 /// [`Error`].

@@ -155,6 +155,21 @@ fn the_tunnels_port_is_not_reached_by_the_tunnel_nor_by_pods() {
     });
 }
 
+/// With its own address as source a peer's packet passes the tunnel's check; that makes this node no router of it.
+#[test]
+fn a_peer_reaches_nothing_beyond_the_node() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            node.tunnel.send(&datagram(family.member, family.internet, "transit"));
+            assert_eq!(node.uplink.sent(), []);
+            node.tunnel.send(&datagram(family.member, family.pod, "to-pod"));
+            assert!(node.pod.seen("to-pod").is_some());
+        }
+        assert_eq!(egress::connections().unwrap()["transit"].packets, 2);
+    });
+}
+
 #[test]
 fn ensuring_twice_changes_nothing() {
     isolated!(|| {
