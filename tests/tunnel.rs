@@ -70,7 +70,7 @@ fn standalone_tunnels_carry_everything_both_families_inside_and_outside() {
                 let from = &net.a.0.ns;
                 assert_eq!(ask_udp(from, to, &net.canary, SOON).unwrap().told.source.ip(), own);
                 assert_eq!(ask(from, to, &net.canary).unwrap().told.source.ip(), own);
-                let bulk = upload(from, to, 8 << 20, &net.canary).unwrap();
+                let bulk = upload(from, to, 8 << 20, &net.canary, &mut || ()).unwrap();
                 assert_eq!((bulk.bytes, &bulk.sent), (8 << 20, &bulk.received), "outer v6: {outer_v6}");
             }
             let rx: u64 = net.b.1.uapi().get("rx_bytes").unwrap().parse().unwrap();

@@ -27,6 +27,9 @@ pub const INTERNET_PORTS: [u16; 2] = [80, 8080];
 /// Ports of the server on every node, in the node's own network.
 pub const HOST_PORTS: [u16; 2] = [9080, PLAIN_PORT];
 
+/// MiB of capture buffer on each link, twice what a [`BURST`](crate::traffic::BURST) needs, and on all links together
+/// at most so many: large labs are not for measuring.
+const BUFFER: [usize; 2] = [64, 640];
 const READY: Duration = Duration::from_secs(60);
 const POD: Duration = Duration::from_secs(20);
 
@@ -118,7 +121,9 @@ impl Lab {
         let server = Server::start(&internet, "internet", &INTERNET_PORTS, &canary);
         let mut capture = Capture::new(detector(&plan, &canary), Some(PLAIN_PORT));
         for cable in cables(&plan) {
-            capture.add(underlay.router(), &cable.name).doing("capture the underlay")?;
+            capture
+                .add(underlay.router(), &cable.name, buffer(options.nodes))
+                .doing("capture the underlay")?;
         }
         progress("starting the API server");
         let api = runtime.block_on(async { start_api(&plan) })?;
@@ -406,6 +411,11 @@ async fn lay(plan: &Plan) -> Result<(Underlay, NetNs), Error> {
     internet.run(crate::isolate::loopback_up).doing(what)?.doing(what)?;
     underlay.plug(&plan.internet(), &internet).await.doing(what)?;
     Ok((underlay, internet))
+}
+
+fn buffer(nodes: usize) -> usize {
+    let [each, all] = BUFFER;
+    each.min(all / (nodes + 2)).max(4)
 }
 
 fn detector(plan: &Plan, canary: &Canary) -> Detector {

@@ -75,7 +75,7 @@ impl Net {
             if from_us { (&self.a, &self.b, &self.pair.b) } else { (&self.b, &self.a, &self.pair.a) };
         let server = Server::start(&to.ns, "server", &[0], &self.canary).unwrap();
         let to = SocketAddr::new(at.inside(v6), server.ports()[0]);
-        let bulk = upload(&from.ns, to, bytes, &self.canary).unwrap();
+        let bulk = upload(&from.ns, to, bytes, &self.canary, &mut || ()).unwrap();
         assert_eq!((bulk.bytes, &bulk.sent), (bytes, &bulk.received));
     }
 }

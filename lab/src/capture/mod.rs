@@ -18,8 +18,6 @@ mod ring;
 
 pub use control::Samples;
 
-/// MiB of buffer on each link.
-const BLOCKS: usize = 32;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const SETTLE: Duration = Duration::from_secs(20);
 /// So many leaks of a link are kept to be shown, and so many bytes of each.
@@ -118,12 +116,12 @@ impl Capture {
         Self { detector: Arc::new(detector), headers_only, links: Vec::new() }
     }
 
-    /// Captures the device `name` of `ns` as well, from now on.
-    pub fn add(&mut self, ns: &NetNs, name: &str) -> Result<(), Error> {
+    /// Captures the device `name` of `ns` as well, from now on, with so many MiB of buffer.
+    pub fn add(&mut self, ns: &NetNs, name: &str, buffer: usize) -> Result<(), Error> {
         let failed = |source| Error::Link { link: name.to_owned(), source };
         let port = self.headers_only;
         let ring = ns
-            .run(|| ring::Ring::open(nix::net::if_::if_nametoindex(name)?, BLOCKS, port))?
+            .run(|| ring::Ring::open(nix::net::if_::if_nametoindex(name)?, buffer, port))?
             .map_err(failed)?;
         let shared = Arc::new(Shared::default());
         shared.state().seen.link = name.to_owned();

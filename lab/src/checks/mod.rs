@@ -68,6 +68,9 @@ pub trait Cluster {
     fn plain_port(&self) -> u16;
     /// Runs a pod with a server for each container, and waits until it runs.
     fn create_pod(&self, name: &str, node: &str, containers: &[(&str, u16)]) -> Result<Host, Failed>;
+    /// Waits until whoever watches the underlay has seen everything that was sent so far. Called between bursts, so
+    /// that no capture has to keep up with what two cores can send.
+    fn settle(&self);
     /// Ends a pod and waits until it is gone.
     fn delete_pod(&self, name: &str) -> Result<(), Failed>;
 }

@@ -1,7 +1,7 @@
 //! Clients of [`Server`](super::Server).
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use selvedge::kernel::netns::NetNs;
@@ -12,6 +12,8 @@ use super::server::hex;
 use super::{Canary, Error, TIMEOUT, Told, failed, socket};
 
 const CHUNK: usize = 256 << 10;
+/// After so many bytes a transfer pauses, so that whoever watches can follow; half of what a capture has room for.
+pub const BURST: u64 = 24 << 20;
 /// How long a transfer may stand still.
 const STALL: Duration = Duration::from_secs(20);
 
@@ -33,7 +35,7 @@ pub struct Bulk {
     pub sent: String,
     /// SHA-256 of what came.
     pub received: String,
-    /// Time of the transfer.
+    /// Time of the transfer, without the pauses.
     pub took: Duration,
 }
 
@@ -96,45 +98,51 @@ pub fn ask_udp(ns: &NetNs, to: SocketAddr, canary: &Canary, wait: Duration) -> R
     Ok(Answer { told: parse(line, to)?, took: start.elapsed() })
 }
 
-/// Sends `bytes` to the server at `to` and compares hashes.
-pub fn upload(ns: &NetNs, to: SocketAddr, bytes: u64, canary: &Canary) -> Result<Bulk, Error> {
+/// Sends `bytes` to the server at `to` and compares hashes. `pause` is called after every [`BURST`].
+pub fn upload(
+    ns: &NetNs,
+    to: SocketAddr,
+    bytes: u64,
+    canary: &Canary,
+    pause: &mut dyn FnMut(),
+) -> Result<Bulk, Error> {
     let what = || format!("send {bytes} bytes to {to}");
-    let start = Instant::now();
+    let mut clock = Clock::start(pause);
     let mut stream = connect(ns, to, TIMEOUT, None)?;
     write!(stream, "PUT /sink HTTP/1.1\r\nHost: {to}\r\nContent-Length: {bytes}\r\n\r\n")
         .map_err(failed(what()))?;
     let mut hash = Sha256::new();
     let mut chunk = canary.fill(CHUNK);
-    let (mut left, mut number) = (bytes, 0_u64);
-    while left > 0 {
-        let length = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+    for (number, length) in chunks(bytes).enumerate() {
         // Each chunk is different, so that swapped ones show.
-        chunk[Canary::LENGTH..Canary::LENGTH + 8].copy_from_slice(&number.to_be_bytes());
+        chunk[Canary::LENGTH..Canary::LENGTH + 8].copy_from_slice(&(number as u64).to_be_bytes());
         hash.update(&chunk[..length]);
         stream.write_all(&chunk[..length]).map_err(failed(what()))?;
-        left -= length as u64;
-        number += 1;
+        clock.moved(length);
     }
     let told = parse(&read_answer(&mut stream, to)?, to)?;
     let received = told.sha256.unwrap_or_default();
-    Ok(Bulk { bytes: told.bytes.unwrap_or(0), sent: hex(&hash.finalize()), received, took: start.elapsed() })
+    Ok(Bulk { bytes: told.bytes.unwrap_or(0), sent: hex(&hash.finalize()), received, took: clock.stop() })
 }
 
-/// Fetches `bytes` from the server at `to` and compares the hash with that of what it should have been.
-pub fn download(ns: &NetNs, to: SocketAddr, bytes: u64, canary: &Canary) -> Result<Bulk, Error> {
+/// Fetches `bytes` from the server at `to` and compares the hash with that of what it should have been. `pause` is
+/// called after every [`BURST`]; meanwhile the sender fills no more than the socket's buffers.
+pub fn download(
+    ns: &NetNs,
+    to: SocketAddr,
+    bytes: u64,
+    canary: &Canary,
+    pause: &mut dyn FnMut(),
+) -> Result<Bulk, Error> {
     let what = || format!("fetch {bytes} bytes from {to}");
-    let start = Instant::now();
+    let chunk = canary.fill(CHUNK);
+    let mut expected = Sha256::new();
+    chunks(bytes).for_each(|length| expected.update(&chunk[..length]));
+    let mut clock = Clock::start(pause);
     let mut stream = connect(ns, to, TIMEOUT, None)?;
     write!(stream, "GET /data/{bytes} HTTP/1.1\r\nHost: {to}\r\n\r\n").map_err(failed(what()))?;
     let first = skip_head(&mut stream, to)?;
-    let (mut expected, mut hash) = (Sha256::new(), Sha256::new());
-    let chunk = canary.fill(CHUNK);
-    let mut left = bytes;
-    while left > 0 {
-        let length = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-        expected.update(&chunk[..length]);
-        left -= length as u64;
-    }
+    let mut hash = Sha256::new();
     hash.update(&first);
     let mut got = first.len() as u64;
     let mut buffer = vec![0; CHUNK];
@@ -144,27 +152,72 @@ pub fn download(ns: &NetNs, to: SocketAddr, bytes: u64, canary: &Canary) -> Resu
             read => {
                 got += read as u64;
                 hash.update(&buffer[..read]);
+                clock.moved(read);
             }
         }
     }
     let (sent, received) = (hex(&expected.finalize()), hex(&hash.finalize()));
-    Ok(Bulk { bytes: got, sent, received, took: start.elapsed() })
+    Ok(Bulk { bytes: got, sent, received, took: clock.stop() })
 }
 
 /// Sends to the server at `to` as fast as it goes for `time`, over one connection whose segments carry at most
-/// `segment` bytes.
-pub fn throughput(ns: &NetNs, to: SocketAddr, time: Duration, segment: Option<u32>) -> Result<Rate, Error> {
+/// `segment` bytes. Each [`BURST`] is measured until the server has it; between them `pause` is called.
+pub fn throughput(
+    ns: &NetNs,
+    to: SocketAddr,
+    time: Duration,
+    segment: Option<u32>,
+    pause: &mut dyn FnMut(),
+) -> Result<Rate, Error> {
     let what = || format!("measure the throughput to {to}");
     let mut stream = connect(ns, to, TIMEOUT, segment)?;
-    write!(stream, "PUT /discard HTTP/1.1\r\nHost: {to}\r\n\r\n").map_err(failed(what()))?;
+    write!(stream, "PUT /bursts/{BURST} HTTP/1.1\r\nHost: {to}\r\n\r\n").map_err(failed(what()))?;
     let chunk = vec![0x5a; CHUNK];
-    let start = Instant::now();
-    while start.elapsed() < time {
-        stream.write_all(&chunk).map_err(failed(what()))?;
+    let mut rate = Rate { bytes: 0, took: Duration::ZERO };
+    while rate.took < time {
+        let start = Instant::now();
+        for length in chunks(BURST) {
+            stream.write_all(&chunk[..length]).map_err(failed(what()))?;
+        }
+        stream.read_exact(&mut [0]).map_err(failed(what()))?;
+        rate.took += start.elapsed();
+        rate.bytes += BURST;
+        pause();
     }
-    stream.shutdown(Shutdown::Write).map_err(failed(what()))?;
-    let told = parse(&read_answer(&mut stream, to)?, to)?;
-    Ok(Rate { bytes: told.bytes.unwrap_or(0), took: start.elapsed() })
+    Ok(rate)
+}
+
+fn chunks(bytes: u64) -> impl Iterator<Item = usize> {
+    let whole = usize::try_from(bytes).unwrap_or(usize::MAX);
+    (0..whole).step_by(CHUNK).map(move |start| CHUNK.min(whole - start))
+}
+
+/// Measures a transfer without its pauses.
+struct Clock<'a> {
+    start: Instant,
+    paused: Duration,
+    since: u64,
+    pause: &'a mut dyn FnMut(),
+}
+
+impl<'a> Clock<'a> {
+    fn start(pause: &'a mut dyn FnMut()) -> Self {
+        Self { start: Instant::now(), paused: Duration::ZERO, since: 0, pause }
+    }
+
+    fn moved(&mut self, bytes: usize) {
+        self.since += bytes as u64;
+        if self.since >= BURST {
+            let begun = Instant::now();
+            (self.pause)();
+            self.paused += begun.elapsed();
+            self.since = 0;
+        }
+    }
+
+    fn stop(self) -> Duration {
+        self.start.elapsed().saturating_sub(self.paused)
+    }
 }
 
 fn connect(ns: &NetNs, to: SocketAddr, wait: Duration, segment: Option<u32>) -> Result<TcpStream, Error> {

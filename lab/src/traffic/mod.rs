@@ -16,7 +16,7 @@ mod ping;
 mod probe;
 mod server;
 
-pub use client::{Answer, Bulk, Rate, ask, ask_udp, download, throughput, upload};
+pub use client::{Answer, BURST, Bulk, Rate, ask, ask_udp, download, throughput, upload};
 pub use ping::{Ping, PingReport};
 pub use probe::{Probe, path_mtu, probe};
 pub use server::{Server, Told};

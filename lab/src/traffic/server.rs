@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /` | [`Told`] as JSON |
 //! | `PUT /sink` | reads the body to its end; [`Told`] with its length and SHA-256 |
-//! | `PUT /discard` | the same without the hash, as fast as it can |
+//! | `PUT /bursts/BYTES` | one byte for every so many that have come, until the client ends |
 //! | `GET /data/BYTES` | so many bytes with the canary |
 //! | a UDP datagram | [`Told`] as one line of JSON, then of the datagram what makes both as long |
 
@@ -170,12 +170,12 @@ impl Me {
         match (method, path) {
             ("GET", "/") => reply(&mut stream, "200 OK", &self.told(source)).await,
             ("PUT" | "POST", "/sink") => {
-                let (bytes, hash) = take(&mut stream, rest, length, Some(Sha256::new())).await?;
+                let (bytes, hash) = take(&mut stream, &rest, length).await?;
                 reply(&mut stream, "200 OK", &self.tell(source, Some(bytes), hash)).await
             }
-            ("PUT" | "POST", "/discard") => {
-                let (bytes, _) = take(&mut stream, rest, length, None).await?;
-                reply(&mut stream, "200 OK", &self.tell(source, Some(bytes), None)).await
+            ("PUT", path) if path.starts_with("/bursts/") => {
+                let bytes = path.rsplit('/').next().and_then(|text| text.parse().ok());
+                count(&mut stream, rest.len() as u64, bytes.unwrap_or(u64::MAX)).await
             }
             ("GET", path) => match path.strip_prefix("/data/").and_then(|text| text.parse().ok()) {
                 Some(bytes) => self.give(&mut stream, bytes).await,
@@ -220,14 +220,12 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 /// Reads a body, to its length or to the end of the stream; gives its length and hash.
 async fn take(
     stream: &mut TcpStream,
-    first: Vec<u8>,
+    first: &[u8],
     length: Option<u64>,
-    mut hash: Option<Sha256>,
 ) -> io::Result<(u64, Option<String>)> {
     let mut total = first.len() as u64;
-    if let Some(hash) = &mut hash {
-        hash.update(&first);
-    }
+    let mut hash = Sha256::new();
+    hash.update(first);
     let mut buffer = vec![0; CHUNK];
     while length.is_none_or(|length| total < length) {
         let read = stream.read(&mut buffer).await?;
@@ -235,11 +233,24 @@ async fn take(
             break;
         }
         total += read as u64;
-        if let Some(hash) = &mut hash {
-            hash.update(&buffer[..read]);
+        hash.update(&buffer[..read]);
+    }
+    Ok((total, Some(hex(&hash.finalize()))))
+}
+
+/// Reads as fast as it can, and answers with a byte each time that another `burst` has come.
+async fn count(stream: &mut TcpStream, mut came: u64, burst: u64) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        while came >= burst {
+            stream.write_all(b".").await?;
+            came -= burst;
+        }
+        match stream.read(&mut buffer).await? {
+            0 => return Ok(()),
+            read => came += read as u64,
         }
     }
-    Ok((total, hash.map(|hash| hex(&hash.finalize()))))
 }
 
 async fn reply(stream: &mut TcpStream, status: &str, body: &[u8]) -> io::Result<()> {

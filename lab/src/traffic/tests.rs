@@ -60,14 +60,18 @@ fn servers_tell_the_source_and_hashes_agree() {
             assert_eq!((told.name.as_str(), told.source.ip()), ("outside", own));
             let told = ask_udp(&net.node, to, &canary, super::TIMEOUT).unwrap().told;
             assert_eq!((told.name.as_str(), told.source.ip()), ("outside", own));
-            for bulk in
-                [upload(&net.node, to, 3_000_001, &canary), download(&net.node, to, 3_000_001, &canary)]
-            {
+            let mut pauses = 0;
+            for bulk in [
+                upload(&net.node, to, 30_000_001, &canary, &mut || pauses += 1),
+                download(&net.node, to, 30_000_001, &canary, &mut || pauses += 1),
+            ] {
                 let bulk = bulk.unwrap();
-                assert_eq!((bulk.bytes, bulk.sent), (3_000_001, bulk.received));
+                assert_eq!((bulk.bytes, bulk.sent), (30_000_001, bulk.received));
             }
-            let rate = throughput(&net.node, to, Duration::from_millis(200), Some(1300)).unwrap();
-            assert!(rate.bits_per_second() > 1e6, "{rate}");
+            assert_eq!(pauses, 2);
+            let rate = throughput(&net.node, to, Duration::from_millis(200), Some(1300), &mut || pauses += 1);
+            let rate = rate.unwrap();
+            assert!(rate.bits_per_second() > 1e6 && pauses > 2, "{rate}");
         }
         drop(server);
         let refused = ask(&net.node, ends(&net, 8080)[0].1, &canary).unwrap_err();
