@@ -217,6 +217,23 @@ impl Netlink {
         Ok(list.into_iter().filter_map(from_message).collect())
     }
 
+    /// Whether the kernel takes packets to `address` for its own. For an IPv6 address that is a little later than the
+    /// address is listed: the kernel makes the route from a work queue.
+    pub async fn is_local(&self, address: IpAddr) -> Result<bool, Error> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family(address);
+        request.header.destination_prefix_length = IpNet::from(address).prefix_len();
+        request.attributes = vec![RouteAttribute::Destination(address.into())];
+        let what = format!("look up the route to {address}");
+        match self.get(&what, &Message::GetRoute(request)).await {
+            Ok(Message::NewRoute(route)) => Ok(route.header.kind == RouteType::Local),
+            Ok(_) => Ok(false),
+            // No route at all.
+            Err(error) if matches!(error.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes our routes that `owns` picks be exactly `desired`, changing only what differs. Several parts have
     /// routes of protocol 83 (the agent's to the cluster, the CNI plugin's to its pods): `owns` is what keeps
     /// them apart. Tells what was changed.

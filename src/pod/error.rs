@@ -123,6 +123,7 @@ impl From<wiring::Error> for Error {
             wiring::Error::Sysctl(_) | wiring::Error::Spoof(_) => {
                 Self::new(Code::Kernel, "the kernel refused a change", error)
             }
+            wiring::Error::Unsettled(_) => Self::new(Code::TryAgain, "the pod is not ready in time", error),
         }
     }
 }

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use crate::kernel::LINK_GROUP;
 use crate::kernel::address::Address;
@@ -48,6 +49,10 @@ const UP: Update<'_> = Update {
     ns: None,
 };
 
+/// How long the kernel has for making an address local, and how often it is asked.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
+const SETTLE_LOOK: Duration = Duration::from_millis(1);
+
 /// What could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -63,6 +68,9 @@ pub enum Error {
     /// The rules against spoofing.
     #[error(transparent)]
     Spoof(#[from] spoof::Error),
+    /// An address that the pod does not answer to.
+    #[error("the pod's kernel does not take packets to {0} within {SETTLE_PATIENCE:?}")]
+    Unsettled(IpAddr),
 }
 
 /// What the node has of all its pods, read at once.
@@ -124,6 +132,20 @@ impl Wiring<'_> {
         let inside = self.enter(pod)?;
         inside.apply(self.pod_changes(ends.1)).await?;
         netlink.apply(self.node_changes(ends.0)).await?;
+        self.settle(&inside).await
+    }
+
+    /// Waits until the pod answers to its addresses: a container that starts may use them at once.
+    async fn settle(&self, pod: &Netlink) -> Result<(), Error> {
+        let deadline = Instant::now() + SETTLE_PATIENCE;
+        for address in self.lease.addresses.iter() {
+            while !pod.is_local(address).await? {
+                if Instant::now() >= deadline {
+                    return Err(Error::Unsettled(address));
+                }
+                tokio::time::sleep(SETTLE_LOOK).await;
+            }
+        }
         Ok(())
     }
 

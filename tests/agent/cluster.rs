@@ -14,6 +14,7 @@ use selvedge_lab::api::resource::{EVENTS, NODES};
 use selvedge_lab::lab::{Lab, Options};
 use selvedge_lab::plan::Families;
 use selvedge_lab::process::wait_for;
+use selvedge_lab::traffic::PingReport;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -92,6 +93,12 @@ impl Cluster {
             panic!("{why}; node1 says {:#?}\n{logs}", self.status(0));
         }
         begun.elapsed()
+    }
+
+    /// Fails, with the logs of all nodes, when a ping lost anything.
+    pub(crate) fn assert_nothing_lost(&self, report: &PingReport) {
+        let logs = || self.lab.nodes().iter().map(|node| selvedge_lab::lab::logs(node)).collect::<String>();
+        assert_eq!(report.lost(), 0, "{report:?}\n{}", logs());
     }
 
     /// Creates a Node object as a joining node's would be.

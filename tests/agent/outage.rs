@@ -33,7 +33,7 @@ fn traffic_flows_while_the_api_server_is_away_and_all_converges_on_its_return() 
         assert!(back < Duration::from_secs(5), "convergence took {back:?}");
         cluster.wait_for("node1 to be ready", |cluster| cluster.get("/readyz").starts_with("HTTP/1.1 200"));
         let report = ping.stop();
-        assert_eq!(report.lost(), 0, "{report:?}");
+        cluster.assert_nothing_lost(&report);
     });
 }
 
