@@ -85,6 +85,9 @@ fn measure_one(one: &Implementation, time: Duration) -> anyhow::Result<Measured>
     traffic::wait_until_reachable(from, to, address)?;
     let round_trip = traffic::round_trip(from, to, address)?;
     let single = traffic::throughput(from, to, address, 1, time)?;
+    if std::env::var_os("BENCH_VERBOSE").is_some() {
+        println!("{} over 1 stream: {}", one.name, traffic::losses(from, to)?);
+    }
     let four = traffic::throughput(from, to, address, 4, time)?;
     Ok(Measured { single, four, round_trip })
 }

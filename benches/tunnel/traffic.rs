@@ -55,6 +55,31 @@ pub(crate) fn throughput(
     Ok(bytes as f64 * 8.0 / taken.as_secs_f64())
 }
 
+/// What was lost on the way, for those who look for a reason: counters of both namespaces.
+pub(crate) fn losses(from: &NetNs, to: &NetNs) -> anyhow::Result<String> {
+    let counters = |ns: &NetNs| ns.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"));
+    let (sender, receiver) = (counters(from)??, counters(to)??);
+    let counter = |text: &str, protocol: &str, name: &str| {
+        let mut lines = text.lines().filter(|line| line.split(':').next() == Some(protocol));
+        let (names, values) = (lines.next()?, lines.next()?);
+        let at = names.split_whitespace().position(|one| one == name)?;
+        values.split_whitespace().nth(at).map(str::to_owned)
+    };
+    let show = |text: &str, protocol, name| counter(text, protocol, name).unwrap_or_else(|| "?".into());
+    let drops = |ns: &NetNs| ns.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
+    let tun = |text: String| {
+        let line = text.lines().find(|line| line.contains("benchwg")).unwrap_or_default().to_owned();
+        line.split_whitespace().nth(12).unwrap_or("?").to_owned()
+    };
+    Ok(format!(
+        "TCP segments sent {} and again {}, UDP datagrams without room {}, packets without room in the TUN {}",
+        show(&sender, "Tcp", "OutSegs"),
+        show(&sender, "Tcp", "RetransSegs"),
+        show(&receiver, "Udp", "RcvbufErrors"),
+        tun(drops(from)??),
+    ))
+}
+
 /// The median time that a small datagram takes there and back while nothing else is sent.
 pub(crate) fn round_trip(from: &NetNs, to: &NetNs, address: IpAddr) -> anyhow::Result<Duration> {
     let (client, echo) = echo(from, to, address)?;
