@@ -150,6 +150,28 @@ fn datagrams_of_every_size_arrive_as_they_were() {
 }
 
 #[test]
+fn datagrams_sent_and_carried_as_one_arrive_as_many() {
+    selvedge_lab::isolated!(|| {
+        let ends = ends();
+        connect(&ends);
+        let server = ends[1].ns.run(|| Socket::bind((INNER[1], 0)).unwrap()).unwrap();
+        server.set_read_timeout(Some(LIMIT)).unwrap();
+        let to = server.local_addr().unwrap();
+        let mut client = ends[0].ns.run(|| UdpSockets::bind(0).unwrap()).unwrap();
+        let sent: Vec<_> = (0..20_500_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        let mut buffer = [0; 2000];
+        for round in 0..5 {
+            client.to_mut(&to).unwrap().send(&sent, 1000, to).1.unwrap();
+            for expected in sent.chunks(1000) {
+                let (count, _) =
+                    server.recv_from(&mut buffer).unwrap_or_else(|error| panic!("round {round}: {error}"));
+                assert!(buffer[..count] == *expected, "round {round}: {count} other bytes");
+            }
+        }
+    });
+}
+
+#[test]
 fn packets_for_nobody_are_counted_and_answered() {
     selvedge_lab::isolated!(|| {
         let ends = ends();
