@@ -169,7 +169,8 @@ pub fn isolated(test: &str, body: impl FnOnce()) {
         panic!("no namespaces for {test}: {error}; are user namespaces allowed here?")
     });
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    println!("{text}");
+    // Indented, so that whoever counts results does not count those inside.
+    text.lines().for_each(|line| println!("    {line}"));
     assert!(output.status.success(), "{test} failed in its namespaces: {}", output.status);
     assert!(text.contains("1 passed"), "{test} did not run in its namespaces");
 }
