@@ -126,9 +126,24 @@ pub struct PeerKeys {
 }
 
 /// Decides whom to believe. `nodes` is every Node there is: the records of those missing are forgotten, so it must
-/// come from a complete list. Takes time in n log n for n Nodes.
+/// come from a complete list. Given the records of its own result it changes nothing any more. Takes time in
+/// n log n for n Nodes, once more for each link of the longest chain in which one Node takes what another gives up.
 #[must_use]
 pub fn resolve(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolution {
+    let mut resolution = pass(fabric, nodes, records);
+    // A Node accepted with all that it claims stays so; each further pass can only let in those who waited for that.
+    for _ in nodes {
+        let settled = pass(fabric, nodes, &resolution.records);
+        let before = std::mem::replace(&mut resolution, settled);
+        if resolution.records == before.records {
+            break;
+        }
+    }
+    resolution
+}
+
+/// As [`resolve`], but what a Node gives up is free only in the next pass.
+fn pass(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolution {
     let mut resolution = Resolution::default();
     let nodes = others(fabric, nodes, &mut resolution.refusals);
     let known = present(&nodes, records);

@@ -368,6 +368,23 @@ fn an_accepted_address_stays_with_its_node_in_one_location() {
 }
 
 #[test]
+fn what_a_node_gives_up_is_free_at_once() {
+    let mut wide = node(1);
+    own_cidr(&mut wide, "10.244.0.0/22");
+    let records = accepted(&[wide]);
+    let mut third = node(3);
+    own_address(&mut third, "192.0.2.2");
+    let mut second = node(2);
+    own_address(&mut second, "192.0.2.1");
+    let mut first = node(1);
+    own_address(&mut first, "192.0.2.9");
+    let resolution = resolve(&fabric(), &[third, second, first], &records);
+    assert_eq!((labels(&resolution), names(&resolution)), (vec![], vec!["n1", "n2", "n3"]));
+    assert_eq!(allowed(&resolution, "n2"), ["10.244.2.0/24", "192.0.2.1/32"]);
+    assert_eq!(allowed(&resolution, "n3"), ["10.244.3.0/24", "192.0.2.2/32"]);
+}
+
+#[test]
 fn a_deleted_node_frees_its_claims() {
     let mut heir = node(2);
     set(&mut heir, PUBLIC_KEY, key(1));
