@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 
 use crate::api::resource::{NODES, PODS};
 use crate::api::{self, Deletion, Review, Server as ApiServer, Store, User};
-use crate::capture::{Capture, Samples};
-use crate::detect::Detector;
+use crate::capture::{Capture, Seen};
 use crate::kubelet::{Key, Kubelet};
 use crate::node::{Node, Parts};
 use crate::plan::{API_PORT, Cable, Families, Plan};
 use crate::process;
 use crate::traffic::{Canary, Server};
-use crate::underlay::{self, Underlay};
+use crate::underlay::Underlay;
+use crate::world::World;
 
 /// TCP port of the flow that is meant to be plaintext: captures look at its headers alone.
 pub const PLAIN_PORT: u16 = 5201;
@@ -27,9 +27,6 @@ pub const INTERNET_PORTS: [u16; 2] = [80, 8080];
 /// Ports of the server on every node, in the node's own network.
 pub const HOST_PORTS: [u16; 2] = [9080, PLAIN_PORT];
 
-/// MiB of capture buffer on each link, twice what a [`BURST`](crate::traffic::BURST) needs, and on all links together
-/// at most so many: large labs are not for measuring.
-const BUFFER: [usize; 2] = [64, 640];
 const READY: Duration = Duration::from_secs(60);
 const POD: Duration = Duration::from_secs(20);
 
@@ -57,12 +54,13 @@ pub struct Error {
 }
 
 impl Error {
-    fn new(what: impl Into<String>, why: String) -> Self {
+    pub(crate) fn new(what: impl Into<String>, why: String) -> Self {
         Self { what: what.into(), why }
     }
 }
 
-trait Doing<T> {
+/// Says what was being done when it failed.
+pub(crate) trait Doing<T> {
     fn doing(self, what: impl Into<String>) -> Result<T, Error>;
 }
 
@@ -76,17 +74,11 @@ impl<T, E: ToString> Doing<T> for Result<T, E> {
 #[derive(Debug)]
 pub struct Lab {
     // In the order in which they have to end.
-    capture: Capture,
     kubelets: Vec<Kubelet>,
     nodes: Vec<Arc<Node>>,
     hosts: Vec<Mutex<Option<Server>>>,
-    _internet_server: Server,
-    internet: NetNs,
     api: Api,
-    underlay: Underlay,
-    runtime: tokio::runtime::Runtime,
-    plan: Plan,
-    canary: Canary,
+    world: World,
     options: Options,
 }
 
@@ -113,35 +105,13 @@ impl Lab {
     /// As [`Lab::start`], without waiting for the nodes.
     pub fn build(options: Options, progress: &mut dyn FnMut(&str)) -> Result<Self, Error> {
         let plan = Plan { families: options.families, nodes: options.nodes };
-        let canary = Canary::random().doing("make a canary")?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let runtime = runtime.doing("start a runtime")?;
         progress("laying the underlay: a router, its cables, the internet");
-        let (underlay, internet) = runtime.block_on(lay(&plan))?;
-        let server = Server::start(&internet, "internet", &INTERNET_PORTS, &canary);
-        let mut capture = Capture::new(detector(&plan, &canary), Some(PLAIN_PORT));
-        for cable in cables(&plan) {
-            capture
-                .add(underlay.router(), &cable.name, buffer(options.nodes))
-                .doing("capture the underlay")?;
-        }
+        let world = World::build(plan)?;
         progress("starting the API server");
-        let api = runtime.block_on(async { start_api(&plan) })?;
+        let api = world.runtime().block_on(async { start_api(&plan) })?;
         write_kubeconfig(&api, &options.folder)?;
-        let mut lab = Self {
-            capture,
-            kubelets: Vec::new(),
-            nodes: Vec::new(),
-            hosts: Vec::new(),
-            _internet_server: server.doing("start the internet's server")?,
-            internet,
-            api: Api(api),
-            underlay,
-            runtime,
-            plan,
-            canary,
-            options,
-        };
+        let (kubelets, nodes, hosts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut lab = Self { kubelets, nodes, hosts, api: Api(api), world, options };
         progress(&format!("starting {} nodes", plan.node_plans().len()));
         for number in 0..plan.node_plans().len() {
             lab.start_node(number)?;
@@ -150,21 +120,21 @@ impl Lab {
     }
 
     fn start_node(&mut self, number: usize) -> Result<(), Error> {
-        let node = self.plan.node_plans().remove(number);
+        let node = self.plan().node_plans().remove(number);
         let what = format!("start {}", node.name);
         let agent = User::agent(&node.name);
         self.api.0.add_user(agent.clone());
-        let url = format!("https://{}", self.plan.api());
+        let url = format!("https://{}", self.plan().api());
         let kubeconfig = self.api.0.kubeconfig(&agent.name, &url);
         let object = node_object(&node.name, &node.pod_cidrs, &node.cable);
         self.store().create(&NODES, object).doing(&what)?;
         let (binary, folder) = (self.options.binary.as_path(), self.options.folder.as_path());
-        let parts = Parts { binary, folder, kubeconfig: &kubeconfig, plan: self.plan };
-        let node = self.runtime.block_on(Node::start(node, &parts, &self.underlay)).doing(&what)?;
+        let parts = Parts { binary, folder, kubeconfig: &kubeconfig, plan: *self.plan() };
+        let node = self.runtime().block_on(Node::start(node, &parts, self.underlay())).doing(&what)?;
         let node = Arc::new(node);
-        let host = Server::start(node.space().net(), node.name(), &HOST_PORTS, &self.canary).doing(&what)?;
+        let host = Server::start(node.space().net(), node.name(), &HOST_PORTS, self.canary()).doing(&what)?;
         self.hosts.push(Mutex::new(Some(host)));
-        self.kubelets.push(Kubelet::start(node.clone(), self.store().clone(), self.canary.clone()));
+        self.kubelets.push(Kubelet::start(node.clone(), self.store().clone(), self.canary().clone()));
         self.nodes.push(node);
         Ok(())
     }
@@ -186,7 +156,7 @@ impl Lab {
     /// Address plan.
     #[must_use]
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        self.world.plan()
     }
 
     /// How it was asked to be.
@@ -198,7 +168,7 @@ impl Lab {
     /// What every payload carries.
     #[must_use]
     pub fn canary(&self) -> &Canary {
-        &self.canary
+        self.world.canary()
     }
 
     /// The nodes.
@@ -222,19 +192,19 @@ impl Lab {
     /// The router and its cables.
     #[must_use]
     pub fn underlay(&self) -> &Underlay {
-        &self.underlay
+        self.world.underlay()
     }
 
     /// The namespace outside.
     #[must_use]
     pub fn internet(&self) -> &NetNs {
-        &self.internet
+        self.world.internet()
     }
 
     /// The capture of every link.
     #[must_use]
     pub fn capture(&self) -> &Capture {
-        &self.capture
+        self.world.capture()
     }
 
     /// The kubelet of the node with this index.
@@ -246,7 +216,7 @@ impl Lab {
     /// For calling what is async, such as [`Node::netlink`].
     #[must_use]
     pub fn runtime(&self) -> &tokio::runtime::Runtime {
-        &self.runtime
+        self.world.runtime()
     }
 
     /// The kubeconfig of an administrator, for programs in the lab's own network namespace.
@@ -315,12 +285,13 @@ impl Lab {
     pub fn reboot(&self, number: usize, agent: bool) -> Result<(), Error> {
         let node = &self.nodes[number];
         let what = format!("reboot {}", node.name());
-        self.runtime.block_on(node.power_off(&self.underlay)).doing(&what)?;
+        self.runtime().block_on(node.power_off(self.underlay())).doing(&what)?;
         self.kubelets[number].forget();
         let mut host = self.hosts[number].lock().unwrap_or_else(PoisonError::into_inner);
         drop(host.take());
-        self.runtime.block_on(node.power_on(&self.underlay)).doing(&what)?;
-        *host = Some(Server::start(node.space().net(), node.name(), &HOST_PORTS, &self.canary).doing(&what)?);
+        self.runtime().block_on(node.power_on(self.underlay())).doing(&what)?;
+        *host =
+            Some(Server::start(node.space().net(), node.name(), &HOST_PORTS, self.canary()).doing(&what)?);
         if agent {
             node.resume();
         }
@@ -331,36 +302,16 @@ impl Lab {
     pub fn renumber(&self, number: usize, cable: &Cable) -> Result<(), Error> {
         let node = &self.nodes[number];
         let what = format!("renumber {}", node.name());
-        self.runtime.block_on(node.renumber(cable.clone(), &self.underlay)).doing(&what)?;
+        self.runtime().block_on(node.renumber(cable.clone(), self.underlay())).doing(&what)?;
         let addresses = json!({"status": {"addresses": node_addresses(node.name(), cable)}});
         self.store().patch(&NODES, "", node.name(), &addresses).doing(what)?;
         Ok(())
     }
 
-    /// Plants frames that must be found, on every link, from its far end.
-    pub fn plant(&self) -> Result<(), Error> {
-        let samples = self.samples();
-        let own = NetNs::current().doing("open the lab's own namespace")?;
-        for cable in cables(&self.plan) {
-            let node = self.nodes.iter().find(|node| node.name() == cable.name).map(|node| node.space());
-            let ns = match (&node, cable.name.as_str()) {
-                (Some(space), _) => space.net(),
-                (None, "internet") => &self.internet,
-                (None, _) => &own,
-            };
-            self.capture.plant(&cable.name, ns, underlay::DEVICE, &samples).doing("plant frames")?;
-        }
-        Ok(())
-    }
-
-    fn samples(&self) -> Samples {
-        let last = |nets: Vec<ipnet::IpNet>| nets.iter().map(|net| near_end(*net)).collect();
-        Samples {
-            pods: last(self.plan.cluster_pod_cidrs()),
-            services: last(self.plan.service_cidrs()),
-            nodes: self.plan.control().addresses(),
-            canary: self.canary.bytes().to_vec(),
-        }
+    /// Plants frames that must be found, on every link, and tells what each capture has seen since the beginning.
+    pub fn plant(&self) -> Result<Vec<Seen>, Error> {
+        let spaces: Vec<_> = self.nodes.iter().map(|node| (node.name(), node.space())).collect();
+        self.world.plant(|name| spaces.iter().find(|(node, _)| *node == name).map(|(_, space)| space.net()))
     }
 }
 
@@ -382,44 +333,8 @@ pub fn logs(node: &Node) -> String {
     parts.join("\n")
 }
 
-/// An address that no pod has, far from both ends of a range.
-fn near_end(net: ipnet::IpNet) -> IpAddr {
-    match net.broadcast() {
-        IpAddr::V4(last) => IpAddr::V4((u32::from(last) - 6).into()),
-        IpAddr::V6(last) => IpAddr::V6((u128::from(last) - 6).into()),
-    }
-}
-
 fn default_namespace(name: &str) -> Key {
     ("default".to_owned(), name.to_owned())
-}
-
-fn cables(plan: &Plan) -> Vec<Cable> {
-    let nodes = plan.node_plans().into_iter().map(|node| node.cable);
-    nodes.chain([plan.control(), plan.internet()]).collect()
-}
-
-async fn lay(plan: &Plan) -> Result<(Underlay, NetNs), Error> {
-    let what = "lay the underlay";
-    let underlay = Underlay::create().await.doing(what)?;
-    for cable in cables(plan) {
-        underlay.lay(&cable).await.doing(what)?;
-    }
-    let here = NetNs::current().doing(what)?;
-    underlay.plug(&plan.control(), &here).await.doing(what)?;
-    let internet = NetNs::create().doing(what)?;
-    internet.run(crate::isolate::loopback_up).doing(what)?.doing(what)?;
-    underlay.plug(&plan.internet(), &internet).await.doing(what)?;
-    Ok((underlay, internet))
-}
-
-fn buffer(nodes: usize) -> usize {
-    let [each, all] = BUFFER;
-    each.min(all / (nodes + 2)).max(4)
-}
-
-fn detector(plan: &Plan, canary: &Canary) -> Detector {
-    Detector::new(&plan.cluster_pod_cidrs(), &plan.service_cidrs(), canary.bytes())
 }
 
 fn start_api(plan: &Plan) -> Result<ApiServer, Error> {

@@ -25,3 +25,4 @@ pub mod state;
 pub mod traffic;
 pub mod underlay;
 pub mod wire;
+pub mod world;

@@ -160,6 +160,13 @@ impl Plan {
         Cable { name: "internet".into(), router: ends(1), host: ends(2), mtu: INTERNET_MTU }
     }
 
+    /// All cables: the nodes', the control plane's and that to the internet.
+    #[must_use]
+    pub fn cables(&self) -> Vec<Cable> {
+        let nodes = self.node_plans().into_iter().map(|node| node.cable);
+        nodes.chain([self.control(), self.internet()]).collect()
+    }
+
     /// Where nodes find the API server.
     #[must_use]
     pub fn api(&self) -> SocketAddr {
@@ -197,8 +204,7 @@ mod tests {
     fn nothing_overlaps() {
         let plan = Plan { families: Families::Dual, nodes: MOST_NODES };
         let nodes = plan.node_plans();
-        let cables = nodes.iter().map(|node| &node.cable).chain([]).cloned();
-        let cables: Vec<Cable> = cables.chain([plan.control(), plan.internet()]).collect();
+        let cables = plan.cables();
         let mut nets: Vec<IpNet> =
             cables.iter().flat_map(|cable| cable.host.clone()).map(|net| net.trunc()).collect();
         nets.extend(plan.cluster_pod_cidrs());

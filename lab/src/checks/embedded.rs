@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Cluster, Failed, Host};
+use crate::capture::Seen;
 use crate::lab::{HOST_PORTS, INTERNET_PORTS, Lab, PLAIN_PORT};
 use crate::plan::{Families, INTERNET_MTU, POD_MTU};
 use crate::traffic::Canary;
@@ -63,6 +64,10 @@ impl Cluster for Lab {
     fn settle(&self) {
         // What cannot be settled now shows as frames not captured in the end.
         let _ = self.capture().seen();
+    }
+
+    fn plant(&self) -> Result<Vec<Seen>, Failed> {
+        Ok(Lab::plant(self)?)
     }
 
     fn delete_pod(&self, name: &str) -> Result<(), Failed> {

@@ -1,14 +1,12 @@
 //! The leak check: nothing of the cluster was on any link of the underlay, and the detector would have seen it.
 
-use super::{Failed, Outcome, outcome};
+use super::{Cluster, Failed, Outcome, outcome};
 use crate::capture::{Leak, Seen};
-use crate::lab::Lab;
 
-/// Plants frames on every link, and then judges everything that each capture has seen since the lab was started.
+/// Plants frames on every link, and then judges everything that each capture has seen since the cluster was started.
 #[must_use]
-pub fn leaks(lab: &Lab) -> Vec<Outcome> {
-    let seen = lab.plant().map_err(Failed::from).and_then(|()| Ok(lab.capture().seen()?));
-    match seen {
+pub fn leaks(cluster: &dyn Cluster) -> Vec<Outcome> {
+    match cluster.plant() {
         Ok(links) => {
             links.iter().map(|seen| outcome(&format!("no leak on {}", seen.link), || judge(seen))).collect()
         }

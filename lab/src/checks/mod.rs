@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use selvedge::kernel::netns::NetNs;
 use serde::Serialize;
 
+use crate::capture::Seen;
 use crate::plan::{Families, Family};
 use crate::traffic::{self, Canary};
 
@@ -71,6 +72,9 @@ pub trait Cluster {
     /// Waits until whoever watches the underlay has seen everything that was sent so far. Called between bursts, so
     /// that no capture has to keep up with what two cores can send.
     fn settle(&self);
+    /// Plants frames that must be found on every link of the underlay, and tells what its captures have seen since the
+    /// cluster was started.
+    fn plant(&self) -> Result<Vec<Seen>, Failed>;
     /// Ends a pod and waits until it is gone.
     fn delete_pod(&self, name: &str) -> Result<(), Failed>;
 }
