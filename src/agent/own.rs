@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Node, ObjectReference};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Taint};
+
+/// Type of the condition that says whether the network of a node is not there yet.
+pub const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
 
 /// What the agent needs of its own Node object.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct OwnNode {
     /// Name.
     pub name: String,
@@ -23,6 +26,10 @@ pub struct OwnNode {
     pub external: Vec<IpAddr>,
     /// All annotations.
     pub annotations: BTreeMap<String, String>,
+    /// `spec.taints`.
+    pub taints: Vec<Taint>,
+    /// Whether the condition of that name is there and not false.
+    pub network_unavailable: bool,
 }
 
 /// Why a Node object cannot be used.
@@ -70,9 +77,18 @@ impl OwnNode {
             internal: addresses(node, "InternalIP"),
             external: addresses(node, "ExternalIP"),
             annotations: node.metadata.annotations.clone().unwrap_or_default(),
+            taints: node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default(),
+            network_unavailable: network_unavailable(node),
             name,
         })
     }
+}
+
+fn network_unavailable(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|condition| condition.type_ == NETWORK_UNAVAILABLE && condition.status != "False")
 }
 
 /// A reference for Events about the Node `name`.
@@ -145,6 +161,19 @@ mod tests {
         assert_eq!(own.internal, ["172.31.1.2".parse::<IpAddr>().unwrap()]);
         assert_eq!(own.external, ["2001:db8::1".parse::<IpAddr>().unwrap()]);
         assert_eq!(own.pod_cidrs.len(), 2);
+    }
+
+    #[test]
+    fn the_network_is_unavailable_while_a_condition_says_so() {
+        let own = |conditions: serde_json::Value| {
+            let mut object = node(&[]);
+            let conditions = serde_json::from_value(conditions).unwrap();
+            object.status.get_or_insert_default().conditions = Some(conditions);
+            OwnNode::from_object(&object, &[]).unwrap().network_unavailable
+        };
+        let condition = |status| serde_json::json!([{"type": "NetworkUnavailable", "status": status}]);
+        assert!(own(condition("True")) && own(condition("Unknown")));
+        assert!(!own(condition("False")) && !own(serde_json::json!([{"type": "Ready", "status": "True"}])));
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub enum Name {
     Pods,
     /// This node's annotations.
     Annotations,
+    /// The condition and the taint that hold pods back from a new node.
+    Admission,
 }
 
 impl Name {
@@ -54,6 +56,7 @@ impl Name {
             Self::Wiring => "wiring",
             Self::Pods => "pods",
             Self::Annotations => "annotations",
+            Self::Admission => "admission",
         }
     }
 }

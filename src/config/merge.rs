@@ -15,6 +15,8 @@ const LEAST_MTU_V6: i64 = 1280 + 80;
 /// Smallest MTU of an underlay for IPv4: 576 (RFC 791, section 3.1) and the tunnel's 80.
 const LEAST_MTU_V4: i64 = 576 + 80;
 
+const STARTUP_TAINT: &str = "selvedge.dev/not-ready";
+
 /// A value with the place it comes from.
 #[derive(Debug, Clone)]
 pub(super) struct Value<T> {
@@ -188,10 +190,21 @@ impl Merge<'_> {
                 default
             })
         });
+        let taint = self.text("agent.startupTaint", flags.startup_taint.as_deref(), raw.startup_taint);
         Agent {
             metrics_address,
             kubeconfig: self.path("agent.kubeconfig", flags.kubeconfig.as_ref(), raw.kubeconfig),
+            startup_taint: self.taint(taint),
         }
+    }
+
+    fn taint(&mut self, key: Option<Value<String>>) -> String {
+        let Some(key) = key else { return STARTUP_TAINT.into() };
+        if !is_qualified_name(&key.value) {
+            let problem = format!("`{}` cannot be the key of a taint", key.value);
+            self.problems.push(key.problem(problem, format!("write it like {STARTUP_TAINT}")));
+        }
+        key.value
     }
 
     fn path(
@@ -277,6 +290,17 @@ fn endpoint(text: &Value<String>, listen_port: u16) -> Result<SocketAddr, Proble
         Some(range) => Err(wrong(format!("`{}` is in the {range} range", text.value))),
         None => Ok(endpoint),
     }
+}
+
+/// As Kubernetes wants keys of labels and taints: a name of at most 63 characters, with or without a domain before it.
+fn is_qualified_name(key: &str) -> bool {
+    let (domain, name) = key.split_once('/').map_or((None, key), |(domain, name)| (Some(domain), name));
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let edges = [name.bytes().next(), name.bytes().last()];
+    domain.is_none_or(is_object_name)
+        && name.len() <= 63
+        && name.bytes().all(known)
+        && edges.iter().all(|edge| edge.is_some_and(|byte| byte.is_ascii_alphanumeric()))
 }
 
 /// RFC 1123 as Kubernetes reads it: lower-case labels with dots between.

@@ -96,6 +96,8 @@ pub struct Agent {
     /// The kubeconfig to use; in-cluster, `KUBECONFIG` or `~/.kube/config` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubeconfig: Option<PathBuf>,
+    /// Key of the taint that holds pods back from a new node, taken off once the node is ready for them.
+    pub startup_taint: String,
 }
 
 impl Config {

@@ -63,6 +63,9 @@ pub struct Overrides {
     /// The kubeconfig to use.
     #[arg(long, env = "SELVEDGE_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// Key of the taint that holds pods back from a new node.
+    #[arg(long, env = "SELVEDGE_STARTUP_TAINT", value_name = "KEY")]
+    pub startup_taint: Option<String>,
 }
 
 impl Overrides {

@@ -46,6 +46,7 @@ pub(super) struct RawCni {
 pub(super) struct RawAgent {
     pub(super) metrics_address: Option<Spanned<String>>,
     pub(super) kubeconfig: Option<Spanned<String>>,
+    pub(super) startup_taint: Option<Spanned<String>>,
 }
 
 /// Every key, by its table; the first ones stand above all tables.
@@ -72,7 +73,7 @@ const KEYS: [(&str, &[&str]); 3] = [
         ],
     ),
     ("cni", &["binDir", "confDir"]),
-    ("agent", &["metricsAddress", "kubeconfig"]),
+    ("agent", &["metricsAddress", "kubeconfig", "startupTaint"]),
 ];
 
 /// Reads the file's text.

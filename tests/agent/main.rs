@@ -1,6 +1,7 @@
 //! The agent against an API server: what it believes of other nodes, what it says, and what it does when the server
 //! is not there. Each test has a cluster of its own, in namespaces of its own.
 
+mod admit;
 mod claims;
 mod cluster;
 mod outage;

@@ -3,6 +3,7 @@
 //! The order is what makes it safe: the guard first, accepted claims on disk before the peers they allow, routes into
 //! the tunnel before pods may start. A part that fails is tried again in the next pass; the others go on.
 
+mod admit;
 mod kernel;
 mod keys;
 mod members;
@@ -141,6 +142,7 @@ impl Reconciler {
             self.configure_tunnel(own, news).await;
             self.install(own).await;
             self.publish(own).await;
+            self.admit(own).await;
         }
         self.report(own.as_ref());
     }
