@@ -17,7 +17,7 @@ const UP: libc::c_short = 1; // IFF_UP, in the width that ifreq has
 ///
 /// `spawn` then returns only when the command has been started; waiting for it gives its own exit status.
 pub fn isolate(command: &mut Command) -> &mut Command {
-    Isolation { detached: false, own_run: true }.apply(command)
+    Isolation { detached: false, own_run: true, own_users: true }.apply(command)
 }
 
 /// How a command is isolated.
@@ -27,6 +27,8 @@ pub struct Isolation {
     pub detached: bool,
     /// It sees an empty `/run`; else the host's.
     pub own_run: bool,
+    /// It is in a user namespace; else it needs to be root's, and can do what root can.
+    pub own_users: bool,
 }
 
 impl Isolation {
@@ -63,12 +65,13 @@ impl Plan {
             } else {
                 check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
             }
-            check(libc::unshare(
-                libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET,
-            ))?;
-            write(c"/proc/self/setgroups", c"deny")?;
-            write(c"/proc/self/uid_map", &self.uid_map)?;
-            write(c"/proc/self/gid_map", &self.gid_map)?;
+            let users = if self.how.own_users { libc::CLONE_NEWUSER } else { 0 };
+            check(libc::unshare(users | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET))?;
+            if self.how.own_users {
+                write(c"/proc/self/setgroups", c"deny")?;
+                write(c"/proc/self/uid_map", &self.uid_map)?;
+                write(c"/proc/self/gid_map", &self.gid_map)?;
+            }
             match check(libc::fork())? {
                 0 => self.first_process(),
                 child => wait_for(child),

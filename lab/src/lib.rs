@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod capture;
+pub mod cgroup;
 pub mod checks;
 pub mod cli;
 pub mod cni;
@@ -11,6 +12,7 @@ pub mod daemon;
 pub mod detect;
 pub mod isolate;
 pub mod kubelet;
+pub mod kubernetes;
 pub mod lab;
 pub mod manifest;
 pub mod node;

@@ -23,6 +23,27 @@ pub fn missing(binary: &Path) -> Vec<String> {
     [tun(), program(binary)].into_iter().flatten().chain(forbidden()).collect()
 }
 
+/// As [`missing`], for a real Kubernetes.
+#[must_use]
+pub fn missing_for_kubernetes() -> Vec<String> {
+    let root = nix::unistd::geteuid().is_root();
+    let user = (!root).then(|| {
+        "a real Kubernetes needs root, for control groups and overlay mounts: run it with sudo -E".to_owned()
+    });
+    let proxy = find("nft")
+        .is_none()
+        .then(|| "kube-proxy needs the program nft: install your distribution's package nftables".to_owned());
+    [tun(), user, proxy].into_iter().flatten().collect()
+}
+
+fn find(program: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
+
 /// What to do when the namespaces could not be entered although no switch forbids them.
 #[must_use]
 pub fn explain(error: &io::Error) -> String {

@@ -55,11 +55,20 @@ pub enum Error {
 impl Space {
     /// New namespaces for a node with the given name and disk; loopback is up.
     pub fn create(name: &str, disk: &Path) -> Result<Self, Error> {
+        Self::create_with(name, disk, &|| Ok(()))
+    }
+
+    /// As [`Space::create`]; `more` mounts what this node has of its own beyond that.
+    pub fn create_with(
+        name: &str,
+        disk: &Path,
+        more: &(dyn Fn() -> io::Result<()> + Sync),
+    ) -> Result<Self, Error> {
         let failed = |step| move |source: io::Error| Error::Make { name: name.to_owned(), step, source };
         on_a_thread(|| {
             let flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS;
             unshare(flags).map_err(io::Error::from).map_err(failed("unshare"))?;
-            furnish(disk).map_err(failed("mount"))?;
+            furnish(disk).and_then(|()| more()).map_err(failed("mount"))?;
             nix::unistd::sethostname(name).map_err(io::Error::from).map_err(failed("set the host name"))?;
             crate::isolate::loopback_up().map_err(failed("bring loopback up"))?;
             let open =

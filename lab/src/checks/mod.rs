@@ -16,13 +16,17 @@ use crate::traffic::{self, Canary};
 mod bulk;
 mod egress;
 mod embedded;
+mod kubernetes;
 mod leak;
 mod mtu;
 mod pods;
 mod reach;
 mod throughput;
+mod workloads;
 
+pub use kubernetes::Served;
 pub use leak::leaks;
+pub use workloads::workloads;
 
 /// Something with addresses in a network namespace: a pod, a node, the internet.
 #[derive(Debug, Clone)]

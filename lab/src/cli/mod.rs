@@ -22,6 +22,7 @@ const UNREACHABLE: u8 = 4;
 const EXAMPLES: &str = "\
 Examples:
   selvedge-lab run                            # a cluster, all checks, and it is gone again
+  selvedge-lab run --kubernetes --nodes 2     # the same on a real Kubernetes, as root
   selvedge-lab up --nodes 3                   # a cluster that stays
   selvedge-lab pod create web --node node2
   selvedge-lab exec web -- cat /proc/net/route
@@ -30,7 +31,7 @@ Examples:
   selvedge-lab down";
 
 /// A whole Kubernetes network on one machine, in namespaces: nodes with the real processes of Selvedge, an API server,
-/// a router and an internet. Needs no root, and leaves nothing behind.
+/// a router and an internet. Needs no root but for a real Kubernetes, and leaves nothing behind.
 #[derive(Debug, Parser)]
 #[command(name = "selvedge-lab", version, after_help = EXAMPLES)]
 struct Cli {
@@ -83,6 +84,9 @@ struct Shape {
     /// IPv6 only
     #[arg(long, conflicts_with = "dual_stack")]
     ipv6: bool,
+    /// A real Kubernetes, with Selvedge as it is shipped; needs root
+    #[arg(long, conflicts_with_all = ["ipv4", "ipv6"])]
+    kubernetes: bool,
     /// The product's binary; beside this program by default
     #[arg(long, env = "SELVEDGE_BIN")]
     selvedge: Option<PathBuf>,
@@ -111,7 +115,8 @@ impl Shape {
             Families::Dual => "--dual-stack",
         };
         let binary = self.binary().display().to_string();
-        ["--nodes", &self.nodes.to_string(), family, "--selvedge", &binary].map(str::to_owned).to_vec()
+        let args = ["--nodes", &self.nodes.to_string(), family, "--selvedge", &binary].map(str::to_owned);
+        args.into_iter().chain(self.kubernetes.then(|| "--kubernetes".to_owned())).collect()
     }
 }
 
@@ -199,7 +204,11 @@ fn colours() -> bool {
 
 /// Fails with everything that is missing on this machine, if anything is.
 fn preflight(shape: &Shape) -> Result<(), Failure> {
-    let missing = crate::preflight::missing(&shape.binary());
+    let missing = if shape.kubernetes {
+        crate::preflight::missing_for_kubernetes()
+    } else {
+        crate::preflight::missing(&shape.binary())
+    };
     if missing.is_empty() {
         return Ok(());
     }
@@ -227,13 +236,19 @@ mod tests {
                 Verb::Up(args) => args.shape,
                 verb => panic!("{verb:?}"),
             };
-        for line in [&["--nodes", "5", "--ipv6"][..], &["--ipv4"], &[], &["--selvedge", "/x/selvedge"]] {
+        for line in [
+            &["--nodes", "5", "--ipv6"][..],
+            &["--ipv4"],
+            &["--kubernetes"],
+            &[],
+            &["--selvedge", "/x/selvedge"],
+        ] {
             let shape = parse(line);
             let again = shape.args();
             let again = parse(&again.iter().map(String::as_str).collect::<Vec<_>>());
             assert_eq!(
-                (again.nodes, again.families(), again.binary()),
-                (shape.nodes, shape.families(), shape.binary())
+                (again.nodes, again.families(), again.binary(), again.kubernetes),
+                (shape.nodes, shape.families(), shape.binary(), shape.kubernetes)
             );
         }
         for line in [&["--nodes", "0"][..], &["--nodes", "65"], &["--ipv4", "--ipv6"]] {

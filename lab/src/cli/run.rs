@@ -7,8 +7,10 @@ use std::process::{Command, ExitCode};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::{FAILED, Failure, Progress, Shape};
-use crate::checks::{self, Outcome, Report, Scale};
+use crate::cgroup::Group;
+use crate::checks::{self, Cluster, Outcome, Report, Scale, Served};
 use crate::isolate::Isolation;
+use crate::kubernetes::{self, Assets, Kubernetes};
 use crate::lab::{Lab, Options, logs};
 use crate::preflight;
 use crate::state::Folder;
@@ -41,17 +43,23 @@ pub(super) struct Inside {
     folder: PathBuf,
     #[arg(long)]
     quick: bool,
+    #[command(flatten)]
+    assets: Option<Assets>,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     super::preflight(&args.shape)?;
+    let kubernetes = args.shape.kubernetes;
+    let assets = kubernetes.then(Assets::prepare).transpose().map_err(Failure::new)?;
     let folder = Folder::open(&format!("run-{}", std::process::id()))?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("inside").args(args.shape.args()).arg("--folder").arg(folder.path());
-    command.args(args.quick.then_some("--quick"));
-    let isolation = Isolation { detached: false, own_run: false };
+    command.args(args.quick.then_some("--quick")).args(assets.iter().flat_map(Assets::args));
+    let isolation = Isolation { detached: false, own_run: false, own_users: !kubernetes };
+    let group = kubernetes.then(Group::create).transpose()?;
     let mut child =
         isolation.apply(&mut command).spawn().map_err(|error| Failure::new(preflight::explain(&error)))?;
+    group.iter().try_for_each(Group::leave)?;
     // Ctrl-C ends the lab, which has the terminal too; this process stays to clean up.
     #[expect(unsafe_code, reason = "nix lets signal handlers be set unsafely only")]
     // SAFETY: ignoring a signal runs no code.
@@ -59,6 +67,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         signal(Signal::SIGINT, SigHandler::SigIgn).map_err(Failure::new)?;
     }
     let status = child.wait()?;
+    drop(group);
     let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED);
     if code == 0 && !args.keep {
         folder.remove()?;
@@ -72,29 +81,54 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
     let folder = Folder::at(args.folder.clone());
     super::log_to(&folder.log())?;
     let progress = Progress::new();
-    let options = Options {
-        nodes: args.shape.nodes,
-        families: args.shape.families(),
-        folder: folder.path().to_owned(),
-        binary: args.shape.binary(),
-    };
-    let lab = Lab::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
-    progress.say("checking");
     let scale = if args.quick { Scale::SMALL } else { Scale::FULL };
-    let mut tally = Tally::default();
-    checks::run(&lab, scale, &mut |report| match report {
-        Report::Begun(name) => announce(name),
-        Report::Ended(outcome) => tally.count(outcome),
-    });
-    announce("leak check");
-    checks::leaks(&lab).iter().for_each(|outcome| tally.count(outcome));
-    if tally.failed > 0 {
-        lab.nodes().iter().for_each(|node| print(&format!("{}\n", logs(node))));
-    }
-    progress.say("taking the lab down");
-    drop(lab);
+    let tally = match &args.assets {
+        None => {
+            let options = Options {
+                nodes: args.shape.nodes,
+                families: args.shape.families(),
+                folder: folder.path().to_owned(),
+                binary: args.shape.binary(),
+            };
+            let lab = Lab::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
+            let told = || lab.nodes().iter().map(|node| logs(node)).collect::<Vec<_>>().join("\n");
+            check(&lab, scale, &progress, |_| {}, told)
+        }
+        Some(assets) => {
+            let (nodes, folder) = (args.shape.nodes, folder.path().to_owned());
+            let options = kubernetes::Options { nodes, folder, assets: assets.clone() };
+            let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
+            let more = |report: &mut dyn FnMut(Report<'_>)| checks::workloads(&cluster, report);
+            check(&Served::new(&cluster), scale, &progress, more, || cluster.logs())
+        }
+    };
     print(&format!("{} passed, {} failed\n", tally.passed, tally.failed));
     Ok(ExitCode::from(if tally.failed == 0 { 0 } else { FAILED }))
+}
+
+/// Makes all checks, and `more` before the leak check; where one fails, prints what `logs` gives.
+fn check(
+    cluster: &dyn Cluster,
+    scale: Scale,
+    progress: &Progress,
+    more: impl FnOnce(&mut dyn FnMut(Report<'_>)),
+    logs: impl FnOnce() -> String,
+) -> Tally {
+    progress.say("checking");
+    let mut tally = Tally::default();
+    let mut report = |report: Report<'_>| match report {
+        Report::Begun(name) => announce(name),
+        Report::Ended(outcome) => tally.count(outcome),
+    };
+    checks::run(cluster, scale, &mut report);
+    more(&mut report);
+    announce("leak check");
+    checks::leaks(cluster).iter().for_each(|outcome| tally.count(outcome));
+    if tally.failed > 0 {
+        print(&format!("{}\n", logs()));
+    }
+    progress.say("taking the lab down");
+    tally
 }
 
 #[derive(Debug, Default)]

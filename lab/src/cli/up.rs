@@ -40,6 +40,9 @@ pub(super) struct Daemon {
 
 pub(super) fn up(args: &Args) -> Result<ExitCode, Failure> {
     super::preflight(&args.shape)?;
+    if args.shape.kubernetes {
+        return Err(Failure::new("a real Kubernetes does not stay up yet: use `run --kubernetes`"));
+    }
     let objects = args.manifest.as_deref().map(manifest::load).transpose().map_err(Failure::new)?;
     let folder = Folder::open(&args.name.name)?;
     drop(folder.lock()?);
@@ -68,7 +71,7 @@ fn start(shape: &Shape, folder: &Folder) -> Result<Child, Failure> {
     let mut command = Command::new(own);
     command.arg("daemon").args(shape.args()).arg("--folder").arg(folder.path());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).current_dir("/");
-    let isolation = Isolation { detached: true, own_run: false };
+    let isolation = Isolation { detached: true, own_run: false, own_users: true };
     isolation.apply(&mut command).spawn().map_err(|error| Failure::new(preflight::explain(&error)))
 }
 

@@ -1,0 +1,112 @@
+//! What a real Kubernetes is made of: its binaries and images, Selvedge's own image, and the manifests. Built once and
+//! kept in a cache, by scripts of the project, outside of all namespaces.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Where the assets are. All paths are absolute.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Assets {
+    /// Folder with `bin` and `images`.
+    #[arg(long, hide = true, id = "ASSETS")]
+    pub kubernetes_folder: PathBuf,
+    /// Selvedge's image, an OCI layout as a tar file.
+    #[arg(long, hide = true, id = "IMAGE")]
+    pub selvedge_image: PathBuf,
+    /// The project's `deploy` folder.
+    #[arg(long, hide = true, id = "DEPLOY")]
+    pub deploy_folder: PathBuf,
+}
+
+/// Why something is missing.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No project around this program.
+    #[error("no {BUILD} above {}: run selvedge-lab from the project's folder", .0.display())]
+    NoProject(PathBuf),
+    /// A script could not be started.
+    #[error("run {}: {source}", script.display())]
+    Start {
+        /// Which.
+        script: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A script failed, and has said why.
+    #[error("{} failed ({status}), see above", script.display())]
+    Failed {
+        /// Which.
+        script: PathBuf,
+        /// How it ended.
+        status: std::process::ExitStatus,
+    },
+}
+
+const BUILD: &str = "tests/kubernetes/build.sh";
+const IMAGE: &str = "deploy/image/build.sh";
+/// Where the image goes, below the project's folder.
+const IMAGE_FOLDER: &str = "target/image";
+const IMAGE_FILE: &str = "selvedge.tar";
+
+impl Assets {
+    /// Builds what is not there yet; the scripts tell on standard error how far they are.
+    ///
+    /// # Errors
+    /// When there is no project around this program or folder, or a script fails.
+    pub fn prepare() -> Result<Self, Error> {
+        let project = project()?;
+        let folder = run(&project.join(BUILD), &[])?;
+        let image = project.join(IMAGE_FOLDER);
+        run(&project.join(IMAGE), &[&image])?;
+        Ok(Self {
+            kubernetes_folder: folder.into(),
+            selvedge_image: image.join(IMAGE_FILE),
+            deploy_folder: project.join("deploy"),
+        })
+    }
+
+    /// The same, for the program inside.
+    #[must_use]
+    pub fn args(&self) -> Vec<std::ffi::OsString> {
+        let pairs = [
+            ("--kubernetes-folder", &self.kubernetes_folder),
+            ("--selvedge-image", &self.selvedge_image),
+            ("--deploy-folder", &self.deploy_folder),
+        ];
+        pairs.into_iter().flat_map(|(flag, path)| [flag.into(), path.clone().into_os_string()]).collect()
+    }
+
+    pub(super) fn binary(&self, name: &str) -> PathBuf {
+        self.kubernetes_folder.join("bin").join(name)
+    }
+
+    /// The images that every node gets.
+    pub(super) fn images(&self) -> io::Result<Vec<PathBuf>> {
+        let folder = std::fs::read_dir(self.kubernetes_folder.join("images"))?;
+        let mut images: Vec<PathBuf> = folder.flatten().map(|entry| entry.path()).collect();
+        images.retain(|path| path.extension().is_some_and(|extension| extension == "tar"));
+        images.sort();
+        images.push(self.selvedge_image.clone());
+        Ok(images)
+    }
+}
+
+/// The project's folder: the nearest one above this program, or above the working folder, that has the script.
+fn project() -> Result<PathBuf, Error> {
+    let starts = [std::env::current_exe().ok(), std::env::current_dir().ok()];
+    let mut all = starts.iter().flatten().flat_map(|start| start.ancestors());
+    let found = all.find(|folder| folder.join(BUILD).is_file()).map(Path::to_owned);
+    found.ok_or_else(|| Error::NoProject(std::env::current_dir().unwrap_or_default()))
+}
+
+/// Gives the last line of what the script prints.
+fn run(script: &Path, args: &[&Path]) -> Result<String, Error> {
+    let output = Command::new(script).args(args).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|source| Error::Start { script: script.into(), source })?;
+    if !output.status.success() {
+        return Err(Error::Failed { script: script.into(), status: output.status });
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().last().unwrap_or_default().to_owned())
+}

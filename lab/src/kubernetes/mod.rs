@@ -1,0 +1,311 @@
+//! A real Kubernetes on one machine: etcd, API server, controllers, scheduler, and nodes with their own containerd,
+//! kubelet and kube-proxy, with Selvedge as it is shipped. The underlay, the internet and the captures are those of
+//! every lab. It needs root, for control groups and overlay mounts.
+
+mod assets;
+mod client;
+mod control_plane;
+mod install;
+mod machine;
+mod pki;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use selvedge::kernel::netns::NetNs;
+use serde_json::json;
+
+pub use assets::{Assets, Error as AssetsError};
+use client::Client;
+use control_plane::ControlPlane;
+use machine::{Machine, Site};
+use pki::Authority;
+
+use crate::capture::Seen;
+use crate::lab::{Doing as _, Error, HOST_PORTS};
+use crate::plan::{API_PORT, Families, Plan};
+use crate::process;
+use crate::space::Space;
+use crate::traffic::Server;
+use crate::world::World;
+
+/// How long each step of starting may take: this machine may be busy with other things.
+const READY: Duration = Duration::from_secs(180);
+const POD: Duration = Duration::from_secs(90);
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+/// How a cluster is to be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How many nodes; the control plane runs on the first.
+    pub nodes: usize,
+    /// Where it keeps its files; an empty folder, on a file system that overlay mounts can lie on.
+    pub folder: PathBuf,
+    /// What it is made of.
+    pub assets: Assets,
+}
+
+/// A running cluster. Its methods block, and must not be called on a thread of an async runtime.
+pub struct Kubernetes {
+    // In the order in which they have to end.
+    client: Client,
+    hosts: Vec<Server>,
+    machines: Vec<Machine>,
+    control_plane: ControlPlane,
+    world: World,
+    options: Options,
+}
+
+impl Kubernetes {
+    /// Builds a cluster and installs Selvedge on it. The caller is in namespaces of its own but for users, and in a
+    /// control group of its own. `progress` is told of each step as it begins.
+    pub fn start(options: Options, progress: &mut dyn FnMut(&str)) -> Result<Self, Error> {
+        let mut cluster = Self::build(options, progress)?;
+        cluster.install(progress)?;
+        Ok(cluster)
+    }
+
+    /// As [`Kubernetes::start`], without Selvedge: the nodes are there and not ready.
+    pub fn build(options: Options, progress: &mut dyn FnMut(&str)) -> Result<Self, Error> {
+        // Taken already is fine.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        crate::cgroup::enter().doing("enter a control group namespace")?;
+        let plan = Plan { families: Families::Dual, nodes: options.nodes };
+        progress("laying the underlay: a router, its cables, the internet");
+        let world = World::build(plan)?;
+        let authority = Authority::create().doing("make a certificate authority")?;
+        let mut spaces = Vec::new();
+        for node in plan.node_plans() {
+            let space = Machine::space(&options.folder, &node)?;
+            let plugged = world.runtime().block_on(world.underlay().plug(&node.cable, space.net()));
+            plugged.doing(format!("plug {} in", node.name))?;
+            spaces.push((node, space));
+        }
+        let Some((first, space)) = spaces.first() else {
+            return Err(Error::new("start a cluster", "it needs a node".into()));
+        };
+        let addresses = first.cable.addresses();
+        let url = api_url(&addresses);
+        let (assets, folder) = (&options.assets, options.folder.as_path());
+        let site = Site { assets, folder, plan, authority: &authority, api: url.clone() };
+        progress("starting etcd, API server, controllers and scheduler");
+        let control_plane = ControlPlane::start(&site, &first.name, &addresses, space)?;
+        let admin = authority.client("lab-admin", "system:masters").doing("make an administrator")?;
+        let kubeconfig = authority.kubeconfig(&url, &admin);
+        std::fs::write(options.folder.join("kubeconfig"), &kubeconfig).doing("write the kubeconfig")?;
+        let client = Client::connect(world.runtime(), &kubeconfig)?;
+        let waited = process::wait_for("the API server to be ready", READY, || client.is_ready());
+        waited
+            .map_err(|why| Error::new("start the API server", format!("{why}\n{}", control_plane.logs())))?;
+        progress("starting containerd, kubelet and kube-proxy on every node, with their images");
+        let mut machines = Vec::new();
+        for (node, space) in spaces {
+            machines.push(Machine::start(node, space, &site)?);
+        }
+        let mut cluster = Self { client, hosts: Vec::new(), machines, control_plane, world, options };
+        cluster.start_hosts()?;
+        progress("waiting for the nodes to register and to get their pod CIDRs");
+        cluster.wait("every node to have pod CIDRs", |cluster| {
+            let nodes = cluster.client.list::<Node>("/api/v1/nodes")?;
+            let with = nodes.iter().filter(|node| !pod_cidrs(node).is_empty()).count();
+            Ok(with == cluster.machines.len())
+        })?;
+        Ok(cluster)
+    }
+
+    fn start_hosts(&mut self) -> Result<(), Error> {
+        for machine in &self.machines {
+            let (net, name) = (machine.namespaces().net(), &machine.plan().name);
+            let server = Server::start(net, name, &HOST_PORTS, self.world.canary());
+            self.hosts.push(server.doing(format!("start the server of {name}"))?);
+        }
+        Ok(())
+    }
+
+    /// The world around it.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// The names of its nodes.
+    #[must_use]
+    pub fn node_names(&self) -> Vec<String> {
+        self.machines.iter().map(|machine| machine.plan().name.clone()).collect()
+    }
+
+    /// The namespaces of a node.
+    #[must_use]
+    pub fn node_space(&self, name: &str) -> Option<&Arc<Space>> {
+        self.machine(name).map(Machine::namespaces)
+    }
+
+    /// A node's addresses, and its pod CIDRs as the API server has them.
+    pub fn node(&self, name: &str) -> Result<(Vec<IpAddr>, Vec<IpNet>), Error> {
+        let node = self.client.get::<Node>(&format!("/api/v1/nodes/{name}"))?;
+        let machine = self.machine(name);
+        let addresses = machine.map(|machine| machine.plan().cable.addresses()).unwrap_or_default();
+        Ok((addresses, pod_cidrs(&node)))
+    }
+
+    /// Where it keeps its files.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.options.folder
+    }
+
+    /// The kubeconfig of an administrator, for programs in the lab's own network namespace.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.options.folder.join("kubeconfig")
+    }
+
+    /// A command of kubectl's, as an administrator; gives what it prints.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String, Error> {
+        let mut command = std::process::Command::new(self.options.assets.binary("kubectl"));
+        command.args(args).arg("--kubeconfig").arg(self.kubeconfig());
+        let what = format!("kubectl {}", args.join(" "));
+        let output = command.output().doing(&what)?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(Error::new(what, String::from_utf8_lossy(&output.stderr).into_owned())),
+        }
+    }
+
+    /// Creates a pod on a node, with nothing but pauses in it, and waits until it runs; gives its namespace and
+    /// addresses.
+    pub fn create_pod(
+        &self,
+        name: &str,
+        node: &str,
+        containers: &[&str],
+    ) -> Result<(Arc<NetNs>, Vec<IpAddr>), Error> {
+        let containers: Vec<_> = containers
+            .iter()
+            .map(|name| json!({"name": name, "image": install::PAUSE, "imagePullPolicy": "Never"}))
+            .collect();
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {
+                "nodeName": node, "containers": containers, "terminationGracePeriodSeconds": 1,
+                "automountServiceAccountToken": false,
+            },
+        });
+        self.client.create(PODS, &pod)?;
+        let mut addresses = Vec::new();
+        let running = process::wait_for("it to run", POD, || {
+            addresses = self.client.get::<Pod>(&path(name)).map(|pod| running(&pod)).unwrap_or_default();
+            !addresses.is_empty()
+        });
+        running.map_err(|why| Error::new(format!("pod {name}"), format!("{why}\n{}", self.events(name))))?;
+        Ok((Arc::new(self.pod_namespace(node, &addresses)?), addresses))
+    }
+
+    /// Deletes a pod and waits until it is gone.
+    pub fn delete_pod(&self, name: &str) -> Result<(), Error> {
+        self.client.delete(&path(name))?;
+        let gone = process::wait_for("it to be gone", POD, || {
+            self.client.find::<Pod>(&path(name)).is_ok_and(|found| found.is_none())
+        });
+        gone.map_err(|why| Error::new(format!("delete pod {name}"), format!("{why}\n{}", self.events(name))))
+    }
+
+    /// Plants frames that must be found, on every link, and tells what each capture has seen since the beginning.
+    pub fn plant(&self) -> Result<Vec<Seen>, Error> {
+        self.world.plant(|name| self.machine(name).map(|machine| machine.namespaces().net()))
+    }
+
+    /// The last lines of what all processes of the cluster and Selvedge's pods have written.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let mut parts = vec![self.control_plane.logs()];
+        parts.extend(self.machines.iter().map(Machine::logs));
+        for args in install::LOGS {
+            parts.push(self.kubectl(args).unwrap_or_else(|error| error.to_string()));
+        }
+        parts.join("\n")
+    }
+
+    fn machine(&self, name: &str) -> Option<&Machine> {
+        self.machines.iter().find(|machine| machine.plan().name == name)
+    }
+
+    /// What the API server's Events say of an object; for error messages.
+    fn events(&self, name: &str) -> String {
+        let field = format!("involvedObject.name={name}");
+        let events = ["get", "events", "--all-namespaces", "--field-selector", &field];
+        self.kubectl(&events).unwrap_or_else(|error| error.to_string())
+    }
+
+    /// The network namespace on a node that has this address.
+    pub fn pod_namespace(&self, node: &str, addresses: &[IpAddr]) -> Result<NetNs, Error> {
+        let what = format!("find the network namespace of {addresses:?} on {node}");
+        let machine = self.machine(node).ok_or_else(|| Error::new(&what, "no such node".into()))?;
+        let found = machine.namespaces().run(|| find_namespace(addresses)).doing(&what)?;
+        found.ok_or_else(|| Error::new(what, "none in /run/netns has it".into()))
+    }
+
+    fn wait(&self, what: &str, mut holds: impl FnMut(&Self) -> Result<bool, Error>) -> Result<(), Error> {
+        let mut last = String::new();
+        let waited = process::wait_for(what, READY, || match holds(self) {
+            Ok(holds) => holds,
+            Err(error) => {
+                last = error.to_string();
+                false
+            }
+        });
+        waited.map_err(|why| Error::new("the cluster", format!("{why}; {last}\n{}", self.logs())))
+    }
+}
+
+/// Runtimes name the namespaces of their pods there.
+fn find_namespace(addresses: &[IpAddr]) -> Option<NetNs> {
+    let has = |ns: &NetNs| {
+        // Only where the address is a local one, a socket can be bound to it.
+        let bind = |address: &IpAddr| std::net::UdpSocket::bind((*address, 0)).is_ok();
+        ns.run(|| addresses.iter().any(bind)).unwrap_or(false)
+    };
+    let entries = std::fs::read_dir("/run/netns").ok()?;
+    entries.flatten().filter_map(|entry| NetNs::open(entry.path()).ok()).find(has)
+}
+
+fn running(pod: &Pod) -> Vec<IpAddr> {
+    let Some(status) = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Running")) else {
+        return Vec::new();
+    };
+    let ready = status.container_statuses.iter().flatten().all(|container| container.ready);
+    let addresses = status.pod_ips.iter().flatten().filter_map(|address| address.ip.parse().ok());
+    addresses.filter(|_| ready).collect()
+}
+
+fn pod_cidrs(node: &Node) -> Vec<IpNet> {
+    let spec = node.spec.as_ref().and_then(|spec| spec.pod_cidrs.as_ref());
+    spec.into_iter().flatten().filter_map(|net| net.parse().ok()).collect()
+}
+
+/// Of a pod in the API.
+fn path(name: &str) -> String {
+    format!("{PODS}/{name}")
+}
+
+fn api_url(addresses: &[IpAddr]) -> String {
+    let address = addresses.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    format!("https://{}", std::net::SocketAddr::new(address, API_PORT))
+}
+
+/// Address number `number` of a range.
+fn nth(net: IpNet, number: u8) -> IpAddr {
+    match net.network() {
+        IpAddr::V4(first) => IpAddr::V4((u32::from(first) + u32::from(number)).into()),
+        IpAddr::V6(first) => IpAddr::V6((u128::from(first) + u128::from(number)).into()),
+    }
+}
+
+/// Where the cluster's DNS server is reached, by custom number 10 of each range of Services.
+fn dns_addresses(plan: &Plan) -> Vec<IpAddr> {
+    plan.service_cidrs().into_iter().map(|net| nth(net, 10)).collect()
+}
