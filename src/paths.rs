@@ -13,6 +13,8 @@ pub struct Paths {
     pub run: PathBuf,
     /// Where the standard WireGuard tools look for UAPI sockets, `/var/run/wireguard`.
     pub uapi: PathBuf,
+    /// Where the kernel's settings are, `/proc/sys`; only `net` below it is used. See `kernel::sysctl`.
+    pub sysctl: PathBuf,
 }
 
 impl Default for Paths {
@@ -22,13 +24,14 @@ impl Default for Paths {
             state: "/var/lib/selvedge".into(),
             run: "/run/selvedge".into(),
             uapi: "/var/run/wireguard".into(),
+            sysctl: "/proc/sys".into(),
         }
     }
 }
 
 impl Paths {
     /// The defaults, each overridden by its environment variable: `SELVEDGE_CONFIG`, `SELVEDGE_STATE_DIR`,
-    /// `SELVEDGE_RUN_DIR`, `SELVEDGE_UAPI_DIR`.
+    /// `SELVEDGE_RUN_DIR`, `SELVEDGE_UAPI_DIR`, `SELVEDGE_SYSCTL_DIR`.
     #[must_use]
     pub fn from_env() -> Self {
         let default = Self::default();
@@ -38,6 +41,7 @@ impl Paths {
             state: path("SELVEDGE_STATE_DIR", default.state),
             run: path("SELVEDGE_RUN_DIR", default.run),
             uapi: path("SELVEDGE_UAPI_DIR", default.uapi),
+            sysctl: path("SELVEDGE_SYSCTL_DIR", default.sysctl),
         }
     }
 

@@ -2,11 +2,18 @@
 //!
 //! Keys have slashes, as `ipv4/conf/eth0.1/rp_filter`, because device names may contain dots. Where namespaces
 //! matter, call it inside [`NetNs::run`](super::netns::NetNs::run).
+//!
+//! Container runtimes mount `/proc/sys` read-only. A process in such a container is given the node's `/proc/sys/net`
+//! in another place, and `SELVEDGE_SYSCTL_DIR` names what stands there for `/proc/sys`: the files there too are those
+//! of the namespace of whoever opens them.
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::LazyLock;
 
-const ROOT: &str = "/proc/sys/net";
+use crate::paths::Paths;
+
+static ROOT: LazyLock<PathBuf> = LazyLock::new(|| Paths::from_env().sysctl.join("net"));
 
 /// What could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +57,7 @@ impl Error {
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::ReadOnlyFilesystem => {
-            "; /proc/sys is mounted read-only here: run privileged, or mount the host's /proc/sys/net writable"
+            "; it is mounted read-only here: mount the node's /proc/sys/net elsewhere and set SELVEDGE_SYSCTL_DIR"
         }
         io::ErrorKind::PermissionDenied => "; CAP_NET_ADMIN in this namespace is needed",
         _ => "",
@@ -97,7 +104,7 @@ fn path(key: &str) -> Result<PathBuf, Error> {
     let relative = Path::new(key);
     let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
     match plain && !key.is_empty() {
-        true => Ok(Path::new(ROOT).join(relative)),
+        true => Ok(ROOT.join(relative)),
         false => Err(Error::Key(key.to_owned())),
     }
 }
@@ -114,6 +121,24 @@ mod tests {
             assert!(other.run(|| ensure("ipv4/ip_forward", "1")).unwrap().unwrap());
             assert!(!other.run(|| ensure("ipv4/ip_forward", "1")).unwrap().unwrap());
             assert_eq!(read("ipv4/ip_forward").unwrap(), "0");
+        });
+    }
+
+    /// What `SELVEDGE_SYSCTL_DIR` relies on.
+    #[test]
+    fn a_second_mount_belongs_to_the_namespace_of_who_opens_it() {
+        selvedge_lab::isolated!(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let bind = nix::mount::MsFlags::MS_BIND;
+            nix::mount::mount(Some("/proc/sys/net"), folder.path(), None::<&str>, bind, None::<&str>)
+                .unwrap();
+            let file = folder.path().join("ipv4/ip_forward");
+            let other = NetNs::create().unwrap();
+            other.run(|| std::fs::write(&file, "1")).unwrap().unwrap();
+            assert_eq!(other.run(|| std::fs::read_to_string(&file)).unwrap().unwrap(), "1\n");
+            assert_eq!(other.run(|| read("ipv4/ip_forward")).unwrap().unwrap(), "1");
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), "0\n");
+            nix::mount::umount(folder.path()).unwrap();
         });
     }
 
