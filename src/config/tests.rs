@@ -15,7 +15,7 @@ fn problem(text: &str) -> String {
 
 #[test]
 fn the_example_in_deploy_is_valid() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/config.toml");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/config.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     let config = Config::load(&path, &Overrides::default()).unwrap();
     // Every key that it shows as a comment is valid too, and shows the default where there is one.
