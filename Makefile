@@ -19,6 +19,10 @@ demo: lab ## Build, bring up a cluster in namespaces, check it, take it down
 lab: toolchain ## Build the product and the lab
 	$(CARGO) build --release --package selvedge --package selvedge-lab
 
+.PHONY: image
+image: toolchain ## Build the container image and its SBOM into target/image, without a container engine
+	deploy/image/build.sh target/image
+
 .PHONY: test
 test: toolchain ## Run every test; installs what the tests need beyond the product
 	tests/run.sh
