@@ -27,6 +27,14 @@ image: toolchain ## Build the container image and its SBOM into target/image, wi
 test: toolchain ## Run every test; installs what the tests need beyond the product
 	tests/run.sh
 
+.PHONY: test-fast
+test-fast: toolchain ## Run every test but those on a real Kubernetes
+	tests/run.sh --fast
+
+.PHONY: conformance
+conformance: lab ## Upstream Kubernetes' conformance tests of the network, on a real Kubernetes (root)
+	target/release/selvedge-lab conformance --nodes 2
+
 .PHONY: lint
 lint: toolchain ## Formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need beyond the product: wg, wireguard-go and boringtun-cli, to talk to.
+# Installs what the tests need beyond the product: wg, wireguard-go and boringtun-cli, to talk to, and nft.
 # Peers that have to be built go into a cache folder and are built once. Prints what it does only when it does it.
 set -euo pipefail
 
@@ -29,6 +29,9 @@ debian() { # package: installs it, if this is a Debian and we may
 
 # wg: the standard tool.
 command -v wg >/dev/null || debian wireguard-tools
+
+# nft: kube-proxy, on the real Kubernetes of the tests, calls it.
+command -v nft >/dev/null || [ -x /usr/sbin/nft ] || debian nftables
 
 # wireguard-go: the module's version, else Debian's.
 if [ ! -x "$cache/bin/wireguard-go-$wireguard_go" ]; then

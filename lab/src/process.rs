@@ -270,14 +270,26 @@ fn cut(line: &str) -> &str {
 ///
 /// # Errors
 /// A text that says what was waited for, when it does not hold within `limit`.
-pub fn wait_for(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) -> Result<(), String> {
-    const LOOK: Duration = Duration::from_millis(5);
+pub fn wait_for(what: &str, limit: Duration, holds: impl FnMut() -> bool) -> Result<(), String> {
+    wait_every(Duration::from_millis(5), what, limit, holds)
+}
+
+/// As [`wait_for`], looking once in a `pause`: for what is not cheap to look at.
+///
+/// # Errors
+/// As [`wait_for`].
+pub fn wait_every(
+    pause: Duration,
+    what: &str,
+    limit: Duration,
+    mut holds: impl FnMut() -> bool,
+) -> Result<(), String> {
     let deadline = Instant::now() + limit;
     while !holds() {
         if Instant::now() >= deadline {
             return Err(format!("waited {limit:?} for {what}, in vain"));
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(pause);
     }
     Ok(())
 }

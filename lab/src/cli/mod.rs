@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::plan::{Families, MOST_NODES};
 use crate::state;
 
+mod conformance;
 mod enter;
 mod pod;
 mod run;
@@ -45,6 +46,8 @@ enum Verb {
     Up(up::Args),
     /// Start a lab, make all checks, and take it down
     Run(run::Args),
+    /// Run upstream Kubernetes' end-to-end tests of the network on a real Kubernetes
+    Conformance(conformance::Args),
     /// Take a lab down
     Down(Name),
     /// Run a shell in the lab's own namespaces, with KUBECONFIG set
@@ -59,6 +62,8 @@ enum Verb {
     Daemon(up::Daemon),
     #[command(hide = true)]
     Inside(run::Inside),
+    #[command(hide = true)]
+    ConformanceInside(conformance::Inside),
 }
 
 /// Which lab.
@@ -174,6 +179,8 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Daemon(args) => up::daemon(&args),
         Verb::Inside(args) => run::inside(&args),
+        Verb::Conformance(args) => conformance::run(&args),
+        Verb::ConformanceInside(args) => conformance::inside(&args),
     };
     result.unwrap_or_else(|failure| {
         eprintln!("selvedge-lab: {}", failure.text);
@@ -219,7 +226,7 @@ fn preflight(shape: &Shape) -> Result<(), Failure> {
 fn log_to(path: &std::path::Path) -> Result<(), Failure> {
     let file = std::fs::File::options().create(true).append(true).open(path)?;
     let filter = tracing_subscriber::EnvFilter::try_from_env("SELVEDGE_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube_client=off"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(file);
     subscriber.try_init().map_err(Failure::new)
 }

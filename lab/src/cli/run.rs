@@ -1,5 +1,6 @@
 //! `run`: a lab, all checks, and it is gone again.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -49,14 +50,25 @@ pub(super) struct Inside {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     super::preflight(&args.shape)?;
-    let kubernetes = args.shape.kubernetes;
-    let assets = kubernetes.then(Assets::prepare).transpose().map_err(Failure::new)?;
+    let assets = args.shape.kubernetes.then(|| Assets::prepare(false)).transpose().map_err(Failure::new)?;
+    let more = args.quick.then_some("--quick").map(OsString::from);
+    launch("inside", &args.shape, assets.as_ref(), more, args.keep)
+}
+
+/// Runs the hidden verb `verb` of this program in namespaces of its own, with a folder that is gone when all went well.
+pub(super) fn launch(
+    verb: &str,
+    shape: &Shape,
+    assets: Option<&Assets>,
+    more: impl IntoIterator<Item = OsString>,
+    keep: bool,
+) -> Result<ExitCode, Failure> {
     let folder = Folder::open(&format!("run-{}", std::process::id()))?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("inside").args(args.shape.args()).arg("--folder").arg(folder.path());
-    command.args(args.quick.then_some("--quick")).args(assets.iter().flat_map(Assets::args));
-    let isolation = Isolation { detached: false, own_run: false, own_users: !kubernetes };
-    let group = kubernetes.then(Group::create).transpose()?;
+    command.arg(verb).args(shape.args()).arg("--folder").arg(folder.path());
+    command.args(more).args(assets.iter().flat_map(|assets| assets.args()));
+    let isolation = Isolation { detached: false, own_run: false, own_users: assets.is_none() };
+    let group = assets.map(|_| Group::create()).transpose()?;
     let mut child =
         isolation.apply(&mut command).spawn().map_err(|error| Failure::new(preflight::explain(&error)))?;
     group.iter().try_for_each(Group::leave)?;
@@ -69,7 +81,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let status = child.wait()?;
     drop(group);
     let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED);
-    if code == 0 && !args.keep {
+    if code == 0 && !keep {
         folder.remove()?;
     } else {
         Progress::new().say(&format!("logs are in {}", folder.path().display()));

@@ -33,6 +33,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The image's script has not said where the image is.
+    #[error("{} named no image", .0.display())]
+    NoImage(PathBuf),
     /// A script failed, and has said why.
     #[error("{} failed ({status}), see above", script.display())]
     Failed {
@@ -47,21 +50,29 @@ const BUILD: &str = "tests/kubernetes/build.sh";
 const IMAGE: &str = "deploy/image/build.sh";
 /// Where the image goes, below the project's folder.
 const IMAGE_FOLDER: &str = "target/image";
-const IMAGE_FILE: &str = "selvedge.tar";
+/// Argument of the script that builds what a cluster needs, and the one for upstream's end-to-end tests too.
+const END_TO_END: &str = "e2e";
 
 impl Assets {
-    /// Builds what is not there yet; the scripts tell on standard error how far they are.
+    /// Builds what is not there yet, with `end_to_end` upstream's end-to-end tests as well; the scripts tell on standard
+    /// error how far they are.
     ///
     /// # Errors
     /// When there is no project around this program or folder, or a script fails.
-    pub fn prepare() -> Result<Self, Error> {
+    pub fn prepare(end_to_end: bool) -> Result<Self, Error> {
         let project = project()?;
-        let folder = run(&project.join(BUILD), &[])?;
-        let image = project.join(IMAGE_FOLDER);
-        run(&project.join(IMAGE), &[&image])?;
+        let build = project.join(BUILD);
+        let mut folder = run(&build, &[])?;
+        if end_to_end {
+            folder = run(&build, &[Path::new(END_TO_END)])?;
+        }
+        let script = project.join(IMAGE);
+        let told = run(&script, &[&project.join(IMAGE_FOLDER)])?;
+        let words = told.lines().filter_map(|line| line.split_whitespace().last());
+        let image = words.filter(|word| word.ends_with(".tar")).map(PathBuf::from).next();
         Ok(Self {
-            kubernetes_folder: folder.into(),
-            selvedge_image: image.join(IMAGE_FILE),
+            kubernetes_folder: folder.lines().last().unwrap_or_default().into(),
+            selvedge_image: image.ok_or(Error::NoImage(script))?,
             deploy_folder: project.join("deploy"),
         })
     }
@@ -77,7 +88,9 @@ impl Assets {
         pairs.into_iter().flat_map(|(flag, path)| [flag.into(), path.clone().into_os_string()]).collect()
     }
 
-    pub(super) fn binary(&self, name: &str) -> PathBuf {
+    /// A program of Kubernetes or of its tests.
+    #[must_use]
+    pub fn binary(&self, name: &str) -> PathBuf {
         self.kubernetes_folder.join("bin").join(name)
     }
 
@@ -100,13 +113,12 @@ fn project() -> Result<PathBuf, Error> {
     found.ok_or_else(|| Error::NoProject(std::env::current_dir().unwrap_or_default()))
 }
 
-/// Gives the last line of what the script prints.
+/// Gives what the script prints.
 fn run(script: &Path, args: &[&Path]) -> Result<String, Error> {
     let output = Command::new(script).args(args).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let output = output.map_err(|source| Error::Start { script: script.into(), source })?;
     if !output.status.success() {
         return Err(Error::Failed { script: script.into(), status: output.status });
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.lines().last().unwrap_or_default().to_owned())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -85,7 +85,7 @@ fn write_files(site: &Site<'_>, addresses: &[IpAddr], disk: &std::path::Path) ->
     let client = |user: &str| authority.client(user, "selvedge-lab").doing(what);
     let (controllers, scheduler) =
         (client("system:kube-controller-manager")?, client("system:kube-scheduler")?);
-    let accounts = rcgen::KeyPair::generate().doing(what)?.serialize_pem();
+    let accounts = rcgen::KeyPair::generate().doing(what)?;
     let url = format!("https://127.0.0.1:{API_PORT}");
     let files = [
         ("ca.crt", authority.identity().certificate),
@@ -94,7 +94,8 @@ fn write_files(site: &Site<'_>, addresses: &[IpAddr], disk: &std::path::Path) ->
         ("api.key", serving.key),
         ("kubelet-client.crt", to_kubelets.certificate),
         ("kubelet-client.key", to_kubelets.key),
-        ("accounts.key", accounts),
+        ("accounts.key", accounts.serialize_pem()),
+        ("accounts.pub", accounts.public_key_pem()),
         ("controllers.kubeconfig", authority.kubeconfig(&url, &controllers)),
         ("scheduler.kubeconfig", authority.kubeconfig(&url, &scheduler)),
     ];
@@ -125,7 +126,7 @@ fn api_server(site: &Site<'_>, addresses: &[IpAddr]) -> Vec<String> {
         flag("etcd-servers", "http://127.0.0.1:2379"),
         flag("service-cluster-ip-range", list(&site.plan.service_cidrs())),
         flag("service-account-issuer", ISSUER),
-        flag("service-account-key-file", on_disk("accounts.key")),
+        flag("service-account-key-file", on_disk("accounts.pub")),
         flag("service-account-signing-key-file", on_disk("accounts.key")),
         flag("client-ca-file", on_disk("ca.crt")),
         flag("tls-cert-file", on_disk("api.crt")),

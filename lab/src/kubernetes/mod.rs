@@ -36,6 +36,8 @@ use crate::world::World;
 /// How long each step of starting may take: this machine may be busy with other things.
 const READY: Duration = Duration::from_secs(180);
 const POD: Duration = Duration::from_secs(90);
+/// Pause between questions to the API server.
+const LOOK: Duration = Duration::from_millis(100);
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 /// How a cluster is to be.
@@ -98,7 +100,7 @@ impl Kubernetes {
         let kubeconfig = authority.kubeconfig(&url, &admin);
         std::fs::write(options.folder.join("kubeconfig"), &kubeconfig).doing("write the kubeconfig")?;
         let client = Client::connect(world.runtime(), &kubeconfig)?;
-        let waited = process::wait_for("the API server to be ready", READY, || client.is_ready());
+        let waited = process::wait_every(LOOK, "the API server to be ready", READY, || client.is_ready());
         waited
             .map_err(|why| Error::new("start the API server", format!("{why}\n{}", control_plane.logs())))?;
         progress("starting containerd, kubelet and kube-proxy on every node, with their images");
@@ -197,7 +199,7 @@ impl Kubernetes {
         });
         self.client.create(PODS, &pod)?;
         let mut addresses = Vec::new();
-        let running = process::wait_for("it to run", POD, || {
+        let running = process::wait_every(LOOK, "it to run", POD, || {
             addresses = self.client.get::<Pod>(&path(name)).map(|pod| running(&pod)).unwrap_or_default();
             !addresses.is_empty()
         });
@@ -208,7 +210,7 @@ impl Kubernetes {
     /// Deletes a pod and waits until it is gone.
     pub fn delete_pod(&self, name: &str) -> Result<(), Error> {
         self.client.delete(&path(name))?;
-        let gone = process::wait_for("it to be gone", POD, || {
+        let gone = process::wait_every(LOOK, "it to be gone", POD, || {
             self.client.find::<Pod>(&path(name)).is_ok_and(|found| found.is_none())
         });
         gone.map_err(|why| Error::new(format!("delete pod {name}"), format!("{why}\n{}", self.events(name))))
@@ -251,7 +253,7 @@ impl Kubernetes {
 
     fn wait(&self, what: &str, mut holds: impl FnMut(&Self) -> Result<bool, Error>) -> Result<(), Error> {
         let mut last = String::new();
-        let waited = process::wait_for(what, READY, || match holds(self) {
+        let waited = process::wait_every(LOOK, what, READY, || match holds(self) {
             Ok(holds) => holds,
             Err(error) => {
                 last = error.to_string();

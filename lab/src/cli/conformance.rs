@@ -1,0 +1,83 @@
+//! `conformance`: upstream's end-to-end tests on a real Kubernetes with Selvedge.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use super::{FAILED, Failure, Progress, Shape, run};
+use crate::kubernetes::{self, Assets, Kubernetes};
+use crate::state::Folder;
+
+/// Every case about the network that a conformant cluster has to pass.
+const FOCUS: &str = r"\[sig-network\].*\[Conformance\]";
+
+/// Options of `conformance`.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    shape: Shape,
+    #[command(flatten)]
+    cases: Cases,
+    /// Keep the lab's folder, with the logs, also when all cases have passed
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct Cases {
+    /// Regular expression of the cases to run
+    #[arg(long, default_value = FOCUS)]
+    focus: String,
+    /// Regular expression of cases to leave out
+    #[arg(long, default_value = "")]
+    skip: String,
+}
+
+/// Options of the process inside.
+#[derive(Debug, clap::Args)]
+pub(super) struct Inside {
+    #[command(flatten)]
+    shape: Shape,
+    #[arg(long)]
+    folder: PathBuf,
+    #[command(flatten)]
+    cases: Cases,
+    #[command(flatten)]
+    assets: Assets,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let shape = Shape { kubernetes: true, ..args.shape.clone() };
+    super::preflight(&shape)?;
+    let assets = Assets::prepare(true).map_err(Failure::new)?;
+    let cases = ["--focus", &args.cases.focus, "--skip", &args.cases.skip].map(Into::into);
+    run::launch("conformance-inside", &shape, Some(&assets), cases, args.keep)
+}
+
+pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
+    let folder = Folder::at(args.folder.clone());
+    super::log_to(&folder.log())?;
+    let progress = Progress::new();
+    let (nodes, assets) = (args.shape.nodes, args.assets.clone());
+    let options = kubernetes::Options { nodes, folder: folder.path().to_owned(), assets };
+    let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
+    progress.say("running upstream's end-to-end tests");
+    let mut command = Command::new(args.assets.binary("ginkgo"));
+    command.args(["--nodes=4", "--timeout=30m", "--silence-skips"]);
+    command.arg(format!("--focus={}", args.cases.focus));
+    if !args.cases.skip.is_empty() {
+        command.arg(format!("--skip={}", args.cases.skip));
+    }
+    command.arg(args.assets.binary("e2e.test")).arg("--");
+    command.arg(format!("--kubeconfig={}", cluster.kubeconfig().display()));
+    command.args(["--provider=local", "--num-nodes=2"]);
+    command.arg(format!("--report-dir={}", folder.path().join("e2e").display()));
+    // Where the control plane is: the tests reach pods as it does.
+    let space = cluster.node_names().first().and_then(|name| cluster.node_space(name).cloned());
+    let space = space.ok_or_else(|| Failure::new("the cluster has no node"))?;
+    let status = space.place(&mut command).status()?;
+    progress.say("taking the lab down");
+    if !status.success() {
+        std::fs::write(folder.path().join("logs/cluster.log"), cluster.logs())?;
+    }
+    Ok(ExitCode::from(if status.success() { 0 } else { FAILED }))
+}
