@@ -13,6 +13,7 @@ use crate::capture::Seen;
 use crate::plan::{Families, Family};
 use crate::traffic::{self, Canary};
 
+mod admission;
 mod bulk;
 mod egress;
 mod embedded;
@@ -24,6 +25,7 @@ mod reach;
 mod throughput;
 mod workloads;
 
+pub use admission::admission;
 pub use kubernetes::Served;
 pub use leak::leaks;
 pub use workloads::workloads;

@@ -110,7 +110,10 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
             let (nodes, folder) = (args.shape.nodes, folder.path().to_owned());
             let options = kubernetes::Options { nodes, folder, assets: assets.clone() };
             let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
-            let more = |report: &mut dyn FnMut(Report<'_>)| checks::workloads(&cluster, report);
+            let more = |report: &mut dyn FnMut(Report<'_>)| {
+                checks::workloads(&cluster, report);
+                checks::admission(&cluster, report);
+            };
             check(&Served::new(&cluster), scale, &progress, more, || cluster.logs())
         }
     };

@@ -160,6 +160,26 @@ impl Kubernetes {
         &self.options.folder
     }
 
+    /// The shipped manifests.
+    #[must_use]
+    pub fn deploy_folder(&self) -> &Path {
+        &self.options.assets.deploy_folder
+    }
+
+    /// A program of Kubernetes.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.options.assets.binary(name)
+    }
+
+    /// Certificate and key of the authority that the API server believes about clients.
+    #[must_use]
+    pub fn client_authority(&self) -> (PathBuf, PathBuf) {
+        let first = self.machines.first().map(|machine| machine.plan().name.as_str());
+        let folder = Machine::disk(&self.options.folder, first.unwrap_or_default()).join("control-plane");
+        (folder.join("ca.crt"), folder.join("ca.key"))
+    }
+
     /// The kubeconfig of an administrator, for programs in the lab's own network namespace.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
