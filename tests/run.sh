@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test of the workspace, and the checks on a real Kubernetes, and ends with one line: N passed, N failed.
-# With --fast, without the real Kubernetes.
+# Runs every test of the workspace, the checks of the manifests, and those on a real Kubernetes, and ends with one line:
+# N passed, N failed. With --fast, without the real Kubernetes.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,19 +13,37 @@ esac
 
 tests/setup.sh || { echo "setting up the tests failed, see above"; exit 1; }
 
-log=$(mktemp) checks=$(mktemp)
-trap 'rm -f "$log" "$checks"' EXIT
-cargo test --workspace --no-fail-fast 2>&1 | tee "$log"
-status=${PIPESTATUS[0]}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+passed=0 failed=0
 
-sum() { grep -E '^test result: ' "$log" | grep -oE "[0-9]+ $1" | awk '{ n += $1 } END { print n + 0 }'; }
-passed=$(sum passed)
-failed=$(sum failed)
-if [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; then
-  failed=1 # it did not build, or a test program died
-fi
+# count NAME STATUS PASSED FAILED: what ended badly without a failure to show for it counts as one.
+count() {
+  local lost=$4
+  if [ "$2" -ne 0 ] && [ "$lost" -eq 0 ]; then
+    echo "FAIL  $1 broke off"
+    lost=1
+  fi
+  passed=$((passed + $3)) failed=$((failed + lost))
+}
 
-# Checks of the lab print a line each, PASS or FAIL, and their sum.
+rust() {
+  local log=$work/rust status sum
+  cargo test --workspace --no-fail-fast 2>&1 | tee "$log"
+  status=${PIPESTATUS[0]}
+  sum() { grep -E '^test result: ' "$log" | grep -oE "[0-9]+ $1" | awk '{ n += $1 } END { print n + 0 }'; }
+  count "cargo test" "$status" "$(sum passed)" "$(sum failed)"
+}
+
+# checks NAME COMMAND...: a program that prints a line `PASS case` or `FAIL case` for each.
+checks() {
+  local name=$1 log=$work/$1 status
+  shift
+  "$@" 2>&1 | tee "$log"
+  status=${PIPESTATUS[0]}
+  count "$name" "$status" "$(grep -c '^PASS ' "$log")" "$(grep -c '^FAIL ' "$log")"
+}
+
 kubernetes() {
   local root=()
   if [ "$(id -u)" -ne 0 ]; then
@@ -34,19 +52,11 @@ kubernetes() {
   fi
   cargo build --package selvedge-lab && "${root[@]}" target/debug/selvedge-lab run --kubernetes --nodes 2 --quick
 }
-if [ -z "$fast" ]; then
-  echo "on a real Kubernetes:"
-  kubernetes 2>&1 | tee "$checks"
-  real=${PIPESTATUS[0]}
-  passed=$((passed + $(grep -c '^PASS ' "$checks")))
-  lost=$(grep -c '^FAIL ' "$checks")
-  if [ "$real" -ne 0 ] && [ "$lost" -eq 0 ]; then
-    lost=1 # it did not come up
-  fi
-  failed=$((failed + lost))
-  status=$((status + real))
-fi
 
-grep -hE '^test .* FAILED$|^FAIL ' "$log" "$checks"
+rust
+checks manifests deploy/check.sh target/debug # with the program that the tests built
+[ -n "$fast" ] || checks kubernetes kubernetes
+
+grep -hE '^test .* FAILED$|^FAIL ' "$work"/*
 echo "$passed passed, $failed failed"
-[ "$status" -eq 0 ] && [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

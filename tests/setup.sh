@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the tests need beyond the product: wg, wireguard-go and boringtun-cli, to talk to, and nft.
+# Installs what the tests need beyond the product: wg, wireguard-go and boringtun-cli, to talk to; nft; helm.
 # Peers that have to be built go into a cache folder and are built once. Prints what it does only when it does it.
 set -euo pipefail
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/selvedge
 wireguard_go=v0.0.0-20250521234502-f333402bd9cb # has UDP segmentation offload, which Debian's has not
 boringtun=0.7.1
+helm=v3.19.0
 mkdir -p "$cache/bin"
 
 debian() { # package: installs it, if this is a Debian and we may
@@ -50,6 +51,17 @@ if [ -x "$cache/bin/wireguard-go-$wireguard_go" ]; then
   ln -sf "wireguard-go-$wireguard_go" "$cache/bin/wireguard-go"
 else
   ln -sf wireguard-go-debian "$cache/bin/wireguard-go"
+fi
+
+# helm: renders the chart for deploy/check.sh, which goes without it where there is no Go.
+if [ ! -x "$cache/bin/helm-$helm" ] && command -v go >/dev/null; then
+  echo "setup: building helm $helm"
+  helm_folder=$(mktemp -d)
+  if GOBIN=$helm_folder go install "helm.sh/helm/v3/cmd/helm@$helm"; then
+    mv "$helm_folder/helm" "$cache/bin/helm-$helm"
+    ln -sf "helm-$helm" "$cache/bin/helm"
+  fi
+  rm -rf "$helm_folder"
 fi
 
 # boringtun-cli: the other userspace implementation in Rust.
