@@ -102,9 +102,13 @@ create() { # WHO NODE REST, where REST is JSON
 }
 
 clean() {
+  local node
+  # A finalizer is there only if the policy let one through.
+  for node in $a $b $c; do operator patch node $node --type=merge -p '{"metadata":{"finalizers":null}}'; done
   operator -n $system delete pod admission-a admission-b --ignore-not-found --force --grace-period=0
   operator -n $system delete serviceaccount admission-nobody --ignore-not-found
   operator delete node $a $b $c admission-d --ignore-not-found
+  operator delete clusterrolebinding,clusterrole admission-more --ignore-not-found
 } >/dev/null 2>&1
 finish() {
   clean
@@ -321,6 +325,14 @@ for what in secrets configmaps pods services serviceaccounts; do
 done
 denied "an agent makes a token" "cannot create resource" agent_a -n $system create token selvedge-agent
 denied "an agent removes the policy" "cannot delete resource" agent_a delete validatingadmissionpolicybinding selvedge-nodes
+
+# The policy holds for an agent that RBAC allows more, too.
+operator create clusterrole admission-more --verb=create --resource=nodes >/dev/null
+operator create clusterrolebinding admission-more --clusterrole=admission-more \
+  --serviceaccount=$system:selvedge-agent >/dev/null
+may_create() { [ "$(agent_a auth can-i create nodes)" = yes ]; }
+within 10 "the agent to have the right to make Nodes" may_create
+denied "an agent makes a Node where RBAC lets it" "may create no Node" create agent_a admission-d '}'
 
 # The controller manager's type checker, where there is one, has no doubt about the expressions.
 if [ -n "$(operator get validatingadmissionpolicy selvedge-nodes -o jsonpath='{.status.observedGeneration}')" ]; then
