@@ -1,6 +1,7 @@
 //! Typed handles to the kernel: namespaces, links, routes, nftables, sysctls.
 
 pub mod address;
+pub mod conntrack;
 pub mod link;
 pub mod mac;
 pub mod monitor;

@@ -235,6 +235,9 @@ numbered! {
     }
 }
 
+/// `NFTA_FIB_F_DADDR`: [`Expression::Fib`] looks the destination up.
+pub const FIB_DESTINATION: u32 = 1 << 1;
+
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`: the port is drawn at random, so two packets seldom race for one.
 pub const NAT_RANDOM_FULLY: u32 = 1 << 4;
 

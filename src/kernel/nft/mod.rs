@@ -27,8 +27,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use error::Error;
 pub use expression::{
-    Comparison, Conntrack, End, Expression, FibResult, Ip, Meta, NAT_RANDOM_FULLY, NatKind, Numgen,
-    PayloadBase, Register, Reject, Verdict, ct_state,
+    Comparison, Conntrack, End, Expression, FIB_DESTINATION, FibResult, Ip, Meta, NAT_RANDOM_FULLY, NatKind,
+    Numgen, PayloadBase, Register, Reject, Verdict, ct_state,
 };
 pub use part::{chain_names, delete_chain, put_chain, read_chain};
 pub use rule::{Rule, octets, padded};
