@@ -18,7 +18,7 @@ use crate::kernel::nft::{self, Family};
 use crate::kernel::route::Route;
 use crate::kernel::rule::Rule;
 use crate::paths::Paths;
-use crate::pod::{install, spoof};
+use crate::pod::{hostport, install, spoof};
 use crate::{egress, guard};
 
 /// Options of `selvedge uninstall`.
@@ -115,8 +115,12 @@ async fn plan(netlink: &Netlink, paths: &Paths, purge: bool) -> anyhow::Result<V
     steps.extend(links.map(|link| Step::Link(link.name)));
     steps.extend(netlink.rules().await?.into_iter().map(Step::Rule));
     steps.extend(netlink.routes().await?.into_iter().map(Step::Route));
-    let tables =
-        [(Family::Inet, egress::TABLE), (Family::Netdev, spoof::TABLE), (Family::Inet, guard::TABLE)];
+    let tables = [
+        (Family::Inet, hostport::TABLE),
+        (Family::Inet, egress::TABLE),
+        (Family::Netdev, spoof::TABLE),
+        (Family::Inet, guard::TABLE),
+    ];
     for (family, name) in tables {
         if nft::tables(family)?.contains(name) {
             steps.push(Step::Table(family, name));

@@ -6,13 +6,14 @@ use std::time::Duration;
 use super::attachment::Attachment;
 use super::error::{Code, Error};
 use super::gateway::{self, BRIDGE, BRIDGE_MAC};
+use super::hostport::{self, HostPort, Protocol};
 use super::lease::{Holder, Lease, Leases};
 use super::node::NodeInfo;
-use super::plugin;
 use super::pool::Pool;
 use super::reply::{Added, Wired};
 use super::request::{Config, PodName, Version};
-use super::wiring::{self, Wiring};
+use super::wiring::Wiring;
+use super::{del, plugin};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::NetNs;
 use crate::paths::Paths;
@@ -27,6 +28,7 @@ pub(super) struct Add {
     pub(super) attachment: Attachment,
     pub(super) netns: PathBuf,
     pub(super) pod: PodName,
+    pub(super) host_ports: Vec<HostPort>,
     pub(super) paths: Paths,
 }
 
@@ -40,6 +42,7 @@ impl Add {
         let lease = self.lease(&node)?;
         let built = async {
             Wiring { lease: &lease, node: &node, bridge }.build(&netlink, &netns).await?;
+            hostport::open(&netlink, &Leases::new(self.paths.leases()), &lease).await?;
             admit(&lease).await
         };
         if let Err(error) = built.await {
@@ -68,26 +71,29 @@ impl Add {
     }
 
     fn lease(&self, node: &NodeInfo) -> Result<Lease, Error> {
+        let tunnels =
+            |port: &&HostPort| port.protocol == Protocol::Udp && Some(port.host_port) == node.tunnel_port;
+        if let Some(port) = self.host_ports.iter().find(tunnels) {
+            return Err(Error::new(
+                Code::HostPortTaken,
+                "the host port is in use",
+                format!("{port} is the tunnel's"),
+            ));
+        }
         let holder = Holder {
             network: self.config.network.clone(),
             attachment: self.attachment.clone(),
             netns: self.netns.clone(),
             pod: self.pod.clone(),
             mtu: node.mtu,
+            host_ports: self.host_ports.clone(),
         };
         Ok(Leases::new(self.paths.leases()).lock()?.take(&Pool::new(&node.pod_cidrs), holder)?)
     }
 
     /// Takes back what was made; gives the error that led here, and what went wrong on the way back.
     async fn undo(&self, netlink: &Netlink, mut error: Error) -> Error {
-        let mut further: Vec<String> =
-            wiring::remove(netlink, &self.attachment).await.iter().map(ToString::to_string).collect();
-        let leases = Leases::new(self.paths.leases());
-        // With something of it left the addresses must not go to another pod: DEL or GC will try again.
-        if further.is_empty() {
-            let given_back = leases.lock().and_then(|locked| locked.give_back(&self.attachment));
-            further.extend(given_back.err().map(|error| error.to_string()));
-        }
+        let further = del::release(netlink, &Leases::new(self.paths.leases()), &self.attachment).await;
         if !further.is_empty() {
             error.details = format!("{}; and taking it back failed: {}", error.details, further.join("; "));
         }

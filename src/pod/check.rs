@@ -9,9 +9,9 @@ use super::error::{Code, Error};
 use super::gateway::{self, BRIDGE};
 use super::lease::{Lease, Leases};
 use super::node::NodeInfo;
-use super::plugin;
 use super::request::Previous;
 use super::wiring::{Seen, Wiring};
+use super::{hostport, plugin};
 use crate::kernel::netns::NetNs;
 use crate::paths::Paths;
 
@@ -35,6 +35,7 @@ pub(super) async fn run(
         let wiring = Wiring { lease: &lease, node: &node, bridge: bridge.index };
         problems.extend(wiring.problems(&Seen::read(&netlink).await?, &pod).await?);
     }
+    problems.extend(hostport::problem(&lease)?);
     if problems.is_empty() { Ok(()) } else { Err(changed(&problems)) }
 }
 

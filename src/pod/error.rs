@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{attachment, gateway, lease, node, wiring};
+use super::{attachment, gateway, hostport, lease, node, wiring};
 use crate::kernel::{netlink, netns, sysctl};
 
 /// What goes to standard output when a verb fails (CNI specification 1.1.0, "Error").
@@ -50,6 +50,8 @@ pub enum Code {
     AlreadyAdded = 103,
     /// The kernel refused a change.
     Kernel = 104,
+    /// A port of the node leads to another pod, or is the tunnel's.
+    HostPortTaken = 105,
 }
 
 fn number<S: serde::Serializer>(code: &Code, serializer: S) -> Result<S::Ok, S::Error> {
@@ -108,6 +110,7 @@ impl From<lease::Error> for Error {
         let (code, msg) = match error {
             lease::Error::NoAddresses { .. } => (Code::NoAddresses, "no addresses left"),
             lease::Error::Exists(_) => (Code::AlreadyAdded, "the interface has been added already"),
+            lease::Error::HostPortTaken { .. } => (Code::HostPortTaken, "the host port is in use"),
             lease::Error::Busy { .. } => (Code::TryAgain, "the leases are locked"),
             lease::Error::Io { .. } | lease::Error::Json { .. } => (Code::Io, "the leases can't be used"),
         };
@@ -124,6 +127,16 @@ impl From<wiring::Error> for Error {
                 Self::new(Code::Kernel, "the kernel refused a change", error)
             }
             wiring::Error::Unsettled(_) => Self::new(Code::TryAgain, "the pod is not ready in time", error),
+        }
+    }
+}
+
+impl From<hostport::Error> for Error {
+    fn from(error: hostport::Error) -> Self {
+        match error {
+            hostport::Error::Lease(error) => error.into(),
+            hostport::Error::Netlink(error) => error.into(),
+            error => Self::new(Code::Kernel, "the kernel refused a change", error),
         }
     }
 }

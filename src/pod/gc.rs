@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use super::attachment::{self, Attachment};
 use super::error::{Code, Error};
 use super::lease::{Lease, Leases};
-use super::{plugin, spoof, wiring};
+use super::{del, hostport, plugin, spoof};
 use crate::kernel::LINK_GROUP;
 use crate::kernel::link::{self, Id};
 use crate::kernel::netlink::Netlink;
 use crate::paths::Paths;
 
-/// Frees the leases of `network` that are not in `valid`, and removes ports and chains without lease.
+/// Frees the leases of `network` that are not in `valid`, and removes ports, chains and host ports without lease.
 /// Goes on after an error, and then fails with all of them.
 pub(super) async fn run(paths: &Paths, network: &str, valid: &BTreeSet<Attachment>) -> Result<(), Error> {
     let leases = Leases::new(paths.leases());
@@ -21,12 +21,15 @@ pub(super) async fn run(paths: &Paths, network: &str, valid: &BTreeSet<Attachmen
     errors.extend(unreadable.iter().map(ToString::to_string));
     let goes = |lease: &&Lease| lease.network == network && !valid.contains(&lease.attachment);
     for lease in all.iter().filter(goes) {
-        errors.extend(free(&netlink, &leases, lease).await);
+        errors.extend(del::release(&netlink, &leases, &lease.attachment).await);
     }
     // What has neither lease nor runtime: a process was killed between two steps.
     let (kept, _) = leases.list()?;
     let known = kept.iter().map(|lease| &lease.attachment).chain(valid);
     let ports: BTreeSet<String> = known.map(|attachment| attachment.port().name).collect();
+    let host_ports =
+        leases.lock().map_err(hostport::Error::from).and_then(|locked| hostport::sync(&locked, None));
+    errors.extend(host_ports.err().map(|error| error.to_string()));
     // With leases that can't be read it is not known which ports are somebody's.
     if unreadable.is_empty() {
         errors.extend(sweep(&netlink, &ports).await);
@@ -35,15 +38,6 @@ pub(super) async fn run(paths: &Paths, network: &str, valid: &BTreeSet<Attachmen
         return Ok(());
     }
     Err(Error::new(Code::Kernel, "not everything could be freed", errors.join("; ")))
-}
-
-async fn free(netlink: &Netlink, leases: &Leases, lease: &Lease) -> Vec<String> {
-    let errors = wiring::remove(netlink, &lease.attachment).await;
-    if !errors.is_empty() {
-        return errors.iter().map(ToString::to_string).collect();
-    }
-    let given_back = leases.lock().and_then(|locked| locked.give_back(&lease.attachment));
-    given_back.err().iter().map(ToString::to_string).collect()
 }
 
 /// Removes the ports, and the chains of ports, that are not in `ports`.

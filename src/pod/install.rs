@@ -66,6 +66,7 @@ pub fn conflist_text(paths: &Paths, network: &str) -> String {
     let usual = Paths::default();
     let mut plugin = Map::new();
     plugin.insert("type".to_owned(), PLUGIN.into());
+    plugin.insert("capabilities".to_owned(), json!({"portMappings": true}));
     let folders = [
         ("stateDir", &paths.state, &usual.state),
         ("runDir", &paths.run, &usual.run),

@@ -17,6 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::attachment::Attachment;
+use super::hostport::HostPort;
 use super::pool::{Addresses, Pool};
 use super::request::PodName;
 
@@ -43,6 +44,9 @@ pub struct Lease {
     pub addresses: Addresses,
     /// Largest packet of its interface, in bytes: the node's when it was added.
     pub mtu: u32,
+    /// Ports of the node that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<HostPort>,
 }
 
 /// What to lease for.
@@ -58,6 +62,8 @@ pub struct Holder {
     pub pod: PodName,
     /// Largest packet of its interface, in bytes.
     pub mtu: u32,
+    /// Ports of the node that are to lead to it.
+    pub host_ports: Vec<HostPort>,
 }
 
 /// Why there is no lease.
@@ -74,6 +80,14 @@ pub enum Error {
     /// ADD was called twice.
     #[error("{0} has addresses already; DEL has to come first")]
     Exists(Attachment),
+    /// Another pod has it.
+    #[error("{port} leads to {holder} already")]
+    HostPortTaken {
+        /// The port of the node.
+        port: HostPort,
+        /// Who has it.
+        holder: String,
+    },
     /// Another process holds the lock.
     #[error("{} has been locked by another process for {PATIENCE:?}", .0.display())]
     Busy(PathBuf),
@@ -95,6 +109,27 @@ pub enum Error {
         /// Why.
         source: serde_json::Error,
     },
+}
+
+/// A file that should be a lease, and is not.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct Unreadable {
+    /// The addresses that it is about, as its name says.
+    pub addresses: Addresses,
+    /// What is wrong with it.
+    source: Error,
+}
+
+impl Lease {
+    /// Whose it is, as people know it.
+    #[must_use]
+    pub fn holder(&self) -> String {
+        match &self.pod {
+            pod if pod.name.is_empty() => self.attachment.to_string(),
+            pod => format!("pod {}/{} ({})", pod.namespace, pod.name, self.attachment),
+        }
+    }
 }
 
 /// The folder of leases.
@@ -154,16 +189,8 @@ impl Leases {
     }
 
     /// All leases, and the files that should be leases but can't be read.
-    pub fn list(&self) -> Result<(Vec<Lease>, Vec<Error>), Error> {
-        let listing = Listing::read(&self.folder)?;
-        let mut found = (vec![], vec![]);
-        for entry in &listing.leases {
-            match entry.read(&self.folder) {
-                Ok(lease) => found.0.push(lease),
-                Err(error) => found.1.push(error),
-            }
-        }
-        Ok(found)
+    pub fn list(&self) -> Result<(Vec<Lease>, Vec<Unreadable>), Error> {
+        Ok(Listing::read(&self.folder)?.open(&self.folder))
     }
 
     fn failed(&self, what: &'static str, source: io::Error) -> Error {
@@ -190,13 +217,21 @@ impl Locked {
             listing.leases.iter().flat_map(|entry| entry.addresses.iter().collect::<Vec<_>>()).collect();
         let rested: Vec<Addresses> = listing.rested.iter().map(|rest| rest.addresses.clone()).collect();
         let addresses = pool.next(&taken, &rested).ok_or(Error::NoAddresses { capacity: pool.capacity() })?;
-        let Holder { network, attachment, netns, pod, mtu } = holder;
-        let lease = Lease { network, attachment, netns, pod, addresses, mtu };
+        if !holder.host_ports.is_empty() {
+            listing.host_ports_are_free(&self.folder, &holder.host_ports)?;
+        }
+        let Holder { network, attachment, netns, pod, mtu, host_ports } = holder;
+        let lease = Lease { network, attachment, netns, pod, addresses, mtu, host_ports };
         self.write(&lease, &port)?;
         for rest in listing.rested.iter().filter(|rest| rest.addresses == lease.addresses) {
             self.remove(&rest.name)?;
         }
         Ok(lease)
+    }
+
+    /// As [`Leases::list`].
+    pub fn list(&self) -> Result<(Vec<Lease>, Vec<Unreadable>), Error> {
+        Ok(Listing::read(&self.folder)?.open(&self.folder))
     }
 
     /// Gives the addresses of a lease back, to rest. Gone already is fine.
@@ -274,8 +309,30 @@ impl Listing {
                 listing.add(name);
             }
         }
+        listing.leases.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         listing.rested.sort_by_key(|rest| rest.number);
         Ok(listing)
+    }
+
+    fn open(&self, folder: &Path) -> (Vec<Lease>, Vec<Unreadable>) {
+        let mut found = (vec![], vec![]);
+        for entry in &self.leases {
+            match entry.read(folder) {
+                Ok(lease) => found.0.push(lease),
+                Err(source) => found.1.push(Unreadable { addresses: entry.addresses.clone(), source }),
+            }
+        }
+        found
+    }
+
+    fn host_ports_are_free(&self, folder: &Path, wanted: &[HostPort]) -> Result<(), Error> {
+        for lease in self.open(folder).0 {
+            let taken = |port: &&HostPort| lease.host_ports.iter().any(|other| other.overlaps(port));
+            if let Some(port) = wanted.iter().find(taken) {
+                return Err(Error::HostPortTaken { port: *port, holder: lease.holder() });
+            }
+        }
+        Ok(())
     }
 
     fn add(&mut self, name: String) {
@@ -303,6 +360,7 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hostport::Protocol;
     use super::*;
 
     fn pool(net: &str) -> Pool {
@@ -316,6 +374,7 @@ mod tests {
             netns: "/run/netns/x".into(),
             pod: PodName::default(),
             mtu: 1420,
+            host_ports: vec![],
         }
     }
 
@@ -396,6 +455,29 @@ mod tests {
         assert_eq!(take(&leases, "b").unwrap(), "10.1.0.3,fd00::3");
         give_back(&leases, "a");
         assert_eq!(leases.list().unwrap().1.len(), 0);
+    }
+
+    #[test]
+    fn a_host_port_has_one_holder() {
+        let (_folder, leases) = leases();
+        let take = |container: &str, host: &str| {
+            let host_ip = (!host.is_empty()).then(|| host.parse().unwrap());
+            let port = HostPort { host_ip, host_port: 80, protocol: Protocol::Tcp, container_port: 8080 };
+            let pod =
+                PodName { namespace: "shop".to_owned(), name: container.to_owned(), ..PodName::default() };
+            let holder = Holder { host_ports: vec![port], pod, ..holder(container) };
+            leases.lock().unwrap().take(&pool("10.1.0.0/24"), holder)
+        };
+        let lease = take("a", "192.0.2.1").unwrap();
+        assert_eq!(leases.find(&lease.attachment).unwrap(), Some(lease));
+        take("b", "192.0.2.2").unwrap();
+        let error = take("c", "").unwrap_err().to_string();
+        assert_eq!(error, "TCP port 80 of the node leads to pod shop/a (eth0 of container a) already");
+        assert_eq!(leases.list().unwrap().0.len(), 2, "no lease without its host ports");
+        give_back(&leases, "a");
+        assert!(take("c", "").unwrap_err().to_string().contains("shop/b"));
+        give_back(&leases, "b");
+        take("c", "").unwrap();
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub struct NodeInfo {
     /// How pods are connected to the node.
     #[serde(default)]
     pub datapath: Datapath,
+    /// The tunnel's UDP port, which no pod may have.
+    #[serde(default)]
+    pub tunnel_port: Option<u16>,
 }
 
 /// How pods are connected to the node.
@@ -219,6 +222,7 @@ pub(super) mod tests {
             trusted_sources: vec![],
             mtu: 1420,
             datapath: Datapath::Bridge,
+            tunnel_port: Some(51830),
         }
     }
 

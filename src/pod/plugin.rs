@@ -64,8 +64,8 @@ fn serve(version: Version, request: Request, paths: Paths) -> Result<String, Err
     match verb {
         Verb::Version => json(&Versions::new(version)),
         Verb::Status => status(&paths).map(|()| String::new()),
-        Verb::Add { attachment, netns, pod } => {
-            let add = add::Add { config, attachment, netns, pod, paths };
+        Verb::Add { attachment, netns, pod, host_ports } => {
+            let add = add::Add { config, attachment, netns, pod, host_ports, paths };
             run(async { json(&add.run(version).await?) })
         }
         Verb::Del { attachment } => run(del::run(&paths, &attachment)).map(|()| String::new()),

@@ -1,6 +1,7 @@
 //! Puts back what others took away of the node's side of its pods.
 
 use super::gateway::{self, BRIDGE};
+use super::hostport;
 use super::lease::Leases;
 use super::node::NodeInfo;
 use super::wiring::{self, Seen, Wiring};
@@ -24,24 +25,30 @@ pub enum Error {
         /// Why.
         source: wiring::Error,
     },
+    /// Ports of the node that lead to pods.
+    #[error(transparent)]
+    HostPort(#[from] hostport::Error),
     /// What is there can't be read.
     #[error(transparent)]
     Read(wiring::Error),
 }
 
 /// Compares the node's side of all pods with what ADD made (bridge, ports, their rules against spoofing, routes,
-/// neighbours) and puts right what differs. A port that is gone stays gone, as its pod's end does. Tells what was
+/// neighbours, host ports) and puts right what differs. A port that is gone stays gone, as its pod's end does. Tells what was
 /// wrong. It can be run at any time, also while pods are added and deleted.
 ///
 /// # Errors
 /// The first port that could not be put right; all are tried.
 pub async fn repair(netlink: &Netlink, paths: &Paths, node: &NodeInfo) -> Result<Vec<String>, Error> {
+    let folder = Leases::new(paths.leases());
+    let mut host_ports = hostport::repair(netlink, &folder).await;
     // Leases that can't be read are GC's matter.
-    let (leases, _) = Leases::new(paths.leases()).list()?;
+    let (leases, _) = folder.list()?;
     if leases.is_empty() {
-        return Ok(vec![]);
+        return Ok(host_ports?);
     }
     let mut problems = gateway::problems(netlink, node).await.map_err(gateway::Error::from)?;
+    problems.extend(host_ports.as_mut().map(std::mem::take).unwrap_or_default());
     let bridge = match netlink.link_named(BRIDGE).await.map_err(gateway::Error::from)? {
         Some(bridge) if problems.is_empty() => bridge.index,
         _ => gateway::ensure(netlink, node).await?,
@@ -60,5 +67,6 @@ pub async fn repair(netlink: &Netlink, paths: &Paths, node: &NodeInfo) -> Result
             result = result.and(Err(Error::Port { pod: lease.attachment.to_string(), source }));
         }
     }
+    host_ports?;
     result.map(|()| problems)
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::attachment::{self, Attachment};
 use super::error::{Code, Error};
+use super::hostport::{HostPort, Protocol};
 use crate::paths::Paths;
 
 /// The versions of the specification whose requests are taken, oldest first.
@@ -97,6 +98,8 @@ pub enum Verb {
         netns: PathBuf,
         /// Which pod it is, if the runtime says.
         pod: PodName,
+        /// Ports of the node that are to lead to it, each once.
+        host_ports: Vec<HostPort>,
     },
     /// Disconnect a pod.
     Del {
@@ -183,12 +186,33 @@ struct Raw {
     run_dir: Option<PathBuf>,
     config: Option<PathBuf>,
     dns: Option<Value>,
+    #[serde(default)]
+    runtime_config: RawRuntime,
     prev_result: Option<RawResult>,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid: Option<Vec<Attachment>>,
     /// The name that the specification first had; libcni sends both.
     #[serde(rename = "cni.dev/attachments")]
     attachments: Option<Vec<Attachment>>,
+}
+
+/// What the runtime adds for our `capabilities` (CNI conventions, "Dynamic plugin specific fields").
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawRuntime {
+    #[serde(default)]
+    port_mappings: Option<Vec<RawPort>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawPort {
+    host_port: u16,
+    container_port: u16,
+    #[serde(default)]
+    protocol: String,
+    #[serde(rename = "hostIP", default)]
+    host_ip: String,
 }
 
 #[derive(Deserialize)]
@@ -251,6 +275,7 @@ fn verb(environment: &Environment, version: Version, asked: &str, raw: &Raw) -> 
             attachment: attachment_of(environment)?,
             netns: netns(environment)?,
             pod: pod_name(environment.args.as_deref().unwrap_or_default())?,
+            host_ports: host_ports(raw.runtime_config.port_mappings.as_deref().unwrap_or_default())?,
         }),
         "DEL" => Ok(Verb::Del { attachment: attachment_of(environment)? }),
         "CHECK" => Ok(Verb::Check {
@@ -320,6 +345,47 @@ fn valid(raw: &Raw) -> Result<BTreeSet<Attachment>, Error> {
     Ok(list.iter().cloned().collect())
 }
 
+/// Sorted, each once. A packet must not be for two of them that lead to different ports.
+fn host_ports(raw: &[RawPort]) -> Result<Vec<HostPort>, Error> {
+    let mut ports = raw.iter().map(host_port).collect::<Result<Vec<_>, _>>()?;
+    ports.sort_unstable();
+    ports.dedup();
+    let same =
+        |one: &HostPort, other: &HostPort| one.keys().any(|key| other.keys().any(|other| key == other));
+    for (number, port) in ports.iter().enumerate() {
+        if let Some(other) = ports[number + 1..].iter().find(|other| same(port, other)) {
+            let (one, two) = (port.container_port, other.container_port);
+            return Err(bad_port(format!("{port} is to lead to the pod's port {one} and to its port {two}")));
+        }
+    }
+    Ok(ports)
+}
+
+fn host_port(raw: &RawPort) -> Result<HostPort, Error> {
+    let host_ip = match raw.host_ip.as_str() {
+        "" => None,
+        text => {
+            let wrong = |_| bad_port(format!("hostIP `{}` is no address", shown(text)));
+            Some(text.parse::<IpAddr>().map_err(wrong)?.to_canonical())
+        }
+    };
+    let protocol = Protocol::parse(&raw.protocol).ok_or_else(|| {
+        bad_port(format!("protocol `{}` is none of tcp, udp and sctp", shown(&raw.protocol)))
+    })?;
+    if raw.host_port == 0 || raw.container_port == 0 {
+        return Err(bad_port("hostPort and containerPort can't be 0".to_owned()));
+    }
+    Ok(HostPort { host_ip, host_port: raw.host_port, protocol, container_port: raw.container_port })
+}
+
+fn bad_port(reason: String) -> Error {
+    Error::new(Code::InvalidConfig, "the runtime's portMappings can't be used", reason)
+}
+
+fn shown(text: &str) -> String {
+    text.escape_debug().take(64).collect()
+}
+
 /// `KEY=value;KEY=value`; keys of others are left alone.
 fn pod_name(args: &str) -> Result<PodName, Error> {
     let mut pod = PodName::default();
@@ -380,10 +446,53 @@ mod tests {
         assert_eq!(request.config.network, "pods");
         assert_eq!(request.config.paths(Paths::default()).run, PathBuf::from("/r"));
         assert_eq!(request.config.paths(Paths::default()).state, PathBuf::from("/var/lib/selvedge"));
-        let Verb::Add { attachment, netns, pod } = request.verb else { panic!("{request:?}") };
+        let Verb::Add { attachment, netns, pod, host_ports } = request.verb else { panic!("{request:?}") };
+        assert_eq!(host_ports, []);
         assert_eq!(attachment, Attachment::new("abc", "eth0").unwrap());
         assert_eq!(netns, PathBuf::from("/run/netns/abc"));
         assert_eq!((&*pod.namespace, &*pod.name, &*pod.uid), ("ns", "web", "1-2"));
+    }
+
+    fn ports(mappings: &Value) -> Result<Vec<HostPort>, Error> {
+        let Verb::Add { host_ports, .. } =
+            run("ADD", &with(config(), "runtimeConfig", json!({"portMappings": mappings})))?.verb
+        else {
+            panic!()
+        };
+        Ok(host_ports)
+    }
+
+    #[test]
+    fn host_ports_as_runtimes_write_them() {
+        let one =
+            json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "::ffff:192.0.2.1"});
+        let two = json!({"hostPort": 53, "containerPort": 53, "protocol": "UDP"});
+        let found = ports(&json!([one, two, one])).unwrap();
+        let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["UDP port 53 of the node", "TCP 192.0.2.1:8080"]);
+        assert_eq!(ports(&Value::Null).unwrap(), []);
+        let everywhere = json!({"hostPort": 8080, "containerPort": 81, "protocol": "tcp", "hostIP": ""});
+        assert_eq!(ports(&json!([one, everywhere])).unwrap().len(), 2, "the more special one wins");
+    }
+
+    #[test]
+    fn host_ports_that_make_no_sense() {
+        let two = json!([{"hostPort": 1, "containerPort": 2}, {"hostPort": 1, "containerPort": 3}]);
+        for (mappings, words) in [
+            (json!([{"hostPort": 0, "containerPort": 80}]), "can't be 0"),
+            (json!([{"hostPort": 80, "containerPort": 0}]), "can't be 0"),
+            (json!([{"hostPort": 80, "containerPort": 80, "protocol": "icmp"}]), "`icmp`"),
+            (json!([{"hostPort": 80, "containerPort": 80, "hostIP": "here"}]), "`here`"),
+            (two, "port 2 and to its port 3"),
+        ] {
+            let error = ports(&mappings).unwrap_err();
+            assert_eq!(error.code, Code::InvalidConfig);
+            assert!(error.details.contains(words), "{error}");
+        }
+        assert_eq!(
+            ports(&json!([{"hostPort": 70000, "containerPort": 1}])).unwrap_err().code,
+            Code::Undecodable
+        );
     }
 
     #[test]
@@ -488,9 +597,18 @@ mod tests {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             taken.insert(name, request.map_err(|error| error.code));
         }
-        for name in
-            ["add", "add-old", "del", "check", "gc", "gc-both-lists", "status", "version", "version-empty"]
-        {
+        for name in [
+            "add",
+            "add-old",
+            "add-host-ports",
+            "del",
+            "check",
+            "gc",
+            "gc-both-lists",
+            "status",
+            "version",
+            "version-empty",
+        ] {
             assert!(taken[name].is_ok(), "{name}: {:?}", taken[name]);
         }
         assert_eq!(taken["unknown-version"], Err(Code::IncompatibleVersion));
@@ -525,6 +643,12 @@ mod tests {
             Just("ifname"),
             Just("dns"),
             Just("runDir"),
+            Just("runtimeConfig"),
+            Just("portMappings"),
+            Just("hostPort"),
+            Just("containerPort"),
+            Just("protocol"),
+            Just("hostIP"),
         ];
         leaf.prop_recursive(4, 64, 8, move |inner| {
             prop_oneof![

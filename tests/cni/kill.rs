@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use selvedge::kernel::nft::{self, Family};
+use serde_json::{Value, json};
 
 use crate::node::{Node, Pod, node_with, ports, said};
 
@@ -13,7 +14,7 @@ const ROUNDS: u32 = 60;
 fn killed(node: &Node, pod: &Pod, command: &'static str, delay: Duration) -> bool {
     let variables = pod.variables(command);
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let mut child = node.start(&variables, &node.config.to_string());
+    let mut child = node.start(&variables, &with_host_port(node, pod).to_string());
     std::thread::sleep(delay);
     child.kill().unwrap();
     child.wait().unwrap().success()
@@ -24,8 +25,20 @@ fn usual(node: &Node, command: &'static str, pod: &Pod) -> Duration {
     let start = Instant::now();
     let variables = pod.variables(command);
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-    assert!(said(node.start(&variables, &node.config.to_string())).success);
+    assert!(said(node.start(&variables, &with_host_port(node, pod).to_string())).success);
     start.elapsed()
+}
+
+/// Each pod has one of its own: 1000 and the number in its name.
+fn with_host_port(node: &Node, pod: &Pod) -> Value {
+    let mut config = node.config.clone();
+    let mapping = json!({"hostPort": host_port(pod), "containerPort": 80, "protocol": "udp"});
+    config["runtimeConfig"] = json!({"portMappings": [mapping]});
+    config
+}
+
+fn host_port(pod: &Pod) -> u16 {
+    1000 + pod.attachment.container.trim_start_matches(char::is_alphabetic).parse().unwrap_or(999)
 }
 
 #[test]
@@ -66,7 +79,7 @@ fn nothing_is_lost_or_leaked() {
     });
 }
 
-/// Leases, ports and chains are those of `pods`.
+/// Leases, ports, chains and host ports are those of `pods`.
 fn exactly(node: &Node, pods: &[&Pod]) {
     let wanted: BTreeSet<String> = pods.iter().map(|pod| pod.port()).collect();
     let leased: BTreeSet<String> =
@@ -74,4 +87,9 @@ fn exactly(node: &Node, pods: &[&Pod]) {
     let chains = nft::chain_names(Family::Netdev, "selvedge-ports").unwrap();
     assert_eq!((leased, ports()), (wanted.clone(), wanted.clone()));
     assert_eq!(BTreeSet::from_iter(chains), wanted);
+    let table = nft::read(Family::Inet, "selvedge-hostports").unwrap();
+    let open = table.map(|state| state.table.sets["any6"].elements.clone()).unwrap_or_default();
+    let open: BTreeSet<u16> =
+        open.keys().map(|key| u16::from_be_bytes([key.first[4], key.first[5]])).collect();
+    assert_eq!(open, pods.iter().map(|pod| host_port(pod)).collect());
 }

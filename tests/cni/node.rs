@@ -56,6 +56,7 @@ pub(crate) fn node_with(pod_cidrs: &[&str]) -> Node {
         trusted_sources: vec![],
         mtu: 1420,
         datapath: Datapath::Bridge,
+        tunnel_port: Some(51830),
     };
     let paths = Paths { state: "/run/state".into(), run: "/run/selvedge".into(), ..Paths::default() };
     info.save(&paths).unwrap();

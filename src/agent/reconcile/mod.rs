@@ -253,6 +253,7 @@ impl Reconciler {
             trusted_sources: config.trusted_sources.clone(),
             mtu,
             datapath: crate::pod::node::Datapath::default(),
+            tunnel_port: Some(config.listen_port),
         }
     }
 }
