@@ -30,6 +30,8 @@ pub struct Container {
     pub netns: PathBuf,
     /// The pod's namespace and name, for `CNI_ARGS`.
     pub pod: (String, String),
+    /// Its host ports, as `portMappings` has them.
+    pub port_mappings: Vec<Value>,
 }
 
 /// What a plugin answered.
@@ -163,16 +165,17 @@ impl Network {
             command
                 .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod}"));
         }
-        let output = run(space, command, &self.input(plugin, result)).map_err(|source| Error::Run {
-            plugin: name.clone(),
-            command: verb.into(),
-            source,
-        })?;
+        let output = run(space, command, &self.input(plugin, container, result))
+            .map_err(|source| Error::Run { plugin: name.clone(), command: verb.into(), source })?;
         answer(name, verb, &output)
     }
 
-    fn input(&self, plugin: &Value, result: &Value) -> Vec<u8> {
+    fn input(&self, plugin: &Value, container: Option<&Container>, result: &Value) -> Vec<u8> {
         let mut input = plugin.clone();
+        let mappings = container.map(|container| &container.port_mappings).filter(|all| !all.is_empty());
+        if let (Some(mappings), true) = (mappings, plugin["capabilities"]["portMappings"] == true) {
+            input["runtimeConfig"] = json!({"portMappings": mappings});
+        }
         if let Some(fields) = input.as_object_mut() {
             fields.insert("name".into(), self.name.clone().into());
             fields.insert("cniVersion".into(), self.version.clone().into());
@@ -247,13 +250,17 @@ esac
             std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755)).unwrap();
             let load = || Network::load(&disk.join("net.d"), Path::new("/run/node/bin"), Vec::new());
             assert!(matches!(load(), Err(Error::None(_))));
-            let list =
-                json!({"cniVersion": "1.1.0", "name": "fabric", "plugins": [{"type": "fake", "mtu": 1420}]});
+            let list = json!({"cniVersion": "1.1.0", "name": "fabric", "plugins": [{"type": "fake", "mtu": 1420, "capabilities": {"portMappings": true}}]});
             std::fs::write(disk.join("net.d/10-fabric.conflist"), list.to_string()).unwrap();
             let network = load().unwrap();
             let space = Space::create("n1", disk).unwrap();
             let pod = ("default".to_owned(), "a".to_owned());
-            let container = Container { id: "c1".into(), netns: "/run/netns/c1".into(), pod };
+            let container = Container {
+                id: "c1".into(),
+                netns: "/run/netns/c1".into(),
+                pod,
+                port_mappings: vec![json!({"hostPort": 1})],
+            };
             let added = network.add(&space, &container).unwrap();
             assert_eq!(
                 added.addresses,
@@ -267,6 +274,7 @@ esac
             let calls: Vec<&str> = calls.lines().collect();
             assert!(calls[0].starts_with("ADD c1 /run/netns/c1 eth0 {"), "{calls:?}");
             assert!(calls[0].contains(r#""name":"fabric""#) && !calls[0].contains("prevResult"), "{calls:?}");
+            assert!(calls[0].contains(r#""runtimeConfig":{"portMappings":[{"hostPort":1}]}"#), "{calls:?}");
             assert!(calls[1].starts_with("DEL c1") && calls[1].contains(r#""prevResult":{"#), "{calls:?}");
             assert!(calls[2].starts_with("STATUS   "), "{calls:?}");
         });

@@ -256,7 +256,22 @@ fn spec(key: &Key, pod: &Value) -> PodSpec {
         name: key.1.clone(),
         host_network: pod["spec"]["hostNetwork"] == true,
         containers: containers.collect(),
+        port_mappings: port_mappings(pod),
     }
+}
+
+/// As containerd hands them to the plugin.
+fn port_mappings(pod: &Value) -> Vec<Value> {
+    let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+    let ports = containers.flat_map(|container| container["ports"].as_array().into_iter().flatten());
+    let mapping = |port: &Value| {
+        let protocol = port["protocol"].as_str().unwrap_or("TCP").to_lowercase();
+        json!({
+            "hostPort": port["hostPort"], "containerPort": port["containerPort"], "protocol": protocol,
+            "hostIP": port["hostIP"].as_str().unwrap_or_default(),
+        })
+    };
+    ports.filter(|port| port["hostPort"].as_u64().unwrap_or(0) > 0).map(mapping).collect()
 }
 
 fn running(pod: &Value, addresses: &[IpAddr], node: &[IpAddr]) -> Value {
@@ -310,6 +325,16 @@ mod tests {
         let spec = spec(&key, &pod);
         let ports: Vec<_> = spec.containers.into_iter().map(|(_, ports)| ports).collect();
         assert_eq!(ports, [vec![8080], vec![8081], vec![53, 80]]);
-        assert!(!spec.host_network);
+        assert!(!spec.host_network && spec.port_mappings.is_empty());
+    }
+
+    #[test]
+    fn host_ports_are_handed_to_the_plugin() {
+        let pod = json!({"spec": {"containers": [{"ports": [{"containerPort": 80}]}, {"ports": [
+            {"containerPort": 53, "hostPort": 5353, "protocol": "UDP", "hostIP": "192.0.2.1"},
+        ]}]}});
+        let expected =
+            json!([{"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "192.0.2.1"}]);
+        assert_eq!(json!(port_mappings(&pod)), expected);
     }
 }

@@ -43,6 +43,8 @@ pub struct PodSpec {
     pub host_network: bool,
     /// The containers' names and ports.
     pub containers: Vec<(String, Vec<u16>)>,
+    /// Host ports, as CNI's `portMappings` has them.
+    pub port_mappings: Vec<Value>,
 }
 
 /// What went wrong with a pod.
@@ -125,7 +127,7 @@ fn wire(spec: &PodSpec, node: &Node, space: Arc<Space>) -> Result<(Arc<NetNs>, V
     let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
     let netns = PathBuf::from(format!("/run/netns/cni-{}", &id[..16]));
     let pod = (spec.namespace.clone(), spec.name.clone());
-    let container = Container { id, netns, pod };
+    let container = Container { id, netns, pod, port_mappings: spec.port_mappings.clone() };
     let ns = space.run(|| NetNs::create_named(&container.netns))??;
     match network.add(&space, &container) {
         Ok(added) => {

@@ -82,10 +82,17 @@ impl Fabric {
 
     /// Rules that make this node's pods look into [`POD_TABLE`] first, and that leave them no way out of the cluster
     /// but with the guard's mark: who flushes nftables takes the mark away together with the guard.
+    ///
+    /// All of them ask for the device that pods' packets come by. The kernel's check of the way back (`rp_filter` 1) looks
+    /// up a route from the pod as well, when a member's packet to a host port has been translated: it came by the
+    /// underlay, and the answer here would be the tunnel. That lookup is made as if from the pod's own port.
     #[must_use]
     pub fn rules(&self) -> Vec<Rule> {
-        let to_nodes = |cidr: &IpNet| Rule::from_source(*cidr, POD_RULE_PRIORITY, POD_TABLE);
-        let mut rules: Vec<Rule> = self.pod_cidrs.iter().map(to_nodes).collect();
+        let to_nodes = |source: IpNet| Rule::from_source(source, POD_RULE_PRIORITY, POD_TABLE);
+        let from_pods = |cidr: &IpNet| Rule { input: Some(BRIDGE.to_owned()), ..to_nodes(*cidr) };
+        let mut rules: Vec<Rule> = self.pod_cidrs.iter().map(from_pods).collect();
+        // The node itself speaks from its fabric addresses too.
+        rules.extend(self.fabric_addresses().into_iter().map(|address| to_nodes(address.into())));
         for cidr in &self.cluster_pod_cidrs {
             let from_pods =
                 |priority, action| Rule::from_device(BRIDGE, cidr.addr().is_ipv6(), priority, action);
@@ -170,7 +177,8 @@ mod tests {
         rules.sort_by_key(|rule| rule.priority);
         let rules: Vec<String> = rules.iter().filter(|rule| !rule.ipv6).map(ToString::to_string).collect();
         let wanted = [
-            "5183: from 10.244.3.0/24 table 51830",
+            "5183: from 10.244.3.0/24 iif selvedge-br table 51830",
+            "5183: from 10.244.3.1/32 table 51830",
             "5184: to 10.244.0.0/16 iif selvedge-br table 254",
             "5185: iif selvedge-br fwmark 0/0x1000000 Unreachable",
         ];
@@ -180,7 +188,7 @@ mod tests {
     #[test]
     fn pods_look_into_their_table_and_host_routes_are_left_alone() {
         let rules = fabric(None).rules();
-        assert_eq!(rules.iter().filter(|rule| rule.priority == POD_RULE_PRIORITY).count(), 2);
+        assert_eq!(rules.iter().filter(|rule| rule.priority == POD_RULE_PRIORITY).count(), 4);
         let host: IpNet = "10.244.3.7/32".parse().unwrap();
         assert!(!owns(&Route::on_link(host, 3)));
         assert!(owns(&Route::on_link(host, 3).with_table(POD_TABLE)));

@@ -7,4 +7,5 @@
 
 mod checks;
 mod cluster;
+mod hostport;
 mod scenario;

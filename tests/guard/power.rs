@@ -16,7 +16,12 @@ fn impatient_pod(stage: &Stage, index: usize) -> Pod {
     let space = node.space();
     let netns = PathBuf::from("/run/netns/impatient");
     let ns = space.run(|| NetNs::create_named(&netns)).unwrap().unwrap();
-    let container = Container { id: "impatient".into(), netns, pod: ("default".into(), "impatient".into()) };
+    let container = Container {
+        id: "impatient".into(),
+        netns,
+        pod: ("default".into(), "impatient".into()),
+        port_mappings: vec![],
+    };
     let added = node.network().unwrap().add(&space, &container).unwrap();
     Pod { ns: Arc::new(ns), addresses: added.addresses }
 }
