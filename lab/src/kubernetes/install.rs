@@ -14,6 +14,9 @@ use crate::plan::Plan;
 /// Image of containers that do nothing.
 pub(super) const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 const COREDNS: &str = "registry.k8s.io/coredns/coredns:v1.15.0";
+/// Key of the taint that nodes begin with.
+pub(super) const TAINT: &str = "selvedge.dev/not-ready";
+const CONDITION: &str = "NetworkUnavailable";
 /// What tells why Selvedge is not ready.
 pub(super) const LOGS: [&[&str]; 4] = [
     &["get", "nodes,pods", "--all-namespaces", "-o", "wide"],
@@ -25,6 +28,12 @@ pub(super) const LOGS: [&[&str]; 4] = [
 impl Kubernetes {
     /// Installs Selvedge, then CoreDNS, and waits until the nodes and these are ready.
     pub fn install(&mut self, progress: &mut dyn FnMut(&str)) -> Result<(), Error> {
+        // As clouds do it.
+        let unavailable = json!([{"type": CONDITION, "status": "True", "reason": "NoRouteCreated"}]);
+        let patch = json!({"status": {"conditions": unavailable}}).to_string();
+        for node in self.node_names() {
+            self.kubectl(&["patch", "node", &node, "--subresource=status", "--patch", &patch])?;
+        }
         progress("applying Selvedge's manifests");
         let overlay = self.options.folder.join("deploy/overlays/lab");
         write_overlay(&self.options.assets.deploy_folder, &overlay, self.world.plan())
@@ -34,6 +43,10 @@ impl Kubernetes {
         self.wait("every node to be ready", |cluster| {
             let nodes = cluster.client.list::<Node>("/api/v1/nodes")?;
             Ok(nodes.iter().filter(|node| is_ready(node)).count() == cluster.machines.len())
+        })?;
+        self.wait("every node to admit pods", |cluster| {
+            let nodes = cluster.client.list::<Node>("/api/v1/nodes")?;
+            Ok(nodes.iter().all(admits_pods))
         })?;
         progress("starting CoreDNS");
         let manifest = self.options.folder.join("coredns.json");
@@ -53,8 +66,18 @@ impl Kubernetes {
 }
 
 fn is_ready(node: &Node) -> bool {
+    has(node, "Ready", "True")
+}
+
+/// Neither the condition nor the taint of a new node is left.
+fn admits_pods(node: &Node) -> bool {
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    has(node, CONDITION, "False") && taints.into_iter().all(|taint| taint.key != TAINT)
+}
+
+fn has(node: &Node, condition: &str, status: &str) -> bool {
     let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    conditions.into_iter().any(|found| found.type_ == condition && found.status == status)
 }
 
 /// A copy of `deploy/` with one overlay more, which names this cluster's ranges.

@@ -196,6 +196,8 @@ impl Site<'_> {
             "imageGCHighThresholdPercent": 100,
             "imageGCLowThresholdPercent": 99,
             "maxPods": 250,
+            // As operators do it: no pod starts before the agent has taken it off.
+            "registerWithTaints": [{"key": super::install::TAINT, "effect": "NoSchedule"}],
         })
     }
 

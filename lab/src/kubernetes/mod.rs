@@ -189,7 +189,7 @@ impl Kubernetes {
     /// A command of kubectl's, as an administrator; gives what it prints.
     pub fn kubectl(&self, args: &[&str]) -> Result<String, Error> {
         let mut command = std::process::Command::new(self.options.assets.binary("kubectl"));
-        command.args(args).arg("--kubeconfig").arg(self.kubeconfig());
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(args);
         let what = format!("kubectl {}", args.join(" "));
         let output = command.output().doing(&what)?;
         match output.status.success() {
