@@ -335,8 +335,10 @@ within 10 "the agent to have the right to make Nodes" may_create
 denied "an agent makes a Node where RBAC lets it" "may create no Node" create agent_a admission-d '}'
 
 # The controller manager's type checker, where there is one, has no doubt about the expressions.
-if [ -n "$(operator get validatingadmissionpolicy selvedge-nodes -o jsonpath='{.status.observedGeneration}')" ]; then
-  doubts=$(operator get validatingadmissionpolicy selvedge-nodes -o jsonpath='{.status.typeChecking.expressionWarnings}')
+policy() { operator get validatingadmissionpolicy selvedge-nodes -o jsonpath="{$1}"; }
+type_checked() { [ "$(policy .status.observedGeneration)" = "$(policy .metadata.generation)" ]; }
+if [ -n "$(policy .status.observedGeneration)" ] && within 20 "the type checker" type_checked; then
+  doubts=$(policy .status.typeChecking.expressionWarnings)
   if [ -z "$doubts" ]; then pass "the policy's types"; else fail "the policy's types" "$doubts"; fi
 fi
 
