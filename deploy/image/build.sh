@@ -2,7 +2,7 @@
 # Builds the image without a container engine: an OCI layout as a tar, and its list of parts (SBOM) beside it.
 #   deploy/image/build.sh FOLDER
 # Load it with `ctr -n k8s.io images import FOLDER/selvedge-VERSION-ARCH.tar`, `docker load -i` (25 or newer) or
-# `kind load image-archive`. The same source gives the same bytes: nothing of this machine is in it, neither time nor
+# `kind load image-archive`. The same program gives the same bytes: nothing of this machine is in it, neither time nor
 # path. IMAGE is the name that the image gets. SELVEDGE_BINARY, if set, is taken instead of building one.
 set -eu
 umask 022
