@@ -23,11 +23,13 @@ mod mtu;
 mod pods;
 mod reach;
 mod throughput;
+mod upkeep;
 mod workloads;
 
 pub use admission::admission;
 pub use kubernetes::Served;
 pub use leak::leaks;
+pub use upkeep::upkeep;
 pub use workloads::workloads;
 
 /// Something with addresses in a network namespace: a pod, a node, the internet.

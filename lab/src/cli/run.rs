@@ -112,6 +112,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
             let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
             let more = |report: &mut dyn FnMut(Report<'_>)| {
                 checks::workloads(&cluster, report);
+                checks::upkeep(&cluster, report);
                 checks::admission(&cluster, report);
             };
             check(&Served::new(&cluster), scale, &progress, more, || cluster.logs())

@@ -236,6 +236,16 @@ impl Kubernetes {
         gone.map_err(|why| Error::new(format!("delete pod {name}"), format!("{why}\n{}", self.events(name))))
     }
 
+    /// Kills the API server, keeps it away for so long, and waits until it answers again.
+    pub fn without_api_server(&self, time: Duration) -> Result<(), Error> {
+        let api = &self.control_plane.api;
+        api.hold();
+        std::thread::sleep(time);
+        api.resume();
+        let ready = process::wait_every(LOOK, "the API server to be back", READY, || self.client.is_ready());
+        ready.map_err(|why| Error::new("the cluster", format!("{why}\n{}", self.control_plane.logs())))
+    }
+
     /// Plants frames that must be found, on every link, and tells what each capture has seen since the beginning.
     pub fn plant(&self) -> Result<Vec<Seen>, Error> {
         self.world.plant(|name| self.machine(name).map(|machine| machine.namespaces().net()))
