@@ -35,11 +35,12 @@ rust() {
   count "cargo test" "$status" "$(sum passed)" "$(sum failed)"
 }
 
-# checks NAME COMMAND...: a program that prints a line `PASS case` or `FAIL case` for each.
+# checks NAME COMMAND...: a program that prints a line `PASS case` or `FAIL case` for each. Its own sum is indented, so
+# that there is one at the end alone.
 checks() {
   local name=$1 log=$work/$1 status
   shift
-  "$@" 2>&1 | tee "$log"
+  "$@" 2>&1 | sed -u 's/^[0-9]* passed, [0-9]* failed/  &/' | tee "$log"
   status=${PIPESTATUS[0]}
   count "$name" "$status" "$(grep -c '^PASS ' "$log")" "$(grep -c '^FAIL ' "$log")"
 }
