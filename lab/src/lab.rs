@@ -14,7 +14,7 @@ use crate::api::{self, Deletion, Review, Server as ApiServer, Store, User};
 use crate::capture::{Capture, Seen};
 use crate::kubelet::{Key, Kubelet};
 use crate::node::{Node, Parts};
-use crate::plan::{API_PORT, Cable, Families, Plan};
+use crate::plan::{API_PORT, Cable, Datapath, Families, Plan};
 use crate::process;
 use crate::traffic::{Canary, Server};
 use crate::underlay::Underlay;
@@ -37,6 +37,8 @@ pub struct Options {
     pub nodes: usize,
     /// Which families.
     pub families: Families,
+    /// How pods are wired.
+    pub datapath: Datapath,
     /// Where it keeps its files; an empty folder.
     pub folder: PathBuf,
     /// The product's binary.
@@ -104,7 +106,7 @@ impl Lab {
 
     /// As [`Lab::start`], without waiting for the nodes.
     pub fn build(options: Options, progress: &mut dyn FnMut(&str)) -> Result<Self, Error> {
-        let plan = Plan { families: options.families, nodes: options.nodes };
+        let plan = Plan { datapath: options.datapath, ..Plan::new(options.families, options.nodes) };
         progress("laying the underlay: a router, its cables, the internet");
         let world = World::build(plan)?;
         progress("starting the API server");

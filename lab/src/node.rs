@@ -265,9 +265,10 @@ fn configuration(node: &NodePlan, plan: &Plan) -> String {
         let quoted: Vec<String> = nets.iter().map(|net| format!("\"{net}\"")).collect();
         format!("[{}]", quoted.join(", "))
     };
+    let datapath = plan.datapath;
     let (name, pods, services) = (&node.name, list(&plan.cluster_pod_cidrs()), list(&plan.service_cidrs()));
     format!(
-        "nodeName = \"{name}\"\nclusterPodCIDRs = {pods}\nserviceCIDRs = {services}\n\n\
+        "nodeName = \"{name}\"\nclusterPodCIDRs = {pods}\nserviceCIDRs = {services}\ndatapath = \"{datapath}\"\n\n\
          [cni]\nbinDir = \"{DISK}/cni/bin\"\nconfDir = \"{DISK}/cni/net.d\"\n\n\
          [agent]\nkubeconfig = \"{DISK}/etc/kubeconfig\"\n"
     )
@@ -282,7 +283,7 @@ mod tests {
 
     #[test]
     fn the_configuration_is_one_the_product_takes() {
-        let plan = Plan { families: Families::Dual, nodes: 2 };
+        let plan = Plan::new(Families::Dual, 2);
         let text = configuration(&plan.node_plans()[1], &plan);
         let config = Config::parse(Path::new("config.toml"), &text, &Overrides::default()).unwrap();
         assert_eq!(config.node_name, "node2");

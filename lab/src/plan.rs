@@ -113,9 +113,36 @@ pub struct Plan {
     pub families: Families,
     /// How many nodes.
     pub nodes: usize,
+    /// How pods are wired.
+    pub datapath: Datapath,
+}
+
+/// How pods are wired to their node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Datapath {
+    /// As ports of a bridge
+    #[default]
+    Bridge,
+    /// Without a bridge
+    Routed,
+}
+
+impl std::fmt::Display for Datapath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bridge => "bridge",
+            Self::Routed => "routed",
+        })
+    }
 }
 
 impl Plan {
+    /// With the usual wiring.
+    #[must_use]
+    pub fn new(families: Families, nodes: usize) -> Self {
+        Self { families, nodes, datapath: Datapath::default() }
+    }
+
     /// `clusterPodCIDRs`.
     #[must_use]
     pub fn cluster_pod_cidrs(&self) -> Vec<IpNet> {
@@ -202,7 +229,7 @@ mod tests {
 
     #[test]
     fn nothing_overlaps() {
-        let plan = Plan { families: Families::Dual, nodes: MOST_NODES };
+        let plan = Plan::new(Families::Dual, MOST_NODES);
         let nodes = plan.node_plans();
         let cables = plan.cables();
         let mut nets: Vec<IpNet> =
@@ -223,7 +250,7 @@ mod tests {
 
     #[test]
     fn one_family_has_no_address_of_the_other() {
-        let plan = Plan { families: Families::Ipv6, nodes: 1 };
+        let plan = Plan::new(Families::Ipv6, 1);
         let node = plan.node_plans().remove(0);
         let all = [&node.pod_cidrs[..], &node.cable.host, &plan.internet().host, &plan.cluster_pod_cidrs()]
             .concat();

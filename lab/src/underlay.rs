@@ -193,7 +193,7 @@ mod tests {
     fn nodes_reach_each_other_and_the_internet_over_the_router() {
         crate::isolated!(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let plan = Plan { families: Families::Dual, nodes: 2 };
+            let plan = Plan::new(Families::Dual, 2);
             let mut cables: Vec<Cable> = plan.node_plans().into_iter().map(|node| node.cable).collect();
             cables.push(plan.internet());
             let hosts: Vec<NetNs> = cables.iter().map(|_| NetNs::create().unwrap()).collect();
@@ -215,7 +215,7 @@ mod tests {
                 underlay.plug(&cables[1], &again).await.unwrap();
             });
             cables[1].addresses().into_iter().for_each(|address| talk(&hosts[0], &again, address));
-            let moved = Plan { families: Families::Dual, nodes: 9 }.node_plans().remove(8).cable;
+            let moved = Plan::new(Families::Dual, 9).node_plans().remove(8).cable;
             runtime.block_on(underlay.renumber(&cables[1], &moved, &again)).unwrap();
             moved.addresses().into_iter().for_each(|address| talk(&hosts[0], &again, address));
         });

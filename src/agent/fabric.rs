@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::guard::MARK;
+use crate::guard::{MARK, MARK_ARRIVING};
 use crate::kernel::route::{MAIN, Route};
 use crate::kernel::rule::{Action, Rule};
 use crate::pod::gateway::BRIDGE;
@@ -23,6 +23,8 @@ pub const CLUSTER_RULE_PRIORITY: u32 = 5184;
 /// Priority of the rules that refuse what comes from pods and was not marked by the guard.
 pub const UNGUARDED_RULE_PRIORITY: u32 = 5185;
 
+/// Has the check of the way back look routes up with the packet's mark.
+pub const SRC_VALID_MARK: &str = "ipv4/conf/all/src_valid_mark";
 /// The switch for forwarding IPv6.
 pub const IPV6_FORWARDING: &str = "ipv6/conf/all/forwarding";
 
@@ -39,6 +41,8 @@ pub struct Fabric {
     pub node_addresses: Vec<IpAddr>,
     /// Index of the TUN device; none while it does not exist.
     pub tunnel: Option<u32>,
+    /// Whether there are, or will be, pods without a bridge.
+    pub routed: bool,
 }
 
 impl Fabric {
@@ -100,6 +104,28 @@ impl Fabric {
             let unguarded = from_pods(UNGUARDED_RULE_PRIORITY, Action::Unreachable);
             rules.extend([to_pods, Rule { unmarked: Some(MARK), ..unguarded }]);
         }
+        if self.routed {
+            rules.extend(self.pod_cidrs.iter().flat_map(|cidr| self.routed_rules(*cidr)));
+        }
+        rules
+    }
+
+    /// The same by source, for pods whose packets come by a device each. The kernel's check of the way back asks as if
+    /// for a packet of such a pod, and can be told from one only by the mark: [`SRC_VALID_MARK`] hands it on.
+    fn routed_rules(&self, cidr: IpNet) -> Vec<Rule> {
+        let from_pods = |priority, action| Rule { action, ..Rule::from_source(cidr, priority, MAIN) };
+        let same_family = |other: &&IpNet| other.addr().is_ipv4() == cidr.addr().is_ipv4();
+        let to_pods = self.cluster_pod_cidrs.iter().filter(same_family);
+        let mut rules: Vec<Rule> = to_pods
+            .map(|to| from_pods(CLUSTER_RULE_PRIORITY, Action::Table(MAIN)).to_destination(*to))
+            .collect();
+        // The node's own packets have no mark.
+        let own = Rule::from_source(fabric_address(&cidr), CLUSTER_RULE_PRIORITY, MAIN);
+        rules.push(Rule { input: Some("lo".to_owned()), ..own });
+        let to_nodes = from_pods(POD_RULE_PRIORITY, Action::Table(POD_TABLE));
+        rules.push(Rule { marked: Some(MARK), ..to_nodes });
+        let unguarded = from_pods(UNGUARDED_RULE_PRIORITY, Action::Unreachable);
+        rules.push(Rule { unmarked: Some(MARK | MARK_ARRIVING), ..unguarded });
         rules
     }
 }
@@ -115,8 +141,11 @@ pub fn owns(route: &Route) -> bool {
 /// Reverse-path filtering is loose on the tunnel (`rp_filter` 2, ip-sysctl in the kernel's documentation): a remote
 /// node's own address arrives there although the way back to it is the underlay's.
 #[must_use]
-pub fn sysctls(tunnel: Option<&str>, ipv6: bool) -> Vec<(String, &'static str)> {
+pub fn sysctls(tunnel: Option<&str>, ipv6: bool, routed: bool) -> Vec<(String, &'static str)> {
     let mut all = vec![("ipv4/ip_forward".to_owned(), "1")];
+    if routed {
+        all.push((SRC_VALID_MARK.to_owned(), "1"));
+    }
     if ipv6 {
         all.push((IPV6_FORWARDING.to_owned(), "1"));
     }
@@ -145,6 +174,7 @@ mod tests {
             pod_cidrs: vec!["10.244.3.0/24".parse().unwrap(), "fd00:0:0:3::/64".parse().unwrap()],
             node_addresses: vec!["172.31.1.2".parse().unwrap()],
             tunnel,
+            routed: false,
         }
     }
 
@@ -181,6 +211,24 @@ mod tests {
             "5183: from 10.244.3.1/32 table 51830",
             "5184: to 10.244.0.0/16 iif selvedge-br table 254",
             "5185: iif selvedge-br fwmark 0/0x1000000 Unreachable",
+        ];
+        assert_eq!(rules, wanted);
+    }
+
+    #[test]
+    fn without_a_bridge_source_and_mark_tell_pods() {
+        let all = Fabric { routed: true, ..fabric(None) }.rules();
+        let mut rules: Vec<String> = all
+            .iter()
+            .filter(|rule| !rule.ipv6 && !fabric(None).rules().contains(rule))
+            .map(ToString::to_string)
+            .collect();
+        rules.sort();
+        let wanted = [
+            "5183: from 10.244.3.0/24 fwmark 0x1000000/0x1000000 table 51830",
+            "5184: from 10.244.3.0/24 to 10.244.0.0/16 table 254",
+            "5184: from 10.244.3.1/32 iif lo table 254",
+            "5185: from 10.244.3.0/24 fwmark 0/0x3000000 Unreachable",
         ];
         assert_eq!(rules, wanted);
     }

@@ -163,9 +163,13 @@ impl Merge<'_> {
     }
 
     fn datapath(&mut self, datapath: Option<Value<String>>) -> Datapath {
-        if let Some(datapath) = datapath.filter(|datapath| datapath.value != "bridge") {
-            let problem = format!("`{}` is no datapath", datapath.value);
-            self.problems.push(datapath.problem(problem, "write \"bridge\" or leave it out"));
+        match datapath {
+            Some(datapath) if datapath.value == "routed" => return Datapath::Routed,
+            Some(datapath) if datapath.value != "bridge" => {
+                let problem = format!("`{}` is no datapath", datapath.value);
+                self.problems.push(datapath.problem(problem, "write \"bridge\" or \"routed\""));
+            }
+            _ => {}
         }
         Datapath::Bridge
     }

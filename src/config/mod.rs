@@ -75,6 +75,8 @@ pub enum Datapath {
     /// Each pod is an isolated port of a bridge.
     #[default]
     Bridge,
+    /// The node routes to each pod's own link; no bridge is between.
+    Routed,
 }
 
 /// The folders of the container runtime.

@@ -45,7 +45,7 @@ pub struct Overrides {
     /// Site or cloud of this node.
     #[arg(long, env = "SELVEDGE_LOCATION", value_name = "NAME")]
     pub location: Option<String>,
-    /// How pods are wired: `bridge`.
+    /// How pods are wired: `bridge` or `routed`.
     #[arg(long, env = "SELVEDGE_DATAPATH", value_name = "KIND")]
     pub datapath: Option<String>,
     /// Mark of encrypted datagrams, decimal or 0x.

@@ -30,6 +30,10 @@ pub const TABLE: &str = "selvedge-guard";
 /// packets without it no way out of the cluster, so they stay inside when somebody flushes nftables.
 pub const MARK: u32 = 1 << 24;
 
+/// The bit for what comes to pods by devices that are not ours. The kernel's check of the way back asks, with the same
+/// mark, for the way that the pod's answers will take; where pods have no bridge, that question looks like a pod's packet.
+pub const MARK_ARRIVING: u32 = 1 << 25;
+
 /// What the guard follows from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GuardConfig {

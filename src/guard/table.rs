@@ -2,7 +2,7 @@
 
 use ipnet::{IpNet, Ipv6Net};
 
-use super::{GuardConfig, MARK, TABLE};
+use super::{GuardConfig, MARK, MARK_ARRIVING, TABLE};
 use crate::kernel::LINK_GROUP;
 use crate::kernel::nft::{
     Chain, ChainKind, Comparison, End, Expression, Family, Field, Hook, Ip, Meta, PayloadBase, Register,
@@ -99,7 +99,14 @@ pub fn table(config: &GuardConfig) -> Table {
         }
         table.chain(way.name(), way.chain(rules));
     }
-    table.chain("mark", Chain::base(ChainKind::Filter, Hook::Prerouting, LAST, vec![mark()]));
+    let mut marks = vec![mark(Rule::new().iif_group(LINK_GROUP), MARK).comment("for the routing rules")];
+    // There is no check of the way back for IPv6.
+    for ranges in ranges.iter().filter(|ranges| ranges.ip == Ip::V4 && !ranges.pods.is_empty()) {
+        let arriving = Rule::new().meta_not(Meta::IifGroup, LINK_GROUP.to_ne_bytes()).ip(ranges.ip);
+        let to_pods = arriving.address_in(ranges.ip, End::Destination, &ranges.name("pods"));
+        marks.push(mark(to_pods, MARK_ARRIVING).comment("for the check of the way back"));
+    }
+    table.chain("mark", Chain::base(ChainKind::Filter, Hook::Prerouting, LAST, marks));
     let mut headers = Set::new(Field::Protocol);
     for header in EXTENSIONS {
         headers.insert([header]);
@@ -111,15 +118,12 @@ pub fn table(config: &GuardConfig) -> Table {
 }
 
 /// Sets the bit and leaves the others as they are.
-fn mark() -> Rule {
+fn mark(rule: Rule, bit: u32) -> Rule {
     let (from, to) = (Register::FIRST, Register::FIRST);
-    let (mask, xor) = ((!MARK).to_ne_bytes().to_vec(), MARK.to_ne_bytes().to_vec());
-    Rule::new()
-        .iif_group(LINK_GROUP)
-        .with(Expression::Meta { key: Meta::Mark, to })
+    let (mask, xor) = ((!bit).to_ne_bytes().to_vec(), bit.to_ne_bytes().to_vec());
+    rule.with(Expression::Meta { key: Meta::Mark, to })
         .with(Expression::Bitwise { from, to, mask, xor })
         .with(Expression::MetaSet { key: Meta::Mark, from })
-        .comment("for the routing rules")
 }
 
 /// The ranges of one IP version, each set in as few prefixes as can be.

@@ -26,6 +26,8 @@ pub struct Rule {
     pub input: Option<String>,
     /// Packets whose mark has none of these bits. Nothing: any.
     pub unmarked: Option<u32>,
+    /// Packets whose mark has all of these bits; excludes the other. Nothing: any.
+    pub marked: Option<u32>,
     /// Take no notice of routes with prefixes of at most this length.
     pub suppress_prefix_length: Option<u32>,
     /// What to do.
@@ -60,8 +62,8 @@ impl Rule {
 
     fn any(ipv6: bool, priority: u32, action: Action) -> Self {
         let (source, destination, input) = (None, None, None);
-        let (unmarked, suppress_prefix_length) = (None, None);
-        Self { ipv6, priority, source, destination, input, unmarked, suppress_prefix_length, action }
+        let (unmarked, marked, suppress_prefix_length) = (None, None, None);
+        Self { ipv6, priority, source, destination, input, unmarked, marked, suppress_prefix_length, action }
     }
 
     /// The same for packets to `destination` only.
@@ -114,8 +116,8 @@ impl Rule {
             self.destination.map(|net| RuleAttribute::Destination(net.trunc().addr())),
             self.input.clone().map(RuleAttribute::Iifname),
             // Compared under the mask: no mark at all, and then the mask, which a mark would set to all ones.
-            self.unmarked.map(|_| RuleAttribute::FwMark(0)),
-            self.unmarked.map(RuleAttribute::FwMask),
+            self.unmarked.map(|_| 0).or(self.marked).map(RuleAttribute::FwMark),
+            self.unmarked.or(self.marked).map(RuleAttribute::FwMask),
             self.suppress_prefix_length.map(RuleAttribute::SuppressPrefixLen),
             table,
         ];
@@ -138,6 +140,9 @@ impl std::fmt::Display for Rule {
         }
         if let Some(bits) = self.unmarked {
             write!(f, " fwmark 0/{bits:#x}")?;
+        }
+        if let Some(bits) = self.marked {
+            write!(f, " fwmark {bits:#x}/{bits:#x}")?;
         }
         match self.action {
             Action::Table(table) => write!(f, " table {table}"),
@@ -201,6 +206,7 @@ fn from_message(message: Message) -> Option<Rule> {
                 rule.destination = IpNet::new(*address, header.dst_len).ok();
             }
             RuleAttribute::Iifname(name) => rule.input = Some(name.clone()),
+            RuleAttribute::FwMark(bits) if *bits != 0 => rule.marked = Some(*bits),
             RuleAttribute::FwMask(bits) => rule.unmarked = Some(*bits),
             RuleAttribute::Table(table) if matches!(rule.action, Action::Table(_)) => {
                 rule.action = Action::Table(*table);
@@ -211,6 +217,9 @@ fn from_message(message: Message) -> Option<Rule> {
             }
             _ => {}
         }
+    }
+    if rule.marked.is_some() {
+        rule.unmarked = None;
     }
     ours.then_some(rule)
 }

@@ -177,11 +177,12 @@ fn rules_become_what_is_desired() {
             Rule { unmarked: Some(1 << 24), ..Rule::from_device("br", true, 5186, Action::Unreachable) },
             Rule { suppress_prefix_length: Some(0), input: Some("br".to_owned()), source: None, ..any },
             Rule { action: Action::Unreachable, ..Rule::from_source(net("10.1.0.0/24"), 5185, 0) },
+            Rule { marked: Some(1 << 24), ..Rule::from_source(net("10.1.0.0/24"), 5186, 51830) },
         ];
-        assert_eq!(netlink.sync_rules(&desired).await.unwrap().len(), 5);
+        assert_eq!(netlink.sync_rules(&desired).await.unwrap().len(), 6);
         assert_eq!(netlink.sync_rules(&desired).await.unwrap(), Vec::<String>::new());
         let changed = netlink.sync_rules(&desired[..1]).await.unwrap();
-        assert_eq!(changed.len(), 4, "{changed:?}");
+        assert_eq!(changed.len(), 5, "{changed:?}");
         assert_eq!(netlink.rules().await.unwrap(), &desired[..1]);
     }));
 }

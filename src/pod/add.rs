@@ -8,11 +8,11 @@ use super::error::{Code, Error};
 use super::gateway::{self, BRIDGE, BRIDGE_MAC};
 use super::hostport::{self, HostPort, Protocol};
 use super::lease::{Holder, Lease, Leases};
-use super::node::NodeInfo;
+use super::node::{Datapath, NodeInfo};
 use super::pool::Pool;
 use super::reply::{Added, Wired};
 use super::request::{Config, PodName, Version};
-use super::wiring::Wiring;
+use super::wiring::{self, Wiring};
 use super::{del, plugin};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::NetNs;
@@ -86,6 +86,7 @@ impl Add {
             netns: self.netns.clone(),
             pod: self.pod.clone(),
             mtu: node.mtu,
+            datapath: node.datapath,
             host_ports: self.host_ports.clone(),
         };
         Ok(Leases::new(self.paths.leases()).lock()?.take(&Pool::new(&node.pod_cidrs), holder)?)
@@ -104,8 +105,8 @@ impl Add {
         let port = self.attachment.port();
         let with_gateway = |address: std::net::IpAddr| Some((address, node.fabric(address.is_ipv6())?));
         let wired = Wired {
-            bridge: (BRIDGE, BRIDGE_MAC),
-            port: (&port.name, port.mac),
+            bridge: (lease.datapath == Datapath::Bridge).then_some((BRIDGE, BRIDGE_MAC)),
+            port: (&port.name, wiring::port_mac(lease)),
             pod: (&self.attachment.interface, port.pod_mac),
             netns: &self.netns,
             mtu: lease.mtu,

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attachment::Attachment;
 use super::hostport::HostPort;
+use super::node::Datapath;
 use super::pool::{Addresses, Pool};
 use super::request::PodName;
 
@@ -44,6 +45,9 @@ pub struct Lease {
     pub addresses: Addresses,
     /// Largest packet of its interface, in bytes: the node's when it was added.
     pub mtu: u32,
+    /// How it was connected.
+    #[serde(default)]
+    pub datapath: Datapath,
     /// Ports of the node that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_ports: Vec<HostPort>,
@@ -62,6 +66,8 @@ pub struct Holder {
     pub pod: PodName,
     /// Largest packet of its interface, in bytes.
     pub mtu: u32,
+    /// How it is to be connected.
+    pub datapath: Datapath,
     /// Ports of the node that are to lead to it.
     pub host_ports: Vec<HostPort>,
 }
@@ -220,8 +226,8 @@ impl Locked {
         if !holder.host_ports.is_empty() {
             listing.host_ports_are_free(&self.folder, &holder.host_ports)?;
         }
-        let Holder { network, attachment, netns, pod, mtu, host_ports } = holder;
-        let lease = Lease { network, attachment, netns, pod, addresses, mtu, host_ports };
+        let Holder { network, attachment, netns, pod, mtu, datapath, host_ports } = holder;
+        let lease = Lease { network, attachment, netns, pod, addresses, mtu, datapath, host_ports };
         self.write(&lease, &port)?;
         for rest in listing.rested.iter().filter(|rest| rest.addresses == lease.addresses) {
             self.remove(&rest.name)?;
@@ -374,6 +380,7 @@ mod tests {
             netns: "/run/netns/x".into(),
             pod: PodName::default(),
             mtu: 1420,
+            datapath: Datapath::Bridge,
             host_ports: vec![],
         }
     }

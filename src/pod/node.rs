@@ -48,6 +48,8 @@ pub enum Datapath {
     /// Isolated ports of one bridge.
     #[default]
     Bridge,
+    /// A link of its own for each, without a bridge.
+    Routed,
 }
 
 /// Why `node.json` or the readiness marker is of no use.

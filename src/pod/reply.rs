@@ -52,8 +52,8 @@ struct Route {
 /// What ADD has made.
 #[derive(Debug)]
 pub struct Wired<'a> {
-    /// Bridge and its address.
-    pub bridge: (&'a str, Mac),
+    /// Bridge and its address, if there is one.
+    pub bridge: Option<(&'a str, Mac)>,
     /// The node's end.
     pub port: (&'a str, Mac),
     /// The pod's end.
@@ -75,21 +75,21 @@ impl Added {
         let mtu = (version >= Version::V1_1_0).then_some(wired.mtu);
         let interface =
             |(name, mac): (&str, Mac), sandbox| Interface { name: name.to_owned(), mac, mtu, sandbox };
+        let mut interfaces: Vec<Interface> =
+            wired.bridge.into_iter().chain([wired.port]).map(|link| interface(link, None)).collect();
+        let inside = interfaces.len();
+        interfaces.push(interface(wired.pod, Some(wired.netns.display().to_string())));
         let ip = |(address, gateway): &(IpAddr, IpAddr)| Ip {
             version: (version == Version::V0_4_0).then_some(if address.is_ipv6() { "6" } else { "4" }),
             address: IpNet::from(*address),
             gateway: *gateway,
-            interface: 2,
+            interface: inside,
         };
         let route =
             |(_, gateway): &(IpAddr, IpAddr)| Route { dst: everything(gateway.is_ipv6()), gw: *gateway };
         Self {
             cni_version: version,
-            interfaces: vec![
-                interface(wired.bridge, None),
-                interface(wired.port, None),
-                interface(wired.pod, Some(wired.netns.display().to_string())),
-            ],
+            interfaces,
             ips: wired.addresses.iter().map(ip).collect(),
             routes: wired.addresses.iter().map(route).collect(),
             dns: wired.dns.unwrap_or_else(|| Value::Object(serde_json::Map::new())),
@@ -140,7 +140,7 @@ mod tests {
 
     fn added(version: Version) -> Value {
         let wired = Wired {
-            bridge: ("selvedge-br", Mac([2, 0, 0, 0, 0, 1])),
+            bridge: Some(("selvedge-br", Mac([2, 0, 0, 0, 0, 1]))),
             port: ("slv1", Mac([2, 0, 0, 0, 0, 2])),
             pod: ("eth0", Mac([2, 0, 0, 0, 0, 3])),
             netns: Path::new("/run/netns/a"),

@@ -1,4 +1,7 @@
-//! One pod's interface: a veth, one end in the pod, the other an isolated port of the bridge.
+//! One pod's interface: a veth, one end in the pod, the other its port on the node.
+//!
+//! The port is an isolated one of the bridge, or (datapath `routed`) in no bridge. Then the port has the bridge's Ethernet
+//! address, and answers for the gateway: pods can't tell the difference, and both kinds live on one node.
 //!
 //! Nothing is learnt from packets. Node and pod know each other by permanent neighbours, and the bridge knows the
 //! port of each pod by a permanent entry, so neither ARP, ND nor flooding decides where packets go.
@@ -24,7 +27,7 @@ use crate::kernel::sysctl;
 use super::attachment::Attachment;
 use super::gateway::{BRIDGE, BRIDGE_MAC};
 use super::lease::Lease;
-use super::node::NodeInfo;
+use super::node::{Datapath, NodeInfo};
 use super::reply::everything;
 use super::spoof;
 
@@ -80,6 +83,7 @@ pub struct Seen {
     routes: BTreeSet<Route>,
     neighbours: BTreeSet<Neighbour>,
     forwardings: BTreeSet<Forwarding>,
+    addresses: Vec<Address>,
     chains: spoof::Chains,
 }
 
@@ -91,6 +95,7 @@ impl Seen {
             routes: netlink.routes().await?.into_iter().collect(),
             neighbours: netlink.neighbours().await?.into_iter().collect(),
             forwardings: netlink.forwardings().await?.into_iter().collect(),
+            addresses: netlink.addresses(None).await?,
             chains: spoof::Chains::read()?,
         })
     }
@@ -121,14 +126,14 @@ impl Wiring<'_> {
         let interface = self.lease.attachment.interface.as_str();
         let mtu = self.lease.mtu;
         let veth = Veth {
-            end: End { name: &port.name, mac: Some(port.mac), mtu, group: LINK_GROUP },
+            end: End { name: &port.name, mac: Some(port_mac(self.lease)), mtu, group: LINK_GROUP },
             peer: End { name: interface, mac: Some(port.pod_mac), mtu, group: 0 },
             peer_ns: Some(pod),
         };
         netlink.apply([veth.create()]).await?;
         spoof::protect(&port.name, port.pod_mac, &self.lease.addresses)?;
         let ends = self.ends(netlink, &port.name).await?;
-        port_sysctls(&port.name, self.has_ipv6())?;
+        self.port_sysctls(&port.name)?;
         let inside = self.enter(pod)?;
         inside.apply(self.pod_changes(ends.1)).await?;
         netlink.apply(self.node_changes(ends.0)).await?;
@@ -166,6 +171,25 @@ impl Wiring<'_> {
         })?
     }
 
+    /// Before the port comes up: it carries routes of both families, whatever the default for new devices is. Without a
+    /// bridge the pod's packets come by it, and it has to be what the bridge is else.
+    fn port_sysctls(&self, port: &str) -> Result<(), sysctl::Error> {
+        let ipv4 =
+            [("forwarding", "1"), ("rp_filter", "1"), ("accept_redirects", "0"), ("send_redirects", "0")];
+        let ipv6 = [("forwarding", "1"), ("accept_ra", "0"), ("accept_dad", "0"), ("accept_redirects", "0")];
+        if self.has_ipv6() {
+            sysctl::ensure(&format!("ipv6/conf/{port}/disable_ipv6"), "0")?;
+        }
+        if self.is_routed() {
+            let families = [("ipv4", ipv4, true), ("ipv6", ipv6, self.has_ipv6())];
+            let keys = families.into_iter().filter(|(_, _, has)| *has).flat_map(|(family, keys, _)| {
+                keys.map(|(key, value)| (format!("{family}/conf/{port}/{key}"), value))
+            });
+            sysctl::ensure_all(keys)?;
+        }
+        Ok(())
+    }
+
     fn has_ipv6(&self) -> bool {
         self.lease.addresses.iter().any(|address| address.is_ipv6())
     }
@@ -183,21 +207,32 @@ impl Wiring<'_> {
     /// On the node; the routes, which need the port to be up, come last.
     fn node_changes(&self, port: u32) -> Vec<Change> {
         let join = Update {
-            master: Some(self.bridge),
+            master: Some(if self.is_routed() { 0 } else { self.bridge }),
             link_local: Some(false),
             group: Some(LINK_GROUP),
             mtu: Some(self.lease.mtu),
             ..Update::default()
         };
-        let mut changes = vec![
-            link::update(Id::Index(port), &join),
-            link::set_port(Id::Index(port), PORT),
-            self.forwarding(port).replace(),
-        ];
+        let mut changes = vec![link::update(Id::Index(port), &join)];
+        if !self.is_routed() {
+            changes.extend([link::set_port(Id::Index(port), PORT), self.forwarding(port).replace()]);
+        }
         changes.push(link::update(Id::Index(port), &UP));
+        changes.extend(self.answering(port).into_iter().map(|address| address.add()));
         changes.extend(self.node_neighbours(port).into_iter().map(Neighbour::replace));
         changes.extend(self.node_routes(port).iter().map(Route::replace));
         changes
+    }
+
+    fn is_routed(&self) -> bool {
+        self.lease.datapath == Datapath::Routed
+    }
+
+    /// What a port without bridge needs to answer a pod that asks for its gateway: the kernel answers ARP for every
+    /// address of the node, but neighbour discovery only for the device's own.
+    fn answering(&self, port: u32) -> Option<Address> {
+        let gateway = self.gateways().find(IpAddr::is_ipv6).filter(|_| self.is_routed())?;
+        Some(Address::new(port, gateway))
     }
 
     fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
@@ -237,7 +272,7 @@ impl Wiring<'_> {
     pub async fn restore(&self, netlink: &Netlink, port: u32) -> Result<(), Error> {
         let names = self.lease.attachment.port();
         spoof::protect(&names.name, names.pod_mac, &self.lease.addresses)?;
-        port_sysctls(&names.name, self.has_ipv6())?;
+        self.port_sysctls(&names.name)?;
         Ok(netlink.apply(self.node_changes(port)).await?)
     }
 
@@ -258,7 +293,11 @@ impl Wiring<'_> {
             return vec![format!("the node's end {name} is missing")];
         };
         self.port_problems(port, &mut problems);
-        if !seen.forwardings.contains(&self.forwarding(port.index)) {
+        if let Some(missing) = self.answering(port.index).filter(|address| !seen.addresses.contains(address))
+        {
+            problems.push(format!("{name} lacks the gateway address {}", missing.net.addr()));
+        }
+        if !self.is_routed() && !seen.forwardings.contains(&self.forwarding(port.index)) {
             problems.push(format!("the bridge does not know the pod's address on port {name}"));
         }
         for route in
@@ -276,7 +315,13 @@ impl Wiring<'_> {
 
     fn port_problems(&self, link: &Link, problems: &mut Vec<String>) {
         let name = &link.name;
-        if link.master != Some(self.bridge) {
+        if self.is_routed() {
+            problems.extend(link.master.map(|_| format!("{name} is in a bridge")));
+            let mac = port_mac(self.lease);
+            if link.mac != Some(mac) {
+                problems.push(format!("{name} has another Ethernet address than {mac}"));
+            }
+        } else if link.master != Some(self.bridge) {
             problems.push(format!("{name} is not in bridge {BRIDGE}"));
         } else if link.port != Some(PORT) {
             problems.push(format!("bridge port {name} is not isolated or floods, as {:?} shows", link.port));
@@ -332,12 +377,13 @@ impl Wiring<'_> {
     }
 }
 
-/// Before the port comes up: it carries routes of both families, whatever the default for new devices is.
-fn port_sysctls(port: &str, ipv6: bool) -> Result<(), sysctl::Error> {
-    if ipv6 {
-        sysctl::ensure(&format!("ipv6/conf/{port}/disable_ipv6"), "0")?;
+/// Ethernet address of the node's end. Without a bridge it is what the pod knows as its gateway.
+#[must_use]
+pub fn port_mac(lease: &Lease) -> Mac {
+    match lease.datapath {
+        Datapath::Bridge => lease.attachment.port().mac,
+        Datapath::Routed => BRIDGE_MAC,
     }
-    Ok(())
 }
 
 /// Before the interface comes up: no duplicate address detection, for which a pod would have to wait, and no

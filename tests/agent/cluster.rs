@@ -12,7 +12,7 @@ use selvedge_keys::{PrivateKey, PublicKey};
 use selvedge_lab::api::Deletion;
 use selvedge_lab::api::resource::{EVENTS, NODES};
 use selvedge_lab::lab::{Lab, Options};
-use selvedge_lab::plan::Families;
+use selvedge_lab::plan::{Datapath, Families};
 use selvedge_lab::process::wait_for;
 use selvedge_lab::traffic::PingReport;
 use serde_json::{Value, json};
@@ -34,6 +34,7 @@ impl Cluster {
         let options = Options {
             nodes: 2,
             families: Families::Dual,
+            datapath: Datapath::default(),
             folder: folder.path().to_owned(),
             binary: PathBuf::from(env!("CARGO_BIN_EXE_selvedge")),
         };

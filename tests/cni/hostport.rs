@@ -15,7 +15,7 @@ use selvedge_lab::packet;
 use selvedge_lab::wire::Wire;
 use serde_json::{Value, json};
 
-use crate::node::{Node, Pod, block_on, node};
+use crate::node::{Node, Pod, block_on, in_both, node};
 
 const NODE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
@@ -113,39 +113,36 @@ fn echoes(client: &UdpSocket, target: SocketAddr, server: &UdpSocket) -> Option<
     Some(from.ip())
 }
 
-#[test]
-fn everybody_is_served_and_seen_as_who_they_are() {
-    selvedge_lab::isolated!(|| {
-        let (node, outside) = (node(), outside());
-        let wire = Wire::open(&outside, "outside").unwrap();
-        let pod = node.add_with("web", &json!([tcp_port(8080), udp_port(5353)]));
-        let other = node.add("other");
-        for ipv6 in [false, true] {
-            let family = usize::from(ipv6);
-            let own = ip(NODE[family]);
-            let fabric = node.info.fabric(ipv6).unwrap();
-            let server = listen(&pod, ipv6, 80);
-            let web = SocketAddr::new(own, 8080);
-            assert_eq!(connects(&outside, web, &server), ip(OUTSIDE[family]));
-            assert_eq!(connects(&other.netns, web, &server), other.address(ipv6));
-            assert_eq!(connects(&other.netns, SocketAddr::new(fabric, 8080), &server), other.address(ipv6));
-            assert_eq!(connects(&this(), web, &server), own);
-            let itself = connects(&pod.netns, web, &server);
-            assert!([own, fabric].contains(&itself), "a pod to itself: {itself}");
-            let server = datagrams(&pod.netns, pod.address(ipv6), 53);
-            let dns = SocketAddr::new(own, 5353);
-            for (client, address) in
-                [(&outside, ip(OUTSIDE[family])), (&other.netns, other.address(ipv6)), (&this(), own)]
-            {
-                let socket = datagrams(client, address, 0);
-                assert_eq!(echoes(&socket, dns, &server), Some(address));
-            }
-            let socket = datagrams(&pod.netns, pod.address(ipv6), 0);
-            assert!(echoes(&socket, dns, &server).is_some(), "a pod to itself");
+in_both!(everybody_is_served_and_seen_as_who_they_are, |node: Node| {
+    let outside = outside();
+    let wire = Wire::open(&outside, "outside").unwrap();
+    let pod = node.add_with("web", &json!([tcp_port(8080), udp_port(5353)]));
+    let other = node.add("other");
+    for ipv6 in [false, true] {
+        let family = usize::from(ipv6);
+        let own = ip(NODE[family]);
+        let fabric = node.info.fabric(ipv6).unwrap();
+        let server = listen(&pod, ipv6, 80);
+        let web = SocketAddr::new(own, 8080);
+        assert_eq!(connects(&outside, web, &server), ip(OUTSIDE[family]));
+        assert_eq!(connects(&other.netns, web, &server), other.address(ipv6));
+        assert_eq!(connects(&other.netns, SocketAddr::new(fabric, 8080), &server), other.address(ipv6));
+        assert_eq!(connects(&this(), web, &server), own);
+        let itself = connects(&pod.netns, web, &server);
+        assert!([own, fabric].contains(&itself), "a pod to itself: {itself}");
+        let server = datagrams(&pod.netns, pod.address(ipv6), 53);
+        let dns = SocketAddr::new(own, 5353);
+        for (client, address) in
+            [(&outside, ip(OUTSIDE[family])), (&other.netns, other.address(ipv6)), (&this(), own)]
+        {
+            let socket = datagrams(client, address, 0);
+            assert_eq!(echoes(&socket, dns, &server), Some(address));
         }
-        no_pod_address_on(&wire);
-    });
-}
+        let socket = datagrams(&pod.netns, pod.address(ipv6), 0);
+        assert!(echoes(&socket, dns, &server).is_some(), "a pod to itself");
+    }
+    no_pod_address_on(&wire);
+});
 
 /// Everything that was on the wire until now.
 fn no_pod_address_on(wire: &Wire) {
@@ -160,48 +157,44 @@ fn no_pod_address_on(wire: &Wire) {
     assert!(seen > 20, "only {seen} frames were seen");
 }
 
-/// As Kubernetes' conformance test has it.
-#[test]
-fn one_port_on_several_addresses_and_protocols() {
-    selvedge_lab::isolated!(|| {
-        let (node, outside) = (node(), outside());
-        let a =
-            node.add_with("a", &json!([on("127.0.0.1", tcp_port(9000)), on("127.0.0.1", udp_port(9001))]));
-        let b = node.add_with("b", &json!([on(NODE[0], tcp_port(9000))]));
-        let c = node.add_with("c", &json!([on(NODE[0], udp_port(9000))]));
-        let d = node.add_with("d", &json!([on("::", tcp_port(9000)), on("198.51.100.1", udp_port(9002))]));
-        let (at_a, at_b, at_d) = (listen(&a, false, 80), listen(&b, false, 80), listen(&d, true, 80));
-        // From an address of the node's, as `curl --interface` does it.
-        let socket = datagrams(&this(), ip(NODE[0]), 0);
-        let local = datagrams(&a.netns, a.address(false), 53);
-        assert_eq!(echoes(&socket, "127.0.0.1:9001".parse().unwrap(), &local), Some(ip(NODE[0])));
-        let target: SocketAddr = "127.0.0.1:9000".parse().unwrap();
-        let refused = TcpStream::connect_timeout(&target, LONG).unwrap_err();
-        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "from 127.0.0.1");
-        connects(&outside, SocketAddr::new(ip(NODE[0]), 9000), &at_b);
-        connects(&outside, SocketAddr::new(ip(NODE[1]), 9000), &at_d);
-        let server = datagrams(&c.netns, c.address(false), 53);
-        let client = datagrams(&outside, ip(OUTSIDE[0]), 0);
-        assert!(echoes(&client, SocketAddr::new(ip(NODE[0]), 9000), &server).is_some());
-        // Nobody from outside is let in by a forged loopback address.
-        let wire = Wire::open(&outside, "outside").unwrap();
-        let uplink = block_on(async { Netlink::new().unwrap().link_named("uplink").await.unwrap().unwrap() });
-        let forged = packet::udp(ip(OUTSIDE[0]), ip("127.0.0.1"), [7, 9001], b"forged");
-        let mac = uplink.mac.unwrap().0;
-        wire.send(&packet::ethernet(mac, [2, 0, 0, 0, 0, 7], packet::IPV4, &forged)).unwrap();
-        assert!(local.recv(&mut [0; 16]).is_err(), "a forged datagram got to the pod");
-        // Nobody's traffic to somebody else is taken.
-        let strange = datagrams(&d.netns, d.address(false), 53);
-        let client = datagrams(&b.netns, b.address(false), 0);
-        let _ = client.send_to(b"ping", "198.51.100.1:9002");
-        assert!(strange.recv(&mut [0; 16]).is_err(), "somebody else's traffic was taken");
-        at_a.set_nonblocking(true).unwrap();
-        assert!(at_a.accept().is_err());
-        for pod in [&a, &b, &c, &d] {
-            assert!(node.check(pod).success);
-        }
-    });
-}
+// As Kubernetes' conformance test has it.
+in_both!(one_port_on_several_addresses_and_protocols, |node: Node| {
+    let outside = outside();
+    let a = node.add_with("a", &json!([on("127.0.0.1", tcp_port(9000)), on("127.0.0.1", udp_port(9001))]));
+    let b = node.add_with("b", &json!([on(NODE[0], tcp_port(9000))]));
+    let c = node.add_with("c", &json!([on(NODE[0], udp_port(9000))]));
+    let d = node.add_with("d", &json!([on("::", tcp_port(9000)), on("198.51.100.1", udp_port(9002))]));
+    let (at_a, at_b, at_d) = (listen(&a, false, 80), listen(&b, false, 80), listen(&d, true, 80));
+    // From an address of the node's, as `curl --interface` does it.
+    let socket = datagrams(&this(), ip(NODE[0]), 0);
+    let local = datagrams(&a.netns, a.address(false), 53);
+    assert_eq!(echoes(&socket, "127.0.0.1:9001".parse().unwrap(), &local), Some(ip(NODE[0])));
+    let target: SocketAddr = "127.0.0.1:9000".parse().unwrap();
+    let refused = TcpStream::connect_timeout(&target, LONG).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "from 127.0.0.1");
+    connects(&outside, SocketAddr::new(ip(NODE[0]), 9000), &at_b);
+    connects(&outside, SocketAddr::new(ip(NODE[1]), 9000), &at_d);
+    let server = datagrams(&c.netns, c.address(false), 53);
+    let client = datagrams(&outside, ip(OUTSIDE[0]), 0);
+    assert!(echoes(&client, SocketAddr::new(ip(NODE[0]), 9000), &server).is_some());
+    // Nobody from outside is let in by a forged loopback address.
+    let wire = Wire::open(&outside, "outside").unwrap();
+    let uplink = block_on(async { Netlink::new().unwrap().link_named("uplink").await.unwrap().unwrap() });
+    let forged = packet::udp(ip(OUTSIDE[0]), ip("127.0.0.1"), [7, 9001], b"forged");
+    let mac = uplink.mac.unwrap().0;
+    wire.send(&packet::ethernet(mac, [2, 0, 0, 0, 0, 7], packet::IPV4, &forged)).unwrap();
+    assert!(local.recv(&mut [0; 16]).is_err(), "a forged datagram got to the pod");
+    // Nobody's traffic to somebody else is taken.
+    let strange = datagrams(&d.netns, d.address(false), 53);
+    let client = datagrams(&b.netns, b.address(false), 0);
+    let _ = client.send_to(b"ping", "198.51.100.1:9002");
+    assert!(strange.recv(&mut [0; 16]).is_err(), "somebody else's traffic was taken");
+    at_a.set_nonblocking(true).unwrap();
+    assert!(at_a.accept().is_err());
+    for pod in [&a, &b, &c, &d] {
+        assert!(node.check(pod).success);
+    }
+});
 
 #[test]
 fn a_host_port_in_use_is_refused_and_its_holder_named() {
@@ -296,23 +289,20 @@ fn found_and_repaired(node: &Node, pod: &Pod, plain: &Pod) {
     assert_eq!(opened(), 2);
 }
 
-#[test]
-fn datagrams_of_older_clients_find_the_pod() {
-    selvedge_lab::isolated!(|| {
-        let (node, outside) = (node(), outside());
-        // Connections are tracked from the guard's installation on at the latest, with NAT from the first host port on.
-        let _first = node.add_with("first", &json!([tcp_port(1)]));
-        for ipv6 in [false, true] {
-            let target = SocketAddr::new(ip(NODE[usize::from(ipv6)]), 5353);
-            let client = datagrams(&outside, ip(OUTSIDE[usize::from(ipv6)]), 4000);
-            client.send_to(b"too early", target).unwrap();
-            for name in ["a", "b"] {
-                let pod = node.add_with(&format!("{name}{ipv6}"), &json!([udp_port(5353)]));
-                let server = datagrams(&pod.netns, pod.address(ipv6), 53);
-                assert!(echoes(&client, target, &server).is_some(), "{name}, IPv6 {ipv6}");
-                node.del(&pod);
-                let _ = client.send_to(b"too late", target);
-            }
+in_both!(datagrams_of_older_clients_find_the_pod, |node: Node| {
+    let outside = outside();
+    // Connections are tracked from the guard's installation on at the latest, with NAT from the first host port on.
+    let _first = node.add_with("first", &json!([tcp_port(1)]));
+    for ipv6 in [false, true] {
+        let target = SocketAddr::new(ip(NODE[usize::from(ipv6)]), 5353);
+        let client = datagrams(&outside, ip(OUTSIDE[usize::from(ipv6)]), 4000);
+        client.send_to(b"too early", target).unwrap();
+        for name in ["a", "b"] {
+            let pod = node.add_with(&format!("{name}{ipv6}"), &json!([udp_port(5353)]));
+            let server = datagrams(&pod.netns, pod.address(ipv6), 53);
+            assert!(echoes(&client, target, &server).is_some(), "{name}, IPv6 {ipv6}");
+            node.del(&pod);
+            let _ = client.send_to(b"too late", target);
         }
-    });
-}
+    }
+});

@@ -8,6 +8,7 @@ mod kill;
 mod node;
 mod parallel;
 mod repair;
+mod routed;
 mod spoof;
 mod traffic;
 mod verbs;

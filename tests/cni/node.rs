@@ -45,6 +45,35 @@ pub(crate) fn node() -> Node {
     node_with(&["10.244.1.0/24", "fd00:10:244:1::/64"])
 }
 
+/// A node whose pods are wired so.
+pub(crate) fn node_in(datapath: Datapath) -> Node {
+    let mut node = node();
+    node.info.datapath = datapath;
+    node.info.save(&node.paths).unwrap();
+    node
+}
+
+/// A test of pods in either wiring, in namespaces of its own each time.
+macro_rules! in_both {
+    ($name:ident, $body:expr) => {
+        mod $name {
+            use super::*;
+            use selvedge::pod::node::Datapath;
+
+            #[test]
+            fn bridge() {
+                selvedge_lab::isolated!(|| ($body)(crate::node::node_in(Datapath::Bridge)));
+            }
+
+            #[test]
+            fn routed() {
+                selvedge_lab::isolated!(|| ($body)(crate::node::node_in(Datapath::Routed)));
+            }
+        }
+    };
+}
+pub(crate) use in_both;
+
 pub(crate) fn node_with(pod_cidrs: &[&str]) -> Node {
     let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect();
     let info = NodeInfo {

@@ -6,10 +6,11 @@ use selvedge::kernel::mac::Mac;
 use selvedge::kernel::netns::NetNs;
 use selvedge::kernel::nft::{self, Family};
 use selvedge::pod::gateway::BRIDGE_MAC;
+use selvedge::pod::node::Datapath;
 use selvedge_lab::packet::{self, ARP, IPV4, IPV6};
 use selvedge_lab::wire::Wire;
 
-use crate::node::{Node, Pod, node, soon, tcp};
+use crate::node::{Node, Pod, node, node_in, soon, tcp};
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const OUTSIDE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
@@ -104,6 +105,32 @@ impl Cast {
 
 fn count(name: &str) -> u64 {
     nft::counters(Family::Netdev, "selvedge-ports").unwrap().get(name).map_or(0, |counter| counter.packets)
+}
+
+#[test]
+fn no_forged_frame_gets_past_a_port_without_bridge() {
+    selvedge_lab::isolated!(|| {
+        let node = node_in(Datapath::Routed);
+        let (attacker, victim) = (node.add("attacker"), node.add("victim"));
+        let cast = Cast::new(&node, &attacker, &victim);
+        let wire = Wire::open(&attacker.netns, "eth0").unwrap();
+        let other = Wire::open(&victim.netns, "eth0").unwrap();
+        for (number, (counter, frame)) in cast.forged().into_iter().enumerate() {
+            let before = count(counter);
+            wire.send(&frame).unwrap();
+            assert_eq!(count(counter), before + 1, "frame {number} is not in {counter}: {frame:x?}");
+        }
+        for honest in [
+            cast.frame(IPV4, &cast.udp(cast.own.1, cast.victim.1, HONEST)),
+            cast.frame(IPV6, &cast.udp(cast.own.2, cast.victim.2, HONEST)),
+        ] {
+            wire.send(&honest).unwrap();
+            only_honest(&other);
+        }
+        for ipv6 in [false, true] {
+            assert_eq!(tcp(&victim.netns, &attacker.netns, attacker.address(ipv6)), victim.address(ipv6));
+        }
+    });
 }
 
 #[test]

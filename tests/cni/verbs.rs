@@ -11,7 +11,7 @@ use selvedge::pod::gateway::{BRIDGE, BRIDGE_MAC};
 use selvedge::pod::node::clear_ready;
 use serde_json::json;
 
-use crate::node::{Node, Pod, block_on, node, node_with, ports};
+use crate::node::{Node, Pod, block_on, in_both, node, node_with, ports};
 
 #[test]
 fn version_tells_what_is_supported() {
@@ -112,25 +112,21 @@ fn add_on_a_fresh_node_installs_guard_and_unreachable_routes_first() {
     });
 }
 
-#[test]
-fn del_is_idempotent_and_needs_no_namespace() {
-    selvedge_lab::isolated!(|| {
-        let node = node();
-        let never_added = Pod::unconnected("never");
-        node.del(&never_added);
-        let pod = node.add("a");
-        pod.gone();
-        node.del(&pod);
-        node.del(&pod);
-        let other = node.add("b");
-        let variables: Vec<_> =
-            other.variables("DEL").into_iter().filter(|(name, _)| *name != "CNI_NETNS").collect();
-        let variables: Vec<(&str, &str)> =
-            variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        assert!(node.run(&variables, &node.config.to_string()).success);
-        nothing_left(&node);
-    });
-}
+in_both!(del_is_idempotent_and_needs_no_namespace, |node: Node| {
+    let never_added = Pod::unconnected("never");
+    node.del(&never_added);
+    let pod = node.add("a");
+    pod.gone();
+    node.del(&pod);
+    node.del(&pod);
+    let other = node.add("b");
+    let variables: Vec<_> =
+        other.variables("DEL").into_iter().filter(|(name, _)| *name != "CNI_NETNS").collect();
+    let variables: Vec<(&str, &str)> =
+        variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    assert!(node.run(&variables, &node.config.to_string()).success);
+    nothing_left(&node);
+});
 
 #[test]
 fn del_works_without_the_agents_files() {
@@ -154,18 +150,14 @@ fn nothing_left(node: &Node) {
     });
 }
 
-#[test]
-fn a_recreated_pod_gets_another_address() {
-    selvedge_lab::isolated!(|| {
-        let node = node();
-        let first = node.add("a");
-        node.del(&first);
-        first.gone();
-        let second = node.add("a");
-        assert_ne!(first.addresses(), second.addresses());
-        assert!(node.check(&second).success);
-    });
-}
+in_both!(a_recreated_pod_gets_another_address, |node: Node| {
+    let first = node.add("a");
+    node.del(&first);
+    first.gone();
+    let second = node.add("a");
+    assert_ne!(first.addresses(), second.addresses());
+    assert!(node.check(&second).success);
+});
 
 /// Something that happens to a pod behind our back.
 type Damage = fn(&Node, &Pod) -> Vec<(bool, Change)>;

@@ -3,13 +3,18 @@
 use std::path::PathBuf;
 
 use selvedge_lab::lab::{Lab, Options};
-use selvedge_lab::plan::Families;
+use selvedge_lab::plan::{Datapath, Families};
 
 /// A lab in the namespaces of the test, ready for pods.
 pub(crate) fn lab(families: Families, nodes: usize) -> Lab {
+    lab_with(families, nodes, Datapath::Bridge)
+}
+
+/// The same with a wiring of choice.
+pub(crate) fn lab_with(families: Families, nodes: usize, datapath: Datapath) -> Lab {
     let folder = PathBuf::from("/run/lab");
     std::fs::create_dir(&folder).unwrap();
     let binary = PathBuf::from(env!("CARGO_BIN_EXE_selvedge"));
-    let options = Options { nodes, families, folder, binary };
+    let options = Options { nodes, families, datapath, folder, binary };
     Lab::start(options, &mut |step| println!("{step}")).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -8,11 +8,11 @@ use selvedge::kernel::sysctl;
 use selvedge_lab::api::resource::PODS;
 use selvedge_lab::isolated;
 use selvedge_lab::lab::Lab;
-use selvedge_lab::plan::{Families, Family};
+use selvedge_lab::plan::{Datapath, Families, Family};
 use selvedge_lab::traffic::{self, Canary};
 use serde_json::json;
 
-use crate::cluster::lab;
+use crate::cluster::{lab, lab_with};
 
 const PORT: u16 = 8088;
 const LONG: Duration = Duration::from_secs(5);
@@ -27,38 +27,44 @@ fn web(lab: &Lab) -> Vec<IpAddr> {
 
 #[test]
 fn host_ports_are_served_to_the_rest_of_the_world() {
-    isolated!(|| {
-        let lab = lab(Families::Dual, 2);
-        web(&lab);
-        let near = lab.create_pod("near", "node1", &[("main", 8080)]).unwrap();
-        let far = lab.create_pod("far", "node2", &[("main", 8080)]).unwrap();
-        let [first, second] = [0, 1].map(|number| lab.nodes()[number].space());
-        let host = second.run(NetNs::current).unwrap().unwrap();
-        // As many distributions have it; all that a node is asked to take is checked against the routes back.
-        first.run(|| sysctl::write("ipv4/conf/all/rp_filter", "1")).unwrap().unwrap();
-        // These requests may be read on the way: nothing says that they belong to the cluster.
-        let plain = Canary::random().unwrap();
-        for address in lab.nodes()[0].addresses() {
-            let target = SocketAddr::new(address, PORT);
-            let same_family = |addresses: &[IpAddr]| Family::of(address).pick(addresses).unwrap();
-            for (who, ns, source) in [
-                ("the internet", lab.internet(), same_family(&lab.plan().internet().addresses())),
-                ("another node", &host, same_family(&lab.nodes()[1].addresses())),
-                ("another node's pod", &*far.0, same_family(&far.1)),
-                ("a pod", &*near.0, same_family(&near.1)),
-            ] {
-                let answer = traffic::ask(ns, target, &plain);
-                let answer = answer.unwrap_or_else(|error| panic!("{who} over TCP: {error}"));
-                assert_eq!(answer.told.source.ip(), source, "{who}");
-                let answer = traffic::ask_udp(ns, target, &plain, LONG);
-                let answer = answer.unwrap_or_else(|error| panic!("{who} over UDP: {error}"));
-                assert_eq!((answer.told.source.ip(), &*answer.told.name), (source, "web/main"), "{who}");
-            }
+    isolated!(|| served(&lab(Families::Dual, 2)));
+}
+
+#[test]
+fn host_ports_of_pods_without_bridge_are_served_to_the_rest_of_the_world() {
+    isolated!(|| served(&lab_with(Families::Dual, 2, Datapath::Routed)));
+}
+
+fn served(lab: &Lab) {
+    web(lab);
+    let near = lab.create_pod("near", "node1", &[("main", 8080)]).unwrap();
+    let far = lab.create_pod("far", "node2", &[("main", 8080)]).unwrap();
+    let [first, second] = [0, 1].map(|number| lab.nodes()[number].space());
+    let host = second.run(NetNs::current).unwrap().unwrap();
+    // As many distributions have it; all that a node is asked to take is checked against the routes back.
+    first.run(|| sysctl::write("ipv4/conf/all/rp_filter", "1")).unwrap().unwrap();
+    // These requests may be read on the way: nothing says that they belong to the cluster.
+    let plain = Canary::random().unwrap();
+    for address in lab.nodes()[0].addresses() {
+        let target = SocketAddr::new(address, PORT);
+        let same_family = |addresses: &[IpAddr]| Family::of(address).pick(addresses).unwrap();
+        for (who, ns, source) in [
+            ("the internet", lab.internet(), same_family(&lab.plan().internet().addresses())),
+            ("another node", &host, same_family(&lab.nodes()[1].addresses())),
+            ("another node's pod", &*far.0, same_family(&far.1)),
+            ("a pod", &*near.0, same_family(&near.1)),
+        ] {
+            let answer = traffic::ask(ns, target, &plain);
+            let answer = answer.unwrap_or_else(|error| panic!("{who} over TCP: {error}"));
+            assert_eq!(answer.told.source.ip(), source, "{who}");
+            let answer = traffic::ask_udp(ns, target, &plain, LONG);
+            let answer = answer.unwrap_or_else(|error| panic!("{who} over UDP: {error}"));
+            assert_eq!((answer.told.source.ip(), &*answer.told.name), (source, "web/main"), "{who}");
         }
-        lab.plant().unwrap();
-        for seen in lab.capture().seen().unwrap() {
-            assert_eq!((seen.leaks, seen.drops), (0, 0), "{}: {:?}", seen.link, seen.examples);
-            assert!(seen.found == seen.planted && seen.planted > 0, "{seen:?}");
-        }
-    });
+    }
+    lab.plant().unwrap();
+    for seen in lab.capture().seen().unwrap() {
+        assert_eq!((seen.leaks, seen.drops), (0, 0), "{}: {:?}", seen.link, seen.examples);
+        assert!(seen.found == seen.planted && seen.planted > 0, "{seen:?}");
+    }
 }

@@ -143,7 +143,7 @@ fn a_node_comes_back_after_a_power_failure() {
 fn a_node_may_change_its_addresses() {
     isolated!(|| {
         let pair = pair(Families::Dual);
-        let other = Plan { families: Families::Dual, nodes: 9 }.node_plans().remove(8).cable;
+        let other = Plan::new(Families::Dual, 9).node_plans().remove(8).cable;
         let changed = Instant::now();
         let name = pair.lab.nodes()[1].cable().name;
         pair.lab.renumber(1, &selvedge_lab::plan::Cable { name, ..other }).unwrap();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use selvedge::kernel::nft::{self, Family};
 use selvedge::{egress, guard};
+use selvedge_lab::plan::Datapath;
 use selvedge_lab::process::wait_for;
 use selvedge_lab::scenario::{self, Flusher};
 use selvedge_lab::{isolated, traffic};
@@ -94,47 +95,53 @@ fn measure(stage: &Stage, name: &str, targets: &[Target], strike: &dyn Fn()) -> 
 
 #[test]
 fn what_leaks_when_tables_are_flushed() {
-    isolated!(|| {
-        let stage = Stage::quiet(2);
-        let node = stage.node(0);
-        let flusher = Flusher::open(node.space().net()).unwrap();
-        let flush = || flusher.flush_ruleset().unwrap();
-        let (internet, inside) = (stage.to_internet(), [stage.to_pod(&stage.far), stage.to_node(1)].concat());
-        let leaked = measure(&stage, "ruleset flushed, packets to other nodes", &inside, &flush);
-        assert_eq!(leaked, 0, "the routes hold for pods and nodes");
-        measure(&stage, "ruleset flushed, packets to the internet", &internet, &flush);
-        measure(&stage, "ruleset flushed, packets to no Service", &stage.to_nobody(), &flush);
-        let delete = || {
-            let deleted = node.space().run(|| nft::delete(Family::Inet, guard::TABLE));
-            assert!(deleted.unwrap().unwrap(), "there was no guard");
-        };
-        measure(&stage, "guard deleted, packets to no Service", &stage.to_nobody(), &delete);
-        let astray = [internet, stage.to_nobody()].concat();
-        let leaking = |what: &str| {
-            let before = leaks(&stage);
-            let sent = flood(&stage, &astray, || {
-                // So that the flood goes on for a while.
-                let to = SocketAddr::new(stage.far.addresses[0], POD_PORT);
-                (0..20).for_each(|_| drop(traffic::ask(&stage.near.ns, to, stage.lab.canary())));
-            });
-            let leaked = leaks(&stage) - before;
-            println!("{what}: {leaked} of {sent} packets leaked");
-            leaked
-        };
-        node.agent.hold();
-        flush();
-        assert!(leaking("ruleset flushed, agent down") <= under_way(), "the rules hold on their own");
-        // And this is how it looks without them: the capture sees what leaks.
-        stage.lab.runtime().block_on(scenario::flush_rules(node.space().net())).unwrap();
-        assert!(leaking("ruleset and rules flushed, agent down") > 0, "the captures see nothing");
-        node.agent.resume();
-        wait_for("the tables to be back", SOON, || whole(&stage)).unwrap();
-        let rules = || stage.lab.runtime().block_on(async { node.netlink().unwrap().rules().await.unwrap() });
-        wait_for("the rules to be back", SOON, || rules().len() >= 6).unwrap();
-        assert_eq!(leaking("all back"), 0, "nothing leaks once they are back");
-        stage.lab.plant().unwrap();
-        for seen in stage.seen() {
-            assert!(seen.planted > 0 && seen.found == seen.planted, "{seen:?}");
-        }
-    });
+    isolated!(|| flushed(&Stage::quiet(2)));
+}
+
+#[test]
+fn what_leaks_when_tables_are_flushed_where_pods_have_no_bridge() {
+    isolated!(|| flushed(&Stage::wired(2, Datapath::Routed)));
+}
+
+fn flushed(stage: &Stage) {
+    let node = stage.node(0);
+    let flusher = Flusher::open(node.space().net()).unwrap();
+    let flush = || flusher.flush_ruleset().unwrap();
+    let (internet, inside) = (stage.to_internet(), [stage.to_pod(&stage.far), stage.to_node(1)].concat());
+    let leaked = measure(stage, "ruleset flushed, packets to other nodes", &inside, &flush);
+    assert_eq!(leaked, 0, "the routes hold for pods and nodes");
+    measure(stage, "ruleset flushed, packets to the internet", &internet, &flush);
+    measure(stage, "ruleset flushed, packets to no Service", &stage.to_nobody(), &flush);
+    let delete = || {
+        let deleted = node.space().run(|| nft::delete(Family::Inet, guard::TABLE));
+        assert!(deleted.unwrap().unwrap(), "there was no guard");
+    };
+    measure(stage, "guard deleted, packets to no Service", &stage.to_nobody(), &delete);
+    let astray = [internet, stage.to_nobody()].concat();
+    let leaking = |what: &str| {
+        let before = leaks(stage);
+        let sent = flood(stage, &astray, || {
+            // So that the flood goes on for a while.
+            let to = SocketAddr::new(stage.far.addresses[0], POD_PORT);
+            (0..20).for_each(|_| drop(traffic::ask(&stage.near.ns, to, stage.lab.canary())));
+        });
+        let leaked = leaks(stage) - before;
+        println!("{what}: {leaked} of {sent} packets leaked");
+        leaked
+    };
+    node.agent.hold();
+    flush();
+    assert!(leaking("ruleset flushed, agent down") <= under_way(), "the rules hold on their own");
+    // And this is how it looks without them: the capture sees what leaks.
+    stage.lab.runtime().block_on(scenario::flush_rules(node.space().net())).unwrap();
+    assert!(leaking("ruleset and rules flushed, agent down") > 0, "the captures see nothing");
+    node.agent.resume();
+    wait_for("the tables to be back", SOON, || whole(stage)).unwrap();
+    let rules = || stage.lab.runtime().block_on(async { node.netlink().unwrap().rules().await.unwrap() });
+    wait_for("the rules to be back", SOON, || rules().len() >= 6).unwrap();
+    assert_eq!(leaking("all back"), 0, "nothing leaks once they are back");
+    stage.lab.plant().unwrap();
+    for seen in stage.seen() {
+        assert!(seen.planted > 0 && seen.found == seen.planted, "{seen:?}");
+    }
 }

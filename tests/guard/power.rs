@@ -88,7 +88,7 @@ fn addresses_change() {
         // The old address is nobody's afterwards, and the new one a node's only once it has said so.
         stage.send(false);
         stage.recovers("answers");
-        let plan = Plan { families: Families::Dual, nodes: 10 };
+        let plan = Plan::new(Families::Dual, 10);
         for (round, number) in [8, 9].into_iter().enumerate() {
             stage.scenario(&format!("underlay addresses changed, {}", round + 1), || {
                 let other = plan.node_plans().remove(number).cable;

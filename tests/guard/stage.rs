@@ -11,7 +11,7 @@ use selvedge::kernel::netns::NetNs;
 use selvedge_lab::capture::Seen;
 use selvedge_lab::lab::{HOST_PORTS, INTERNET_PORTS, Lab, Options, logs};
 use selvedge_lab::node::Node;
-use selvedge_lab::plan::Families;
+use selvedge_lab::plan::{Datapath, Families};
 use selvedge_lab::process::wait_for;
 use selvedge_lab::traffic::Canary;
 use selvedge_lab::{scenario, underlay};
@@ -53,10 +53,15 @@ pub(crate) struct Stage {
 impl Stage {
     /// Starts the lab and the pods.
     pub(crate) fn quiet(nodes: usize) -> Self {
+        Self::wired(nodes, Datapath::default())
+    }
+
+    /// The same with a wiring of choice.
+    pub(crate) fn wired(nodes: usize, datapath: Datapath) -> Self {
         let folder = PathBuf::from("/run/lab");
         std::fs::create_dir(&folder).unwrap();
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_selvedge"));
-        let options = Options { nodes, families: Families::Dual, folder, binary };
+        let options = Options { nodes, families: Families::Dual, datapath, folder, binary };
         let lab = Lab::start(options, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
         let near = pod(&lab, "near", "node1");
         let far = pod(&lab, "far", "node2");

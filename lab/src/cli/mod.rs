@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::plan::{Families, MOST_NODES};
+use crate::plan::{Datapath, Families, MOST_NODES};
 use crate::state;
 
 mod conformance;
@@ -92,6 +92,9 @@ struct Shape {
     /// A real Kubernetes, with Selvedge as it is shipped; needs root
     #[arg(long, conflicts_with_all = ["ipv4", "ipv6"])]
     kubernetes: bool,
+    /// How pods are wired
+    #[arg(long, value_enum, default_value_t, conflicts_with = "kubernetes")]
+    datapath: Datapath,
     /// The product's binary; beside this program by default
     #[arg(long, env = "SELVEDGE_BIN")]
     selvedge: Option<PathBuf>,
@@ -120,8 +123,13 @@ impl Shape {
             Families::Dual => "--dual-stack",
         };
         let binary = self.binary().display().to_string();
-        let args = ["--nodes", &self.nodes.to_string(), family, "--selvedge", &binary].map(str::to_owned);
-        args.into_iter().chain(self.kubernetes.then(|| "--kubernetes".to_owned())).collect()
+        let nodes = self.nodes.to_string();
+        let args = ["--nodes", &nodes, family, "--selvedge", &binary].map(str::to_owned);
+        let kind = match self.kubernetes {
+            true => vec!["--kubernetes".to_owned()],
+            false => vec!["--datapath".to_owned(), self.datapath.to_string()],
+        };
+        args.into_iter().chain(kind).collect()
     }
 }
 
@@ -247,6 +255,7 @@ mod tests {
             &["--nodes", "5", "--ipv6"][..],
             &["--ipv4"],
             &["--kubernetes"],
+            &["--datapath", "routed"],
             &[],
             &["--selvedge", "/x/selvedge"],
         ] {
@@ -254,8 +263,8 @@ mod tests {
             let again = shape.args();
             let again = parse(&again.iter().map(String::as_str).collect::<Vec<_>>());
             assert_eq!(
-                (again.nodes, again.families(), again.binary(), again.kubernetes),
-                (shape.nodes, shape.families(), shape.binary(), shape.kubernetes)
+                (again.nodes, again.families(), again.datapath, again.binary(), again.kubernetes),
+                (shape.nodes, shape.families(), shape.datapath, shape.binary(), shape.kubernetes)
             );
         }
         for line in [&["--nodes", "0"][..], &["--nodes", "65"], &["--ipv4", "--ipv6"]] {

@@ -99,6 +99,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
             let options = Options {
                 nodes: args.shape.nodes,
                 families: args.shape.families(),
+                datapath: args.shape.datapath,
                 folder: folder.path().to_owned(),
                 binary: args.shape.binary(),
             };

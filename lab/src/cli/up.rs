@@ -96,6 +96,7 @@ pub(super) fn daemon(args: &Daemon) -> Result<ExitCode, Failure> {
     let options = Options {
         nodes: args.shape.nodes,
         families: args.shape.families(),
+        datapath: args.shape.datapath,
         folder: folder.path().to_owned(),
         binary: args.shape.binary(),
     };

@@ -76,7 +76,7 @@ impl Kubernetes {
         // Taken already is fine.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         crate::cgroup::enter().doing("enter a control group namespace")?;
-        let plan = Plan { families: Families::Dual, nodes: options.nodes };
+        let plan = Plan::new(Families::Dual, options.nodes);
         progress("laying the underlay: a router, its cables, the internet");
         let world = World::build(plan)?;
         let authority = Authority::create().doing("make a certificate authority")?;

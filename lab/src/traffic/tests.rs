@@ -20,7 +20,7 @@ struct Net {
 
 fn net() -> Net {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let plan = Plan { families: Families::Dual, nodes: 1 };
+    let plan = Plan::new(Families::Dual, 1);
     let cables = [plan.node_plans().remove(0).cable, plan.internet()];
     let (node, internet) = (NetNs::create().unwrap(), NetNs::create().unwrap());
     let underlay = runtime.block_on(async {

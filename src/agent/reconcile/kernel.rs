@@ -14,7 +14,8 @@ use crate::kernel::route::{MAIN, Route};
 use crate::kernel::sysctl;
 use crate::pod;
 use crate::pod::gateway;
-use crate::pod::node::{NodeInfo, is_ready, mark_ready};
+use crate::pod::lease::Leases;
+use crate::pod::node::{Datapath, NodeInfo, is_ready, mark_ready};
 
 /// Name of the network in the CNI configuration.
 const NETWORK: &str = "selvedge";
@@ -42,10 +43,12 @@ impl Reconciler {
             pod_cidrs,
             node_addresses: self.members.addresses(),
             tunnel: link.as_ref().map(|link| link.index),
+            routed: self.has_routed(),
         };
         self.ensure_link(link, own, &desired).await;
+        // The rules for pods without a bridge need their sysctl.
+        self.ensure_sysctls(&desired).await;
         self.ensure_routes(&desired, known).await;
-        self.ensure_sysctls(desired.tunnel.is_some()).await;
         self.ensure_wiring().await;
         if let (Some(own), true) = (own, known) {
             self.ensure_egress(own, &desired).await;
@@ -83,9 +86,19 @@ impl Reconciler {
         self.parts.settle(Name::Routes, result);
     }
 
-    async fn ensure_sysctls(&mut self, tunnel: bool) {
-        let device = tunnel.then(|| self.start.config.interface.clone());
-        let result = blocking(move || sysctls(device.as_deref())).await;
+    /// Whether there are pods without a bridge, or will be. Leases that can't be read may be theirs.
+    fn has_routed(&self) -> bool {
+        let leases = Leases::new(self.start.paths.leases()).list();
+        let running = leases.is_ok_and(|(leases, unreadable)| {
+            !unreadable.is_empty() || leases.iter().any(|lease| lease.datapath == Datapath::Routed)
+        });
+        running || super::datapath(self.start.config.datapath) == Datapath::Routed
+    }
+
+    async fn ensure_sysctls(&mut self, desired: &Fabric) {
+        let device = desired.tunnel.map(|_| self.start.config.interface.clone());
+        let routed = desired.routed;
+        let result = blocking(move || sysctls(device.as_deref(), routed)).await;
         self.parts.settle(Name::Sysctls, result);
     }
 
@@ -150,10 +163,10 @@ impl Reconciler {
     }
 }
 
-fn sysctls(tunnel: Option<&str>) -> Result<Vec<String>, sysctl::Error> {
+fn sysctls(tunnel: Option<&str>, routed: bool) -> Result<Vec<String>, sysctl::Error> {
     let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
     if ipv6 && sysctl::read(fabric::IPV6_FORWARDING)? != "1" {
         gateway::keep_router_advertisements()?;
     }
-    sysctl::ensure_all(fabric::sysctls(tunnel, ipv6))
+    sysctl::ensure_all(fabric::sysctls(tunnel, ipv6, routed))
 }

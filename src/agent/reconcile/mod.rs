@@ -32,7 +32,7 @@ use crate::guard::{self, GuardConfig};
 use crate::kernel::netlink::Netlink;
 use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
-use crate::pod::node::NodeInfo;
+use crate::pod::node::{Datapath, NodeInfo};
 use crate::tunnel::api::DeviceConfig;
 use members::Members;
 
@@ -252,9 +252,16 @@ impl Reconciler {
             service_cidrs: config.service_cidrs.clone(),
             trusted_sources: config.trusted_sources.clone(),
             mtu,
-            datapath: crate::pod::node::Datapath::default(),
+            datapath: datapath(config.datapath),
             tunnel_port: Some(config.listen_port),
         }
+    }
+}
+
+fn datapath(configured: crate::config::Datapath) -> Datapath {
+    match configured {
+        crate::config::Datapath::Bridge => Datapath::Bridge,
+        crate::config::Datapath::Routed => Datapath::Routed,
     }
 }
 
