@@ -57,8 +57,8 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
     let folder = Folder::at(args.folder.clone());
     super::log_to(&folder.log())?;
     let progress = Progress::new();
-    let (nodes, assets) = (args.shape.nodes, args.assets.clone());
-    let options = kubernetes::Options { nodes, folder: folder.path().to_owned(), assets };
+    let (nodes, datapath, assets) = (args.shape.nodes, args.shape.datapath, args.assets.clone());
+    let options = kubernetes::Options { nodes, datapath, folder: folder.path().to_owned(), assets };
     let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
     progress.say("running upstream's end-to-end tests");
     let mut command = Command::new(args.assets.binary("ginkgo"));

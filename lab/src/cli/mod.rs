@@ -93,7 +93,7 @@ struct Shape {
     #[arg(long, conflicts_with_all = ["ipv4", "ipv6"])]
     kubernetes: bool,
     /// How pods are wired
-    #[arg(long, value_enum, default_value_t, conflicts_with = "kubernetes")]
+    #[arg(long, value_enum, default_value_t)]
     datapath: Datapath,
     /// The product's binary; beside this program by default
     #[arg(long, env = "SELVEDGE_BIN")]
@@ -124,12 +124,10 @@ impl Shape {
         };
         let binary = self.binary().display().to_string();
         let nodes = self.nodes.to_string();
-        let args = ["--nodes", &nodes, family, "--selvedge", &binary].map(str::to_owned);
-        let kind = match self.kubernetes {
-            true => vec!["--kubernetes".to_owned()],
-            false => vec!["--datapath".to_owned(), self.datapath.to_string()],
-        };
-        args.into_iter().chain(kind).collect()
+        let datapath = self.datapath.to_string();
+        let args =
+            ["--nodes", &nodes, family, "--datapath", &datapath, "--selvedge", &binary].map(str::to_owned);
+        args.into_iter().chain(self.kubernetes.then(|| "--kubernetes".to_owned())).collect()
     }
 }
 

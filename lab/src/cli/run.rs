@@ -108,8 +108,9 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
             check(&lab, scale, &progress, |_| {}, told)
         }
         Some(assets) => {
-            let (nodes, folder) = (args.shape.nodes, folder.path().to_owned());
-            let options = kubernetes::Options { nodes, folder, assets: assets.clone() };
+            let (nodes, datapath) = (args.shape.nodes, args.shape.datapath);
+            let (folder, assets) = (folder.path().to_owned(), assets.clone());
+            let options = kubernetes::Options { nodes, datapath, folder, assets };
             let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
             let more = |report: &mut dyn FnMut(Report<'_>)| {
                 checks::workloads(&cluster, report);

@@ -109,9 +109,10 @@ fn configuration(plan: &Plan) -> String {
         format!("[{}]", quoted.join(", "))
     };
     format!(
-        "clusterPodCIDRs = {}\nserviceCIDRs = {}\n",
+        "clusterPodCIDRs = {}\nserviceCIDRs = {}\ndatapath = \"{}\"\n",
         list(plan.cluster_pod_cidrs()),
-        list(plan.service_cidrs())
+        list(plan.service_cidrs()),
+        plan.datapath
     )
 }
 

@@ -27,7 +27,7 @@ use pki::Authority;
 
 use crate::capture::Seen;
 use crate::lab::{Doing as _, Error, HOST_PORTS};
-use crate::plan::{API_PORT, Families, Plan};
+use crate::plan::{API_PORT, Datapath, Families, Plan};
 use crate::process;
 use crate::space::Space;
 use crate::traffic::Server;
@@ -45,6 +45,8 @@ const PODS: &str = "/api/v1/namespaces/default/pods";
 pub struct Options {
     /// How many nodes; the control plane runs on the first.
     pub nodes: usize,
+    /// How pods are wired.
+    pub datapath: Datapath,
     /// Where it keeps its files; an empty folder, on a file system that overlay mounts can lie on.
     pub folder: PathBuf,
     /// What it is made of.
@@ -76,7 +78,7 @@ impl Kubernetes {
         // Taken already is fine.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         crate::cgroup::enter().doing("enter a control group namespace")?;
-        let plan = Plan::new(Families::Dual, options.nodes);
+        let plan = Plan { datapath: options.datapath, ..Plan::new(Families::Dual, options.nodes) };
         progress("laying the underlay: a router, its cables, the internet");
         let world = World::build(plan)?;
         let authority = Authority::create().doing("make a certificate authority")?;
