@@ -17,6 +17,9 @@ pub struct Assets {
     /// The project's `deploy` folder.
     #[arg(long, hide = true, id = "DEPLOY")]
     pub deploy_folder: PathBuf,
+    /// Whether nodes get the images of upstream's end-to-end tests too.
+    #[arg(long, hide = true)]
+    pub end_to_end: bool,
 }
 
 /// Why something is missing.
@@ -74,6 +77,7 @@ impl Assets {
             kubernetes_folder: folder.lines().last().unwrap_or_default().into(),
             selvedge_image: image.ok_or(Error::NoImage(script))?,
             deploy_folder: project.join("deploy"),
+            end_to_end,
         })
     }
 
@@ -85,7 +89,8 @@ impl Assets {
             ("--selvedge-image", &self.selvedge_image),
             ("--deploy-folder", &self.deploy_folder),
         ];
-        pairs.into_iter().flat_map(|(flag, path)| [flag.into(), path.clone().into_os_string()]).collect()
+        let paths = pairs.into_iter().flat_map(|(flag, path)| [flag.into(), path.clone().into_os_string()]);
+        paths.chain(self.end_to_end.then(|| "--end-to-end".into())).collect()
     }
 
     /// A program of Kubernetes or of its tests.
@@ -99,6 +104,7 @@ impl Assets {
         let folder = std::fs::read_dir(self.kubernetes_folder.join("images"))?;
         let mut images: Vec<PathBuf> = folder.flatten().map(|entry| entry.path()).collect();
         images.retain(|path| path.extension().is_some_and(|extension| extension == "tar"));
+        images.retain(|path| self.end_to_end || path.file_stem().is_none_or(|name| name != END_TO_END));
         images.sort();
         images.push(self.selvedge_image.clone());
         Ok(images)
