@@ -204,14 +204,17 @@ struct RawRuntime {
     port_mappings: Option<Vec<RawPort>>,
 }
 
+/// The conventions write the names with a small letter, containerd's go-cni with a capital one; decoders in Go take both.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawPort {
+    #[serde(alias = "HostPort")]
     host_port: u16,
+    #[serde(alias = "ContainerPort")]
     container_port: u16,
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     protocol: String,
-    #[serde(rename = "hostIP", default)]
+    #[serde(rename = "hostIP", default, alias = "HostIP")]
     host_ip: String,
 }
 
@@ -466,7 +469,7 @@ mod tests {
     fn host_ports_as_runtimes_write_them() {
         let one =
             json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "::ffff:192.0.2.1"});
-        let two = json!({"hostPort": 53, "containerPort": 53, "protocol": "UDP"});
+        let two = json!({"HostPort": 53, "ContainerPort": 53, "Protocol": "UDP", "HostIP": ""});
         let found = ports(&json!([one, two, one])).unwrap();
         let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert_eq!(texts, ["UDP port 53 of the node", "TCP 192.0.2.1:8080"]);
