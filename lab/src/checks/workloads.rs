@@ -18,6 +18,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a Service may take until all its pods have answered: kube-proxy gathers changes for a second.
 const SPREAD: Duration = Duration::from_secs(15);
 
+/// Port of each node that leads to its pod of the Deployment.
+const HOST_PORT: u16 = 8089;
+
 type Body<'a> = fn(&Web<'a>, Family) -> Result<String, Failed>;
 
 /// Runs these checks and tells `report` of each as it begins and ends.
@@ -30,11 +33,12 @@ pub fn workloads(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
         Ok(measured)
     });
     let Some(web) = web else { return };
-    let in_each_family: [(&str, Body<'_>); 5] = [
+    let in_each_family: [(&str, Body<'_>); 6] = [
         ("Deployment's pods reach each other", Web::each_other),
         ("ClusterIP from a pod", Web::cluster_ip_from_a_pod),
         ("ClusterIP from a node", Web::cluster_ip_from_a_node),
         ("NodePort from the internet", Web::node_port),
+        ("host port from the internet", Web::host_port),
         ("the internet from a container", Web::internet),
     ];
     for (name, body) in in_each_family {
@@ -123,6 +127,18 @@ impl<'a> Web<'a> {
         Ok(format!("port {} of each node met every pod", self.node_port))
     }
 
+    fn host_port(&self, family: Family) -> Result<String, Failed> {
+        for pod in &self.pods {
+            let (addresses, _) = self.cluster.node(&pod.node)?;
+            let server = SocketAddr::new(pick(family, &addresses)?, HOST_PORT);
+            let name = host_name(self.cluster.world().internet(), server)?;
+            if name != pod.name {
+                return Err(Failed(format!("{server} was answered by {name}, not by {}", pod.name)));
+            }
+        }
+        Ok(format!("port {HOST_PORT} of each node is its own pod's"))
+    }
+
     fn internet(&self, family: Family) -> Result<String, Failed> {
         let address = pick(family, &self.cluster.world().plan().internet().addresses())?;
         let server = SocketAddr::new(address, crate::lab::INTERNET_PORTS[0]);
@@ -178,7 +194,7 @@ fn objects(replicas: usize) -> Value {
     let labels = json!({"app": "web"});
     let container = json!({
         "name": "web", "image": AGNHOST, "imagePullPolicy": "Never", "args": ["netexec", "--http-port=8080"],
-        "ports": [{"containerPort": 8080}],
+        "ports": [{"containerPort": 8080, "hostPort": HOST_PORT}],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
     });
     let spread = json!({
