@@ -242,6 +242,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_program_inside_needs_no_assets_but_for_a_real_kubernetes() {
+        let inside = |more: &[&str]| {
+            let line = [&["selvedge-lab", "inside", "--folder", "/x"], more].concat();
+            match Cli::try_parse_from(line).unwrap().verb {
+                Verb::Inside(args) => args.assets().is_some(),
+                verb => panic!("{verb:?}"),
+            }
+        };
+        assert!(!inside(&[]));
+        let assets =
+            ["--kubernetes-folder=/k", "--selvedge-image=/i", "--deploy-folder=/d", "--end-to-end=false"];
+        assert!(inside(&assets));
+    }
+
+    #[test]
     fn the_program_inside_is_given_the_same_shape() {
         let parse =
             |line: &[&str]| match Cli::try_parse_from([&["selvedge-lab", "up"], line].concat()).unwrap().verb

@@ -44,8 +44,27 @@ pub(super) struct Inside {
     folder: PathBuf,
     #[arg(long)]
     quick: bool,
-    #[command(flatten)]
-    assets: Option<Assets>,
+    // Given all together, on a real Kubernetes; parsed one by one, because clap asks for what is required of a group
+    // even where the group as a whole is not.
+    #[arg(long)]
+    kubernetes_folder: Option<PathBuf>,
+    #[arg(long)]
+    selvedge_image: Option<PathBuf>,
+    #[arg(long)]
+    deploy_folder: Option<PathBuf>,
+    #[arg(long)]
+    end_to_end: Option<bool>,
+}
+
+impl Inside {
+    pub(super) fn assets(&self) -> Option<Assets> {
+        Some(Assets {
+            kubernetes_folder: self.kubernetes_folder.clone()?,
+            selvedge_image: self.selvedge_image.clone()?,
+            deploy_folder: self.deploy_folder.clone()?,
+            end_to_end: self.end_to_end?,
+        })
+    }
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -94,7 +113,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
     super::log_to(&folder.log())?;
     let progress = Progress::new();
     let scale = if args.quick { Scale::SMALL } else { Scale::FULL };
-    let tally = match &args.assets {
+    let tally = match args.assets() {
         None => {
             let options = Options {
                 nodes: args.shape.nodes,
@@ -109,7 +128,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
         }
         Some(assets) => {
             let (nodes, datapath) = (args.shape.nodes, args.shape.datapath);
-            let (folder, assets) = (folder.path().to_owned(), assets.clone());
+            let folder = folder.path().to_owned();
             let options = kubernetes::Options { nodes, datapath, folder, assets };
             let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
             let more = |report: &mut dyn FnMut(Report<'_>)| {

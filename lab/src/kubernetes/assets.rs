@@ -18,7 +18,7 @@ pub struct Assets {
     #[arg(long, hide = true, id = "DEPLOY")]
     pub deploy_folder: PathBuf,
     /// Whether nodes get the images of upstream's end-to-end tests too.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, action = clap::ArgAction::Set)]
     pub end_to_end: bool,
 }
 
@@ -90,7 +90,7 @@ impl Assets {
             ("--deploy-folder", &self.deploy_folder),
         ];
         let paths = pairs.into_iter().flat_map(|(flag, path)| [flag.into(), path.clone().into_os_string()]);
-        paths.chain(self.end_to_end.then(|| "--end-to-end".into())).collect()
+        paths.chain(["--end-to-end".into(), self.end_to_end.to_string().into()]).collect()
     }
 
     /// A program of Kubernetes or of its tests.
