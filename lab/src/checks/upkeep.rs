@@ -57,8 +57,8 @@ impl<'a> Pair<'a> {
         nothing_lost(&report, took)
     }
 
-    /// Nothing that flows depends on the API server. Once it is back, pods start again; how soon is told, because
-    /// kubelets and controllers come back at their own pace.
+    /// Nothing that flows depends on the API server. Once it is back, pods start again; how soon is told,
+    /// and not judged yet: 5 s are wanted, 9 s were seen, and why is not known.
     fn api_server(&self) -> Result<String, Failed> {
         let mut converged = Duration::ZERO;
         let (report, took) = self.during(|| {
