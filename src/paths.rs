@@ -69,6 +69,12 @@ impl Paths {
         self.run.join(format!("tunnel-{device}.sock"))
     }
 
+    /// Where the next tunnel process of `device` asks the one before to hand over.
+    #[must_use]
+    pub fn tunnel_door(&self, device: &str) -> PathBuf {
+        self.run.join(format!("tunnel-{device}.door"))
+    }
+
     /// The configuration that the tunnel for `device` last accepted over its control API; holds no key.
     #[must_use]
     pub fn tunnel_config(&self, device: &str) -> PathBuf {

@@ -26,6 +26,10 @@ pub(super) struct Args {
     /// Leave the device in place when the tunnel ends.
     #[arg(long)]
     persistent: bool,
+    /// If another `selvedge tunnel` has the device, have it hand over, without a packet lost, in place of giving
+    /// up. The other one then rests until it is stopped, or until the device is free again.
+    #[arg(long, requires = "managed")]
+    take_over: bool,
     /// MTU of the device, in bytes.
     #[arg(long, default_value_t = 1420, value_parser = clap::value_parser!(u16).range(1280..))]
     mtu: u16,
@@ -46,6 +50,7 @@ impl Args {
             mtu: self.mtu,
             listen_port: self.listen_port,
             firewall_mark: self.firewall_mark,
+            take_over: self.take_over,
         }
     }
 
@@ -77,7 +82,7 @@ pub(super) fn run(args: &Args, format: LogFormat) -> Result<Exit, Failure> {
 pub(super) fn run_worker(args: &Args, format: LogFormat) -> Result<Exit, Failure> {
     log::init(format);
     Ok(match child::run(args.options(), Paths::from_env())? {
-        child::Ending::Done => Exit::Ok,
+        child::Ending::Done | child::Ending::Left => Exit::Ok,
         child::Ending::Again => Exit::Failed,
     })
 }

@@ -1,12 +1,14 @@
 //! What a worker thread can be told, and the configuration in its resolved form: with the secrets.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use ipnet::IpNet;
 use selvedge_keys::{PresharedKey, PrivateKey, PublicKey};
 use tokio::sync::oneshot;
 
 use super::api::{Applied, DeviceStatus};
+use super::handover::Outcome;
 
 /// The wanted peers and identities, as the device takes them. Comes from [`super::api::DeviceConfig`] plus the
 /// key store, or from UAPI.
@@ -67,6 +69,13 @@ pub enum Command {
     Status {
         /// The report; `device`, `managed`, `listen_port` are filled in by the control side.
         reply: oneshot::Sender<DeviceStatus>,
+    },
+    /// Hand over to the worker at the other end of a link: see [`crate::tunnel::handover`].
+    Leave {
+        /// The predecessor's end.
+        link: OwnedFd,
+        /// How it ended. Dropped at once by a worker that is handing over already.
+        outcome: oneshot::Sender<Outcome>,
     },
     /// Stop the thread; descriptors stay with whoever else holds them.
     Stop,

@@ -51,9 +51,14 @@ impl Tunnel {
     }
 
     pub(crate) fn start_unready(host: &Host, name: &str, arguments: &[&str]) -> Self {
+        Self::start_beside(host, name, arguments, "log")
+    }
+
+    /// As [`Tunnel::start_unready`], with a log of its own in the file `log`.
+    pub(crate) fn start_beside(host: &Host, name: &str, arguments: &[&str], log: &str) -> Self {
         let run = run_folder(name);
         let mut command = program(name, arguments);
-        let log = run.join("log");
+        let log = run.join(log);
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         command.stderr(file);
         let child = host.spawn(&mut command);
@@ -83,6 +88,10 @@ impl Tunnel {
 
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub(crate) fn clear_log(&self) {
+        std::fs::write(&self.log, "").unwrap();
     }
 
     /// The worker process: the one whose parent is ours.

@@ -1,10 +1,11 @@
 //! The one place that changes a device and tells how it is.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use tokio::sync::{Mutex, broadcast, mpsc};
+use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::ChangeError;
@@ -17,8 +18,10 @@ use crate::kernel::netlink::Netlink;
 use crate::paths::Paths;
 use crate::tunnel::api::{Applied, DeviceConfig, DeviceStatus, Event, PeerConfig};
 use crate::tunnel::command::{Config, Peer};
+use crate::tunnel::handover::Outcome;
 use crate::tunnel::process::{Descriptors, Options, slot};
 use crate::tunnel::uapi::{self, Request, Set, Settings, Shown};
+use crate::tunnel::worker::Inheritance;
 
 /// Events that wait for the worst of the listeners.
 const EVENTS: usize = 1024;
@@ -41,6 +44,17 @@ struct State {
     roamed: Roamed,
     /// As it was when this data plane started: see [`Roamed`].
     roamed_before: Roamed,
+    hand_over: HandOver,
+}
+
+/// Whether there are two data planes on the device now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HandOver {
+    No,
+    /// This one is to have the device.
+    Taking,
+    /// This one is to end.
+    Leaving,
 }
 
 #[derive(Debug)]
@@ -85,19 +99,52 @@ impl Engine {
         let udp = open_udp(&descriptors, port)?;
         let (events, from_worker) = mpsc::channel(EVENTS);
         let (ends_sender, ends) = mpsc::unbounded_channel();
-        let plane = Plane::start(tun, udp, mtu, Outlets { events, ends: ends_sender })?;
+        let (taken_sender, taken) = oneshot::channel();
+        let inheritance = descriptors.take(slot::LINK).map(|link| Inheritance { link, taken: taken_sender });
+        let hand_over = if inheritance.is_some() { HandOver::Taking } else { HandOver::No };
+        let plane = Plane::start(tun, udp, mtu, Outlets { events, ends: ends_sender }, inheritance)?;
         if mark != 0 {
             plane.sockets().set_mark(mark)?;
         }
         plane.sockets().keep(&descriptors)?;
         let wanted = Wanted { config: Config::default(), port, mark, mtu };
-        let state = State { plane, mode, wanted, roamed: roamed.clone(), roamed_before: roamed };
+        let state = State { plane, mode, wanted, roamed: roamed.clone(), roamed_before: roamed, hand_over };
         let (events, _) = broadcast::channel(EVENTS);
         let engine = Arc::new(Self { options, paths, descriptors, events, state: Mutex::new(state) });
         engine.set_up_link(mtu).await?;
         engine.apply_kept().await;
         tokio::spawn(Arc::clone(&engine).pump(from_worker));
+        if hand_over == HandOver::Taking {
+            tokio::spawn(Arc::clone(&engine).take(taken));
+        }
         Ok(Start { engine, ends })
+    }
+
+    /// Tells the parent when the device is ours alone.
+    async fn take(self: Arc<Self>, taken: oneshot::Receiver<()>) {
+        // The data plane ended before: whoever waits for its end knows.
+        let Ok(()) = taken.await else { return };
+        self.state.lock().await.hand_over = HandOver::No;
+        info!(device = self.options.name, "took the device over");
+        if let Err(error) = self.descriptors.taken() {
+            warn!(%error, "cannot tell the parent process");
+        }
+    }
+
+    /// Hands the device over to the tunnel process at the other end of `link`, and refuses changes meanwhile.
+    pub async fn leave(&self, link: OwnedFd) -> Outcome {
+        let mut state = self.state.lock().await;
+        let answer = state.plane.leave(link);
+        state.hand_over = HandOver::Leaving;
+        drop(state);
+        let outcome = match answer {
+            Ok(answer) => answer.await.unwrap_or(Outcome::Stayed),
+            Err(_) => Outcome::Stayed,
+        };
+        if outcome == Outcome::Stayed {
+            self.state.lock().await.hand_over = HandOver::No;
+        }
+        outcome
     }
 
     /// The store of the parent.
@@ -203,6 +250,10 @@ impl Engine {
     async fn install(&self, state: &mut State, wanted: Wanted) -> Result<Applied, ChangeError> {
         // A port that was free for the taking may be the one that is asked for now.
         let here = [state.wanted.port, state.plane.port()].contains(&wanted.port);
+        let anew = !here || wanted.mtu != state.plane.mtu();
+        if state.hand_over == HandOver::Leaving || anew && state.hand_over == HandOver::Taking {
+            return Err(ChangeError::HandingOver);
+        }
         let applied = if here {
             self.install_here(state, &wanted).await?
         } else {
@@ -426,7 +477,7 @@ fn errno(error: &ChangeError) -> Errno {
             std::error::Error::source(source).and_then(|source| source.downcast_ref::<std::io::Error>())
         }
         ChangeError::System { source, .. } => Some(source),
-        ChangeError::Stopped => return Errno::EAGAIN,
+        ChangeError::Stopped | ChangeError::HandingOver => return Errno::EAGAIN,
         _ => None,
     };
     source.and_then(std::io::Error::raw_os_error).map_or(Errno::EINVAL, Errno::from_raw)

@@ -56,6 +56,9 @@ pub enum ChangeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Another tunnel process takes the device over.
+    #[error("the device is being handed over to the next tunnel process; try once more")]
+    HandingOver,
     /// The data plane has ended; it is being started again.
     #[error("the data plane is starting again; try once more")]
     Stopped,

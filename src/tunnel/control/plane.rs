@@ -10,10 +10,11 @@ use tokio::task::JoinHandle;
 use super::ChangeError;
 use crate::tunnel::api::{Applied, DeviceStatus, Event};
 use crate::tunnel::command::{Command, Config};
+use crate::tunnel::handover::Outcome;
 use crate::tunnel::io::tun::{TunError, TunQueue};
 use crate::tunnel::io::udp::{UdpError, UdpSockets};
 use crate::tunnel::process::{Descriptors, slot};
-use crate::tunnel::worker::{CommandSender, Parts, Worker, WorkerError};
+use crate::tunnel::worker::{CommandSender, Inheritance, Parts, Worker, WorkerError};
 
 /// The worker thread ended without being told to.
 pub type PlaneEnd = WorkerError;
@@ -50,6 +51,7 @@ impl Plane {
         udp: UdpSockets,
         mtu: u16,
         outlets: Outlets,
+        inheritance: Option<Inheritance>,
     ) -> Result<Self, ChangeError> {
         let system = |what: &str| {
             let what = what.to_owned();
@@ -57,7 +59,7 @@ impl Plane {
         };
         let copy = tun.as_fd().try_clone_to_owned().map_err(system("copy the TUN's descriptor"))?;
         let sockets = Sockets::of(&udp).map_err(system("copy a UDP socket's descriptor"))?;
-        let parts = Parts { tun, udp, mtu, events: outlets.events.clone() };
+        let parts = Parts { tun, udp, mtu, events: outlets.events.clone(), inheritance };
         let mut handle = Worker::spawn(parts).map_err(|error| ChangeError::System {
             what: "start the data plane".into(),
             source: io::Error::other(error),
@@ -81,7 +83,7 @@ impl Plane {
         mtu: u16,
         config: Config,
     ) -> Result<(), ChangeError> {
-        let mut next = Self::start(self.reopen_tun()?, udp, mtu, self.outlets.clone())?;
+        let mut next = Self::start(self.reopen_tun()?, udp, mtu, self.outlets.clone(), None)?;
         let accepted = next.apply(config).await;
         if accepted.is_ok() {
             std::mem::swap(self, &mut next);
@@ -94,7 +96,7 @@ impl Plane {
     pub(super) async fn restart(&mut self, mtu: u16, config: Config) -> Result<(), ChangeError> {
         let (tun, udp) = (self.reopen_tun()?, self.sockets.reopen()?);
         self.stop().await;
-        *self = Self::start(tun, udp, mtu, self.outlets.clone())?;
+        *self = Self::start(tun, udp, mtu, self.outlets.clone(), None)?;
         self.apply(config).await.map(drop)
     }
 
@@ -119,6 +121,14 @@ impl Plane {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Status { reply }).map_err(|_| ChangeError::Stopped)?;
         answer.await.map_err(|_| ChangeError::Stopped)
+    }
+
+    /// Hands the device over to the data plane at the other end of `link`. The answer says how that ended; it
+    /// never comes from a plane that ends before.
+    pub(super) fn leave(&self, link: OwnedFd) -> Result<oneshot::Receiver<Outcome>, ChangeError> {
+        let (outcome, answer) = oneshot::channel();
+        self.commands.send(Command::Leave { link, outcome }).map_err(|_| ChangeError::Stopped)?;
+        Ok(answer)
     }
 
     pub(super) fn port(&self) -> u16 {

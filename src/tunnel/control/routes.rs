@@ -75,9 +75,10 @@ fn problem(error: ChangeError) -> Problem {
         ChangeError::Invalid(_) | ChangeError::Config(_) | ChangeError::Key { .. } => {
             Problem::bad_request(error)
         }
-        ChangeError::WrongMode(_) | ChangeError::NoConfig | ChangeError::Udp { .. } => {
-            Problem::conflict(error)
-        }
+        ChangeError::WrongMode(_)
+        | ChangeError::NoConfig
+        | ChangeError::Udp { .. }
+        | ChangeError::HandingOver => Problem::conflict(error),
         ChangeError::System { .. } | ChangeError::Stopped => Problem::internal(error),
     }
 }

@@ -1,7 +1,7 @@
 //! The receiver indices that others address our sessions by: 24 unpredictable bits, unique in the device, over
 //! the 8 that boringtun counts in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::PeerIndex;
@@ -22,6 +22,8 @@ pub(super) struct Owner {
 #[derive(Default)]
 pub(super) struct Indices {
     owners: HashMap<u32, Owner, BuildHasherDefault<Spread>>,
+    /// Those of another device on the same sockets.
+    foreign: HashSet<u32>,
 }
 
 impl Indices {
@@ -29,6 +31,9 @@ impl Indices {
     pub(super) fn claim(&mut self, owner: Owner, random: &mut Random) -> u32 {
         loop {
             let index = random.index();
+            if self.foreign.contains(&index) {
+                continue;
+            }
             if let std::collections::hash_map::Entry::Vacant(entry) = self.owners.entry(index) {
                 entry.insert(owner);
                 return index;
@@ -45,6 +50,16 @@ impl Indices {
     /// Gives back the index (32 bits, as on the wire).
     pub(super) fn release(&mut self, index: u32) {
         self.owners.remove(&(index >> 8));
+    }
+
+    /// All in use, 24 bits each.
+    pub(super) fn used(&self) -> impl Iterator<Item = u32> {
+        self.owners.keys().copied()
+    }
+
+    /// Uses none of `foreign` from now on, in place of those said before.
+    pub(super) fn avoid(&mut self, foreign: &[u32]) {
+        self.foreign = foreign.iter().copied().collect();
     }
 
     #[cfg(test)]
@@ -89,5 +104,15 @@ mod tests {
         assert_eq!(indices.owner(claimed[0] << 8 | 0x2a), Some(owner));
         indices.release(claimed[0] << 8 | 5);
         assert_eq!(indices.owner(claimed[0] << 8), None);
+    }
+
+    #[test]
+    fn indices_of_another_device_are_avoided() {
+        let (mut indices, mut random) = (Indices::default(), Random::new(Box::new(OsRng)));
+        let foreign: Vec<u32> = (0..1 << 18).map(|index| index << 6).collect();
+        indices.avoid(&foreign);
+        let owner = Owner { peer: PeerIndex(3), slot: SlotId(7) };
+        // By chance alone none of a thousand would be foreign once in seven million times.
+        assert!((0..1000).all(|_| indices.claim(owner, &mut random) & 0x3f != 0));
     }
 }

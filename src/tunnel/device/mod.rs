@@ -10,6 +10,7 @@
 
 mod budget;
 mod configuration;
+mod handover;
 mod handshake;
 mod identity;
 mod indices;
@@ -257,7 +258,7 @@ impl Device {
         if self.next_tick.is_none_or(|tick| now < tick) {
             return;
         }
-        self.shared.starts = STARTS_PER_TICK;
+        self.shared.starts = if self.shared.retired { 0 } else { STARTS_PER_TICK };
         self.budget.tidy(now);
         let (count, from) = (self.peers.len(), self.tick_from);
         let mut active = false;

@@ -174,6 +174,13 @@ impl Peer {
         }
     }
 
+    /// Takes out what waits.
+    pub(super) fn take_waiting(&mut self, shared: &mut Shared) -> Vec<Vec<u8>> {
+        let packets: Vec<_> = std::mem::take(&mut self.waiting).into();
+        packets.iter().for_each(|packet| shared.unreserve(packet.len()));
+        packets
+    }
+
     /// Sends what has waited; how many packets that was.
     fn flush(&mut self, shared: &mut Shared, now: Instant) -> usize {
         let mut count = 0;
@@ -263,6 +270,21 @@ impl Peer {
             self.roamed = Some(from);
         }
         shared.event(Event::Roamed { peer: self.config.name.clone(), endpoint: from });
+    }
+
+    /// Another device heard the peer at `endpoint` just now.
+    pub(super) fn is_at(&mut self, endpoint: SocketAddr, now: Instant) {
+        self.endpoint = Some(endpoint);
+        if !self.config.endpoints.contains(&endpoint) {
+            self.roamed = Some(endpoint);
+        }
+        self.last_received = Some(now);
+        self.wanted_since.get_or_insert(now);
+    }
+
+    /// Whether any slot has a session to send on.
+    pub(super) fn is_usable(&self, now: Instant) -> bool {
+        self.slots.iter().any(|slot| slot.is_usable(now))
     }
 
     /// Nothing came from the peer for so long that it may be elsewhere.

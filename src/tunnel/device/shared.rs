@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use super::Transmit;
 use super::indices::{Indices, SlotId};
@@ -24,6 +25,10 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     /// Initiations that may still be sent before the next tick.
     pub(super) starts: u32,
+    /// Another device takes over: no handshakes.
+    pub(super) retired: bool,
+    /// Handshakes are tried again sooner until then: peers have sessions with another device too.
+    pub(super) hurried_until: Option<Instant>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
     missed_events: u64,
@@ -39,6 +44,8 @@ impl Shared {
             padding,
             counters: Counters::default(),
             starts: STARTS_PER_TICK,
+            retired: false,
+            hurried_until: None,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             missed_events: 0,

@@ -12,7 +12,9 @@ use super::message;
 use super::noise::{Gate, Noise, Refused};
 use super::session::Session;
 use super::shared::Shared;
-use super::timing::{MAX_JITTER, MAX_RESPONSES, MIN_INITIATION_GAP, REKEY_JITTER, REKEY_TIMEOUT, due};
+use super::timing::{
+    HURRIED_TIMEOUT, MAX_JITTER, MAX_RESPONSES, MIN_INITIATION_GAP, REKEY_JITTER, REKEY_TIMEOUT, due,
+};
 
 /// Which of a slot's sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +57,7 @@ pub(super) struct Slot {
     pub(super) last_handshake: Option<Instant>,
     /// No attempt before this time unless packets wait.
     pub(super) rests_until: Option<Instant>,
-    /// The preshared key changed since the last handshake.
+    /// The session is to be renewed: the preshared key changed since, or the peer may use another one.
     pub(super) is_stale: bool,
 }
 
@@ -96,6 +98,13 @@ impl Slot {
             self.abandon(indices);
             release(self.next.take(), indices);
         }
+    }
+
+    /// The peer may have turned to a session of another device: a new one is wanted.
+    pub(super) fn doubt(&mut self) {
+        self.is_stale = self.current.is_some();
+        self.last_initiation = None;
+        self.rests_until = None;
     }
 
     pub(super) fn has_psk(&self) -> bool {
@@ -162,7 +171,9 @@ impl Slot {
             let noise = Noise::new(&self.identity, &self.peer_key, self.psk.as_ref(), index);
             Box::new(Initiation { noise, index: index << 8, started: now, retry_at: now, responses: 0 })
         });
-        initiation.retry_at = now + REKEY_TIMEOUT + shared.random.jitter(MAX_JITTER);
+        let is_hurried = shared.hurried_until.is_some_and(|end| now < end);
+        let timeout = if is_hurried { HURRIED_TIMEOUT } else { REKEY_TIMEOUT };
+        initiation.retry_at = now + timeout + shared.random.jitter(MAX_JITTER);
         self.last_initiation = Some(now);
         let message = initiation.noise.initiate()?;
         initiation.index = message::sender(&message);

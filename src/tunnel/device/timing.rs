@@ -10,6 +10,8 @@ pub(super) const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 pub(super) const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
 /// Time between two initiations to one key of a peer.
 pub(super) const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same while sessions of another device wait to be replaced.
+pub(super) const HURRIED_TIMEOUT: Duration = Duration::from_millis(400);
 /// Data that was received is answered with a keepalive after this time without anything to send.
 pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages sent on a session until it is renewed.

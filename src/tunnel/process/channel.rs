@@ -29,6 +29,11 @@ impl Channel {
         Ok((Self(one), Self(other)))
     }
 
+    /// A second handle of this end.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// Sends `text`, with `descriptor` if there is one. Waits for room.
     pub(super) fn send(&self, text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let raw = descriptor.map(|descriptor| [descriptor.as_raw_fd()]);
@@ -68,8 +73,9 @@ impl Channel {
     }
 }
 
-#[expect(unsafe_code, reason = "a descriptor that arrives by SCM_RIGHTS is a bare number")]
-fn own(raw: RawFd) -> OwnedFd {
+#[expect(unsafe_code, reason = "a descriptor that the kernel has just made is a bare number")]
+/// Owns a descriptor that a system call has just given.
+pub(super) fn own(raw: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just installed this descriptor for us, and nobody else knows its number.
     unsafe { OwnedFd::from_raw_fd(raw) }
 }

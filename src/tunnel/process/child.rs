@@ -19,6 +19,7 @@ use super::{Descriptors, Options, slot};
 use crate::local;
 use crate::paths::Paths;
 use crate::tunnel::control::{Engine, PlaneEnd, Start, router};
+use crate::tunnel::handover::Outcome;
 use crate::tunnel::uapi;
 
 /// How often the sockets' files are looked at.
@@ -31,6 +32,8 @@ pub enum Ending {
     Done,
     /// To be started again by the parent.
     Again,
+    /// Another process has the device now.
+    Left,
 }
 
 /// Runs the worker process. Its parent is at standard input.
@@ -59,9 +62,28 @@ async fn serve(options: Options, paths: Paths, descriptors: Descriptors) -> anyh
     let mut uapi = Socket::open(&engine, slot::UAPI, uapi_path)?;
     engine.descriptors().ready()?;
     info!(device = name, managed, socket = %uapi.path.display(), "the tunnel is ready");
+    let mut orders = engine.descriptors().orders()?;
     loop {
         tokio::select! {
             Some(end) = ends.recv() => return Ok(ending(&engine, managed, &end)),
+            link = orders.leave() => {
+                info!(device = name, "another tunnel process takes the device over");
+                for socket in [&control, &uapi] {
+                    socket.rest();
+                }
+                tokio::select! {
+                    Some(end) = ends.recv() => return Ok(ending(&engine, managed, &end)),
+                    outcome = engine.leave(link) => if outcome == Outcome::Left {
+                        info!(device = name, "the device is handed over");
+                        return Ok(Ending::Left);
+                    },
+                }
+                warn!(device = name, "the next tunnel process is gone; going on");
+                for socket in [&mut control, &mut uapi] {
+                    socket.resume(&engine)?;
+                }
+                engine.descriptors().stayed()?;
+            }
             () = tokio::time::sleep(LOOK) => {}
         }
         if !managed && !uapi.is_there() {
@@ -96,6 +118,7 @@ struct Socket {
     slot: &'static str,
     path: PathBuf,
     identity: Option<Identity>,
+    listener: UnixListener,
     task: JoinHandle<()>,
 }
 
@@ -108,8 +131,18 @@ impl Socket {
             Some(listener) if identity.is_some() => (listener, identity),
             _ => listen(engine, slot, &path)?,
         };
-        let task = spawn(engine, slot, listener);
-        Ok(Self { slot, path, identity, task })
+        let task = spawn(engine, slot, listener.try_clone()?);
+        Ok(Self { slot, path, identity, listener, task })
+    }
+
+    /// Leaves new connections to another process.
+    fn rest(&self) {
+        self.task.abort();
+    }
+
+    fn resume(&mut self, engine: &Arc<Engine>) -> io::Result<()> {
+        self.task = spawn(engine, self.slot, self.listener.try_clone()?);
+        Ok(())
     }
 
     fn is_there(&self) -> bool {
@@ -118,12 +151,13 @@ impl Socket {
 
     /// Somebody took the file away or put another in its place: the agent needs one that is ours.
     fn replace(&mut self, engine: &Arc<Engine>) {
-        match listen(engine, self.slot, &self.path) {
-            Ok((listener, identity)) => {
+        let anew = listen(engine, self.slot, &self.path);
+        match anew.and_then(|(listener, identity)| Ok((listener.try_clone()?, listener, identity))) {
+            Ok((copy, listener, identity)) => {
                 warn!(socket = %self.path.display(), "the socket had been removed; it is back");
                 self.task.abort();
-                self.task = spawn(engine, self.slot, listener);
-                self.identity = identity;
+                self.task = spawn(engine, self.slot, copy);
+                (self.listener, self.identity) = (listener, identity);
             }
             Err(error) => warn!(%error, "a socket was removed and cannot be put back"),
         }

@@ -5,7 +5,10 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
-use super::channel::Channel;
+use tokio::sync::mpsc;
+
+use super::channel::{Channel, Message};
+use super::slot;
 
 /// The parent's store, as the worker sees it.
 #[derive(Debug)]
@@ -38,15 +41,7 @@ impl Descriptors {
         };
         let parent = parent.parse().map_err(|_| malformed())?;
         let restarts = restarts.parse().map_err(|_| malformed())?;
-        let mut given = BTreeMap::new();
-        loop {
-            let message = channel.receive()?.ok_or_else(malformed)?;
-            match (message.text.split_once(' '), message.descriptor) {
-                (Some(("give", name)), Some(descriptor)) => drop(given.insert(name.to_owned(), descriptor)),
-                _ if message.text == "end" => break,
-                _ => return Err(malformed()),
-            }
-        }
+        let Kept(given) = Kept::receive(&channel)?;
         Ok(Hello { parent, descriptors: Self { channel, given: Mutex::new(given), restarts } })
     }
 
@@ -72,6 +67,39 @@ impl Descriptors {
         self.channel.send(&format!("forget {name}"), None)
     }
 
+    /// Tells the parent that the device was taken over from another process.
+    ///
+    /// # Errors
+    /// When the parent is gone.
+    pub fn taken(&self) -> io::Result<()> {
+        self.channel.send("taken", None)
+    }
+
+    /// Tells the parent that the heir is gone and the device is still ours.
+    pub(super) fn stayed(&self) -> io::Result<()> {
+        self.channel.send("stayed", None)
+    }
+
+    /// What the parent asks for later: a thread waits for it.
+    pub(super) fn orders(&self) -> io::Result<Orders> {
+        let channel = self.channel.try_clone()?;
+        let (sender, links) = mpsc::unbounded_channel();
+        std::thread::Builder::new().name("orders".into()).spawn(move || {
+            loop {
+                match channel.receive() {
+                    Ok(Some(Message { text, descriptor: Some(link) })) if text == "leave" => {
+                        let _ = sender.send(link);
+                    }
+                    Ok(Some(_)) => {}
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    // The parent is gone, and so are we.
+                    Ok(None) | Err(_) => return,
+                }
+            }
+        })?;
+        Ok(Orders(links))
+    }
+
     /// Tells the parent that all is set up: from now on, this process is worth starting again.
     ///
     /// # Errors
@@ -79,6 +107,31 @@ impl Descriptors {
     pub fn ready(&self) -> io::Result<()> {
         self.channel.send("ready", None)
     }
+}
+
+/// What a parent asks of its worker.
+#[derive(Debug)]
+pub(super) struct Orders(mpsc::UnboundedReceiver<OwnedFd>);
+
+impl Orders {
+    /// Waits until the worker is to hand over, and gives the link to its heir.
+    pub(super) async fn leave(&mut self) -> OwnedFd {
+        match self.0.recv().await {
+            Some(link) => link,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What a worker says to its parent, other than what to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// All is set up.
+    Ready,
+    /// The device was taken over from another process.
+    Taken,
+    /// The heir is gone.
+    Stayed,
 }
 
 /// The parent's side: the descriptors it keeps.
@@ -90,23 +143,64 @@ impl Kept {
         self.0.insert(name.to_owned(), descriptor);
     }
 
-    /// What a new worker is told first.
-    pub(super) fn hand_over(&self, channel: &Channel, restarts: u64) -> io::Result<()> {
+    pub(super) fn get(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        self.0.get(name).map(OwnedFd::as_fd)
+    }
+
+    /// What a new worker is told first. `link` leads to a worker that it is to succeed.
+    pub(super) fn hand_over(
+        &self,
+        channel: &Channel,
+        restarts: u64,
+        link: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         channel.send(&format!("hello {} {restarts}", std::process::id()), None)?;
-        for (name, descriptor) in &self.0 {
-            channel.send(&format!("give {name}"), Some(descriptor.as_fd()))?;
+        self.give(channel, link)
+    }
+
+    /// Sends a copy of each descriptor, and `link`.
+    pub(super) fn give(&self, channel: &Channel, link: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let kept = self.0.iter().map(|(name, descriptor)| (name.as_str(), descriptor.as_fd()));
+        for (name, descriptor) in kept.chain(link.map(|link| (slot::LINK, link))) {
+            channel.send(&format!("give {name}"), Some(descriptor))?;
         }
         channel.send("end", None)
     }
 
-    /// Does what a worker asks for; true when it says that it is ready.
-    pub(super) fn obey(&mut self, text: &str, descriptor: Option<OwnedFd>) -> bool {
+    /// Takes what [`Kept::give`] sends.
+    pub(super) fn receive(channel: &Channel) -> io::Result<Self> {
+        let malformed = || io::Error::other("it does not say what is expected");
+        let mut given = BTreeMap::new();
+        loop {
+            let message = channel.receive()?.ok_or_else(malformed)?;
+            match (message.text.split_once(' '), message.descriptor) {
+                (Some(("give", name)), Some(descriptor)) => drop(given.insert(name.to_owned(), descriptor)),
+                (Some(("no", reason)), None) => return Err(io::Error::other(reason.to_owned())),
+                _ if message.text == "end" => return Ok(Self(given)),
+                _ => return Err(malformed()),
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &str) -> Option<OwnedFd> {
+        self.0.remove(name)
+    }
+
+    /// Does what a worker asks for, or gives what it says.
+    pub(super) fn obey(&mut self, text: &str, descriptor: Option<OwnedFd>) -> Option<News> {
         match (text.split_once(' '), descriptor) {
             (Some(("keep", name)), Some(descriptor)) => self.insert(name, descriptor),
             (Some(("forget", name)), None) => drop(self.0.remove(name)),
-            _ => return text == "ready",
+            _ => {
+                return match text {
+                    "ready" => Some(News::Ready),
+                    "taken" => Some(News::Taken),
+                    "stayed" => Some(News::Stayed),
+                    _ => None,
+                };
+            }
         }
-        false
+        None
     }
 }
 
@@ -120,7 +214,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         for name in ["tun", "udp4", "gone"] {
             let (parent, worker) = Channel::pair().unwrap();
-            kept.hand_over(&parent, 3).unwrap();
+            kept.hand_over(&parent, 3, None).unwrap();
             let hello = Descriptors::receive_from(worker).unwrap();
             assert_eq!(hello.descriptors.restarts, 3);
             assert_eq!(hello.parent.unsigned_abs(), std::process::id());
@@ -130,11 +224,11 @@ mod tests {
             let mut ready = false;
             while !ready {
                 let message = parent.receive().unwrap().unwrap();
-                ready = kept.obey(&message.text, message.descriptor);
+                ready = kept.obey(&message.text, message.descriptor) == Some(News::Ready);
             }
         }
         let (parent, worker) = Channel::pair().unwrap();
-        kept.hand_over(&parent, 4).unwrap();
+        kept.hand_over(&parent, 4, None).unwrap();
         let descriptors = Descriptors::receive_from(worker).unwrap().descriptors;
         let found = ["tun", "udp4", "gone"].map(|name| descriptors.take(name).is_some());
         assert_eq!(found, [true, true, false]);

@@ -1,9 +1,9 @@
 //! The parent process: keeps descriptors and a worker.
 
 use std::ffi::OsString;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions, TryLockError};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
@@ -11,7 +11,6 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -19,27 +18,37 @@ use nix::unistd::Pid;
 
 use super::backoff::Backoff;
 use super::channel::Channel;
-use super::descriptors::Kept;
-use super::{Options, slot};
+use super::descriptors::{Kept, News};
+use super::{Options, door, slot};
 use crate::paths::Paths;
+use crate::tunnel::handover::Link;
 
 /// How long the pair that had the device before may take to go.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(10);
 /// How long a worker may take to end when it is told to.
 const STOP_WAIT: Duration = Duration::from_secs(2);
+/// How long a hand-over may take to end when we are told to stop: longer than all its steps together.
+const LEAVE_WAIT: Duration = Duration::from_secs(20);
+/// How often a parent that has handed over looks whether the device is free again.
+const REST_POLL: Duration = Duration::from_millis(200);
 
 /// Why the parent gave up.
 #[derive(Debug, thiserror::Error)]
 pub enum ParentError {
     /// Another tunnel process has the device.
-    #[error("{name} is run by another `selvedge tunnel` (lock {path}); stop that one first")]
+    #[error("{name} is run by another `selvedge tunnel` (lock {path}){because}; stop that one first")]
     Locked {
         /// The device.
         name: String,
         /// The lock.
         path: PathBuf,
+        /// Why it does not hand the device over, if it was asked to.
+        because: String,
     },
+    /// The worker died before it had the device.
+    #[error("{0} stays with the `selvedge tunnel` that has it: our worker process died while taking it over")]
+    Taking(String),
     /// The lock file cannot be made.
     #[error("cannot use the lock {path}: {source}; is its folder writable for this user?")]
     Lock {
@@ -62,28 +71,62 @@ pub enum ParentError {
 /// exit code: 0, or that of a worker that never got ready.
 ///
 /// # Errors
-/// When another process has the device, or the system refuses.
+/// When another process has the device and does not hand it over, or the system refuses.
 pub fn run(options: &Options, paths: &Paths, arguments: Vec<OsString>) -> Result<u8, ParentError> {
-    let mut kept = Kept::default();
-    kept.insert(slot::LOCK, lock(options, paths)?);
     let signals = signals().map_err(system("watch for signals"))?;
-    let mut parent =
-        Parent { arguments, signals, kept, restarts: 0, backoff: Backoff::default(), was_ready: false };
+    let (kept, link) = have_device(options, paths)?;
+    let hand_over = if link.is_some() { HandOver::Taking } else { HandOver::No };
+    let mut parent = Parent {
+        options,
+        paths,
+        arguments,
+        signals,
+        kept,
+        link,
+        hand_over,
+        stop_by: None,
+        restarts: 0,
+        backoff: Backoff::default(),
+        was_ready: false,
+    };
     let code = parent.run();
-    for socket in [paths.uapi_socket(&options.name), paths.tunnel_socket(&options.name)] {
-        let _ = std::fs::remove_file(socket);
+    if parent.hand_over == HandOver::No {
+        for path in [
+            paths.uapi_socket(&options.name),
+            paths.tunnel_socket(&options.name),
+            paths.tunnel_door(&options.name),
+        ] {
+            let _ = std::fs::remove_file(path);
+        }
     }
     code
 }
 
-struct Parent {
+struct Parent<'a> {
+    options: &'a Options,
+    paths: &'a Paths,
     arguments: Vec<OsString>,
     signals: SignalFd,
     kept: Kept,
+    /// The way to the worker that the first of ours is to succeed.
+    link: Option<OwnedFd>,
+    hand_over: HandOver,
+    /// We were told to stop, and do so at this time even if the device is not handed over by then.
+    stop_by: Option<Instant>,
     restarts: u64,
     backoff: Backoff,
     /// Some worker got ready: the set-up is good, and what fails now may heal.
     was_ready: bool,
+}
+
+/// Whether the device is ours alone, and its files with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HandOver {
+    No,
+    /// Our worker takes it over from another process.
+    Taking,
+    /// Our worker hands it over.
+    Leaving,
 }
 
 enum End {
@@ -92,7 +135,7 @@ enum End {
     Died(ExitStatus),
 }
 
-impl Parent {
+impl Parent<'_> {
     fn run(&mut self) -> Result<u8, ParentError> {
         loop {
             let born = Instant::now();
@@ -101,6 +144,16 @@ impl Parent {
                 End::Stopped => return Ok(0),
                 End::Died(status) => status,
             };
+            match self.hand_over {
+                HandOver::No => {}
+                HandOver::Taking => return Err(ParentError::Taking(self.options.name.clone())),
+                HandOver::Leaving => {
+                    if self.stop_by.is_some() || self.rest()? {
+                        return Ok(0);
+                    }
+                    continue;
+                }
+            }
             match status.code() {
                 Some(0) => return Ok(0),
                 Some(code) if !self.was_ready => return Ok(u8::try_from(code).unwrap_or(1)),
@@ -121,7 +174,7 @@ impl Parent {
         }
     }
 
-    fn spawn(&self) -> io::Result<(Child, Channel)> {
+    fn spawn(&mut self) -> io::Result<(Child, Channel)> {
         let (here, there) = Channel::pair()?;
         let worker = Command::new("/proc/self/exe")
             .arg0("selvedge")
@@ -130,8 +183,9 @@ impl Parent {
             .process_group(0)
             .stdin(Stdio::from(OwnedFd::from(there)))
             .spawn()?;
+        let link = self.link.take();
         // Few and short: they fit into the socket's buffer even if the worker never reads them.
-        if let Err(error) = self.kept.hand_over(&here, self.restarts) {
+        if let Err(error) = self.kept.hand_over(&here, self.restarts, link.as_ref().map(AsFd::as_fd)) {
             tracing::warn!(%error, "the worker process did not take its descriptors");
         }
         Ok((worker, here))
@@ -146,20 +200,40 @@ impl Parent {
                 self.listen(&mut channel);
                 return Ok(End::Died(status));
             }
-            self.wait_for_news(channel.as_ref(), PollTimeout::NONE)?;
+            self.wait_for_news(channel.as_ref(), self.patience())?;
             self.listen(&mut channel);
             if self.signalled()? {
+                // A heir that has half of the device gets the rest first.
+                self.stop_by.get_or_insert(Instant::now() + LEAVE_WAIT);
+            }
+            if let Some(time) = self.stop_by
+                && (self.hand_over != HandOver::Leaving || Instant::now() >= time)
+            {
                 stop(worker)?;
                 return Ok(End::Stopped);
             }
+            if let Some(channel) = &channel {
+                self.answer_door(channel);
+            }
         }
+    }
+
+    /// How long to wait for news at most.
+    fn patience(&self) -> PollTimeout {
+        let Some(time) = self.stop_by else { return PollTimeout::NONE };
+        let left = time.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
     }
 
     /// Reads all that the worker has said, and lets go of the channel at its end.
     fn listen(&mut self, channel: &mut Option<Channel>) {
         while let Some(open) = channel {
             match open.try_receive() {
-                Ok(Some(message)) => self.was_ready |= self.kept.obey(&message.text, message.descriptor),
+                Ok(Some(message)) => match self.kept.obey(&message.text, message.descriptor) {
+                    Some(News::Ready) => self.was_ready = true,
+                    Some(News::Taken | News::Stayed) => self.hand_over = HandOver::No,
+                    None => {}
+                },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(None) | Err(_) => *channel = None,
@@ -167,9 +241,53 @@ impl Parent {
         }
     }
 
+    /// Whether another process may have the device now: a worker of ours serves it alone.
+    fn may_leave(&self) -> bool {
+        self.was_ready && self.hand_over == HandOver::No && self.stop_by.is_none()
+    }
+
+    /// Gives the device to the process that is at the door, if there is one.
+    fn answer_door(&mut self, worker: &Channel) {
+        let Some(door) = self.kept.get(slot::DOOR).filter(|_| self.may_leave()) else { return };
+        let given = match door::answer(door) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            answer => answer.and_then(|newcomer| {
+                let (ours, theirs) = Link::pair()?;
+                self.kept.give(&newcomer, Some(theirs.as_fd()))?;
+                worker.send("leave", Some(ours.as_fd()))
+            }),
+        };
+        match given {
+            Ok(()) => self.hand_over = HandOver::Leaving,
+            Err(error) => tracing::warn!(%error, "another process asked for the device and did not get it"),
+        }
+    }
+
+    /// Waits until told to stop (true), or until the device is free: then it is ours again, because the process
+    /// that we left it to is gone.
+    fn rest(&mut self) -> Result<bool, ParentError> {
+        self.kept = Kept::default();
+        loop {
+            if self.told_to_stop(REST_POLL).map_err(system("wait"))? {
+                return Ok(true);
+            }
+            if let Some(lock) = try_lock(self.options, self.paths)? {
+                tracing::warn!(
+                    device = self.options.name,
+                    "the next tunnel process is gone: taking the device back"
+                );
+                self.kept = with_door(lock, self.options, self.paths);
+                self.hand_over = HandOver::No;
+                return Ok(false);
+            }
+        }
+    }
+
     fn wait_for_news(&self, channel: Option<&Channel>, timeout: PollTimeout) -> io::Result<()> {
         let mut wanted = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         wanted.extend(channel.map(|channel| PollFd::new(channel.as_fd(), PollFlags::POLLIN)));
+        let door = channel.and(self.kept.get(slot::DOOR)).filter(|_| self.may_leave());
+        wanted.extend(door.map(|door| PollFd::new(door, PollFlags::POLLIN)));
         match poll(&mut wanted, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -219,30 +337,65 @@ fn stop(worker: &mut Child) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the device's lock, waiting a little for a killed pair to go. The worker gets a copy, so that the lock
-/// is held until both are gone.
-fn lock(options: &Options, paths: &Paths) -> Result<OwnedFd, ParentError> {
-    let path = paths.run.join(format!("tunnel-{}.lock", options.name));
+/// Has the device's lock, and with it the device: at once when nobody has it, from whoever has it when that is
+/// wanted (then there is a link to the worker that serves it), or after waiting a little for a killed pair to go.
+fn have_device(options: &Options, paths: &Paths) -> Result<(Kept, Option<OwnedFd>), ParentError> {
+    let end = Instant::now() + LOCK_WAIT;
+    let mut refusal = None;
+    loop {
+        if let Some(lock) = try_lock(options, paths)? {
+            return Ok((with_door(lock, options, paths), None));
+        }
+        if options.take_over {
+            match door::knock(&paths.tunnel_door(&options.name)) {
+                Ok(mut kept) => {
+                    let link = kept.remove(slot::LINK);
+                    return Ok((kept, link));
+                }
+                // It may be about to end, or about to open its door.
+                Err(error) => refusal = Some(error),
+            }
+        }
+        if Instant::now() >= end {
+            let path = lock_path(options, paths);
+            let because = refusal.map_or(String::new(), |error| format!("; it does not hand over: {error}"));
+            return Err(ParentError::Locked { name: options.name.clone(), path, because });
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+}
+
+/// What a parent keeps from the start. The worker gets a copy of the lock, so that it is held until both are gone.
+fn with_door(lock: OwnedFd, options: &Options, paths: &Paths) -> Kept {
+    let mut kept = Kept::default();
+    kept.insert(slot::LOCK, lock);
+    if options.managed {
+        match door::open(&paths.tunnel_door(&options.name)) {
+            Ok(door) => kept.insert(slot::DOOR, door),
+            Err(error) => {
+                tracing::warn!(%error, "the next tunnel process will not be able to take over from here");
+            }
+        }
+    }
+    kept
+}
+
+fn lock_path(options: &Options, paths: &Paths) -> PathBuf {
+    paths.run.join(format!("tunnel-{}.lock", options.name))
+}
+
+/// Takes the device's lock if it is free.
+fn try_lock(options: &Options, paths: &Paths) -> Result<Option<OwnedFd>, ParentError> {
+    let path = lock_path(options, paths);
     let failed = |source| ParentError::Lock { path: path.clone(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(&paths.run).map_err(failed)?;
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let mut file: File = file.map_err(failed)?;
-    let end = Instant::now() + LOCK_WAIT;
-    loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            // A plain descriptor, because Flock unlocks when dropped, for the worker's copy too.
-            Ok(locked) => {
-                return locked.as_fd().try_clone_to_owned().map_err(failed).inspect(|_| {
-                    std::mem::forget(locked);
-                });
-            }
-            Err((back, Errno::EWOULDBLOCK)) if Instant::now() < end => file = back,
-            Err((_, Errno::EWOULDBLOCK)) => {
-                return Err(ParentError::Locked { name: options.name.clone(), path });
-            }
-            Err((_, errno)) => return Err(failed(errno.into())),
-        }
-        std::thread::sleep(LOCK_POLL);
+    let file = file.map_err(failed)?;
+    match file.try_lock() {
+        // It is held for as long as anybody has a copy of the descriptor.
+        Ok(()) => Ok(Some(file.into())),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
 

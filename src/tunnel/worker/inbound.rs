@@ -2,12 +2,14 @@
 //! before, and written as super-packets.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::handover::Heir;
 use crate::tunnel::device::{Device, Opened};
 use crate::tunnel::io::coalesce::Coalescer;
 use crate::tunnel::io::tun::TunQueue;
-use crate::tunnel::io::udp::UdpSocket;
+use crate::tunnel::io::udp::{Datagrams, UdpSocket};
 
 /// Receives in a turn, so that the other direction gets its own.
 const RECEIVES: usize = 4;
@@ -38,7 +40,7 @@ impl Inbound {
         self.refused
     }
 
-    /// Moves a share of what the socket has.
+    /// Moves a share of what the socket has; what is not ours goes to the predecessor of `heir`.
     ///
     /// # Errors
     /// What the socket reported, other than that there is nothing more.
@@ -47,17 +49,14 @@ impl Inbound {
         socket: &UdpSocket,
         tun: &TunQueue,
         device: &mut Device,
+        mut heir: Option<&mut Heir>,
         now: Instant,
     ) -> io::Result<()> {
         let mut result = Ok(());
-        let refused = &mut self.refused;
-        let mut sink = |packet: &[u8]| {
-            if tun.write(packet).is_err() {
-                *refused += 1;
-            }
-        };
+        let Self { datagrams, coalescer, refused } = self;
+        let mut sink = sink(tun, refused);
         for _ in 0..RECEIVES {
-            let batch = match socket.receive(&mut self.datagrams) {
+            let batch = match socket.receive(datagrams) {
                 Ok(batch) => batch,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
@@ -65,15 +64,78 @@ impl Inbound {
                     break;
                 }
             };
-            for datagram in self.datagrams[..batch.len].chunks(batch.segment) {
-                let open = |out: &mut [u8]| match device.open(batch.from, datagram, out, now) {
-                    Opened::Packet { packet, .. } => Some(packet.len()),
-                    Opened::Nothing => None,
-                };
-                self.coalescer.take(open, &mut sink);
+            let bytes = &datagrams[..batch.len];
+            let is_heir = heir.is_some();
+            if let Some(heir) = &mut heir {
+                hand_back_foreign(heir, bytes, batch, device, now);
+            }
+            for datagram in bytes.chunks(batch.segment) {
+                if !is_heir || device.expects(datagram) {
+                    coalescer.take(open(device, batch.from, datagram, now), &mut sink);
+                }
             }
         }
-        self.coalescer.flush(&mut sink);
+        coalescer.flush(&mut sink);
         result
+    }
+
+    /// Opens what a successor hands back.
+    pub(super) fn take_back(
+        &mut self,
+        handed: Datagrams,
+        bytes: &[u8],
+        tun: &TunQueue,
+        device: &mut Device,
+        now: Instant,
+    ) {
+        let mut sink = sink(tun, &mut self.refused);
+        for datagram in bytes.chunks(handed.segment) {
+            self.coalescer.take(open(device, handed.from, datagram, now), &mut sink);
+        }
+        self.coalescer.flush(&mut sink);
+    }
+}
+
+/// Writes to the TUN, and counts what it refuses.
+fn sink(tun: &TunQueue, refused: &mut u64) -> impl FnMut(&[u8]) {
+    move |packet| {
+        if tun.write(packet).is_err() {
+            *refused += 1;
+        }
+    }
+}
+
+/// Opens `datagram` when it is told where to; gives the length of the packet in it.
+fn open<'a>(
+    device: &'a mut Device,
+    from: SocketAddr,
+    datagram: &'a [u8],
+    now: Instant,
+) -> impl FnOnce(&mut [u8]) -> Option<usize> + 'a {
+    move |out| match device.open(from, datagram, out, now) {
+        Opened::Packet { packet, .. } => Some(packet.len()),
+        Opened::Nothing => None,
+    }
+}
+
+/// Hands back what the device does not expect, as many datagrams at a time as stand together.
+fn hand_back_foreign(heir: &mut Heir, bytes: &[u8], batch: Datagrams, device: &Device, now: Instant) {
+    let mut foreign = 0..0;
+    let mut end = 0;
+    for datagram in bytes.chunks(batch.segment) {
+        let begin = end;
+        end += datagram.len();
+        if device.expects(datagram) {
+            if !foreign.is_empty() {
+                heir.hand_back(batch.from, batch.segment, &bytes[foreign], now);
+            }
+            foreign = end..end;
+        } else {
+            foreign.end = end;
+            foreign.start = foreign.start.min(begin);
+        }
+    }
+    if !foreign.is_empty() {
+        heir.hand_back(batch.from, batch.segment, &bytes[foreign], now);
     }
 }

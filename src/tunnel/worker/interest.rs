@@ -15,6 +15,14 @@ const TUN: u64 = 0;
 const V4: u64 = 1;
 const V6: u64 = 2;
 const COMMANDS: u64 = 3;
+const LINK: u64 = 4;
+
+/// What is read from at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reads {
+    pub(super) tun: bool,
+    pub(super) udp: bool,
+}
 
 /// What has something.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,6 +31,7 @@ pub(super) struct Ready {
     pub(super) v4: bool,
     pub(super) v6: bool,
     pub(super) commands: bool,
+    pub(super) link: bool,
 }
 
 #[derive(Debug)]
@@ -31,26 +40,34 @@ pub(super) struct Interest(Epoll);
 impl Interest {
     pub(super) fn new(tun: &TunQueue, udp: &UdpSockets, commands: &impl AsFd) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(tun, EpollEvent::new(EpollFlags::EPOLLIN, TUN))?;
-        epoll.add(udp.v4(), EpollEvent::new(EpollFlags::EPOLLIN, V4))?;
+        let later = EpollFlags::empty();
+        epoll.add(tun, EpollEvent::new(later, TUN))?;
+        epoll.add(udp.v4(), EpollEvent::new(later, V4))?;
         if let Some(v6) = udp.v6() {
-            epoll.add(v6, EpollEvent::new(EpollFlags::EPOLLIN, V6))?;
+            epoll.add(v6, EpollEvent::new(later, V6))?;
         }
         epoll.add(commands, EpollEvent::new(EpollFlags::EPOLLIN, COMMANDS))?;
         Ok(Self(epoll))
     }
 
+    /// Waits for letters of another worker too, until the link is closed.
+    pub(super) fn add_link(&self, link: &impl AsFd) -> io::Result<()> {
+        Ok(self.0.add(link, EpollEvent::new(EpollFlags::EPOLLIN, LINK))?)
+    }
+
     /// While a batch waits for room in a socket, room in that one counts, and the TUN can wait.
-    pub(super) fn set_waiting(
+    pub(super) fn set(
         &self,
+        reads: Reads,
         batch_to: Option<SocketAddr>,
         tun: &TunQueue,
         udp: &UdpSockets,
     ) -> io::Result<()> {
-        let tun_flags = if batch_to.is_some() { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
+        let read = |wanted| if wanted { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        let tun_flags = read(reads.tun && batch_to.is_none());
         let udp_flags = |v4: bool| match batch_to {
-            Some(to) if to.is_ipv4() == v4 => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
-            _ => EpollFlags::EPOLLIN,
+            Some(to) if to.is_ipv4() == v4 => read(reads.udp) | EpollFlags::EPOLLOUT,
+            _ => read(reads.udp),
         };
         self.0.modify(tun, &mut EpollEvent::new(tun_flags, TUN))?;
         self.0.modify(udp.v4(), &mut EpollEvent::new(udp_flags(true), V4))?;
@@ -62,7 +79,7 @@ impl Interest {
 
     /// Waits until something is ready or `deadline` has come.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> io::Result<Ready> {
-        let mut events = [EpollEvent::empty(); 4];
+        let mut events = [EpollEvent::empty(); 5];
         let count = match self.0.wait(&mut events, timeout(deadline)) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
@@ -74,6 +91,7 @@ impl Interest {
                 TUN => ready.tun = true,
                 V4 => ready.v4 = true,
                 V6 => ready.v6 = true,
+                LINK => ready.link = true,
                 _ => ready.commands = true,
             }
         }

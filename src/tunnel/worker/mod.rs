@@ -3,27 +3,37 @@
 //! A [`Worker`] is a value that owns all it needs; there can be many. Whoever starts one keeps a [`WorkerHandle`].
 
 mod handle;
+mod handover;
 mod inbound;
 mod interest;
 mod outbound;
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::api::{DeviceStatus, Event, Features};
 use super::command::Command;
 use super::device::Device;
+use super::handover::{Heard, Letter, Outcome, Word};
 use super::io::tun::TunQueue;
+use super::io::udp::Datagrams;
 use super::io::udp::{UdpSocket, UdpSockets};
 use handle::CommandReceiver;
 pub use handle::{CommandSender, Stopped, WorkerHandle};
+pub use handover::Inheritance;
+use handover::{Heir, Part, Predecessor};
 use inbound::Inbound;
-use interest::{Interest, Ready};
+use interest::{Interest, Reads, Ready};
 use outbound::{Outbound, Turn, Way};
+
+/// Letters of the other worker taken in a turn, so that packets get theirs.
+const LETTERS: usize = 64;
 
 /// What a worker is made of. It closes its copies of the descriptors when it stops.
 #[derive(Debug)]
@@ -36,6 +46,8 @@ pub struct Parts {
     pub mtu: u16,
     /// Where events go. What does not fit is counted and reported as [`Event::Missed`].
     pub events: mpsc::Sender<Event>,
+    /// Present if another worker has the device now, and hands it over.
+    pub inheritance: Option<Inheritance>,
 }
 
 /// Why a worker stopped other than by [`Command::Stop`].
@@ -76,6 +88,9 @@ pub struct Worker {
     events: Outlet,
     commands: CommandReceiver,
     interest: Interest,
+    part: Part,
+    /// What the last wait was for.
+    waited_for: (Reads, Option<SocketAddr>),
     faults: Faults,
 }
 
@@ -90,16 +105,20 @@ impl Worker {
     }
 
     fn new(parts: Parts, commands: CommandReceiver) -> Result<Self, WorkerError> {
-        let Parts { tun, udp, mtu, events } = parts;
-        let interest = Interest::new(&tun, &udp, &commands.wake)
-            .map_err(|source| WorkerError::Start { what: "epoll", source })?;
+        let Parts { tun, udp, mtu, events, inheritance } = parts;
         let now = Instant::now();
+        let mut part = inheritance.map_or(Part::Alone, |inheritance| Part::Heir(Heir::new(inheritance, now)));
+        let waited_for = (part.reads(), None);
+        let interest = interest(&mut part, waited_for, (&tun, &udp), &commands)
+            .map_err(|source| WorkerError::Start { what: "epoll", source })?;
         Ok(Self {
             device: Device::new(mtu, now),
             inbound: Inbound::new(&tun),
             outbound: Outbound::new(now),
             events: Outlet::new(events),
             faults: Faults::default(),
+            part,
+            waited_for,
             tun,
             udp,
             commands,
@@ -114,7 +133,12 @@ impl Worker {
             if ready.commands && !self.obey(now)? {
                 return Ok(());
             }
-            self.device.handle_timeout(now);
+            if !matches!(self.part, Part::Alone) && self.hand_over(now) {
+                return Ok(());
+            }
+            if !self.part.must_wait() {
+                self.device.handle_timeout(now);
+            }
             self.receive(ready, now);
             self.send(ready, now)?;
             while let Some(event) = self.device.poll_event() {
@@ -125,7 +149,8 @@ impl Worker {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.device.poll_timeout(), self.outbound.deadline()].into_iter().flatten().min()
+        let device = self.device.poll_timeout().filter(|_| !self.part.must_wait());
+        [device, self.outbound.deadline(), self.part.deadline()].into_iter().flatten().min()
     }
 
     /// Carries out all commands; false if one of them is to stop.
@@ -134,7 +159,13 @@ impl Worker {
         loop {
             match self.commands.receiver.try_recv() {
                 // Whoever asked may not wait for the answer any more.
-                Ok(Command::Apply { config, reply }) => drop(reply.send(self.device.apply(&config, now))),
+                Ok(Command::Apply { config, reply }) => {
+                    drop(reply.send(self.device.apply(&config, now)));
+                    if let Some(heir) = self.part.heir() {
+                        heir.is_configured = true;
+                    }
+                }
+                Ok(Command::Leave { link, outcome }) => self.leave(link, outcome)?,
                 Ok(Command::Status { reply }) => drop(reply.send(self.status(now))),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(false),
                 Err(TryRecvError::Empty) => return Ok(true),
@@ -158,18 +189,22 @@ impl Worker {
     fn receive(&mut self, ready: Ready, now: Instant) {
         for (socket, ready) in [(Some(self.udp.v4()), ready.v4), (self.udp.v6(), ready.v6)] {
             let Some(socket) = socket.filter(|_| ready) else { continue };
-            let turn = self.inbound.turn(socket, &self.tun, &mut self.device, now);
+            let heir = self.part.heir();
+            let turn = self.inbound.turn(socket, &self.tun, &mut self.device, heir, now);
             self.faults.note("receiving from UDP", turn);
         }
     }
 
     fn send(&mut self, ready: Ready, now: Instant) -> Result<(), WorkerError> {
-        let before = self.outbound.waits_for();
         let (tun, udp, device) = (&self.tun, &mut self.udp, &mut self.device);
         let mut way = Way { tun, udp, device, now };
         let free = self.outbound.resume(&mut way);
         self.outbound.transmit(&mut way);
-        let turn = if ready.tun && free { self.outbound.turn(&mut way) } else { Turn::Done };
+        let turn = if ready.tun && free && self.part.reads().tun {
+            self.outbound.turn(&mut way)
+        } else {
+            Turn::Done
+        };
         self.outbound.transmit(&mut way); // handshakes that the packets asked for
         self.outbound.send(&mut way);
         match turn {
@@ -179,12 +214,73 @@ impl Worker {
             Turn::ReadFailed(error) => self.faults.note("reading from the TUN", Err(error)),
             Turn::Done => {}
         }
-        let waits_for = self.outbound.waits_for();
-        if waits_for != before {
-            self.interest.set_waiting(waits_for, &self.tun, &self.udp).map_err(WorkerError::Wait)?;
+        let wait_for = (self.part.reads(), self.outbound.waits_for());
+        if wait_for != self.waited_for {
+            self.interest.set(wait_for.0, wait_for.1, &self.tun, &self.udp).map_err(WorkerError::Wait)?;
+            self.waited_for = wait_for;
         }
         Ok(())
     }
+
+    /// Begins to hand over to the worker at the other end of `link`.
+    fn leave(&mut self, link: OwnedFd, outcome: oneshot::Sender<Outcome>) -> Result<(), WorkerError> {
+        if matches!(self.part, Part::Alone) {
+            let predecessor = Predecessor::new(link, outcome);
+            self.interest.add_link(&predecessor.link).map_err(WorkerError::Wait)?;
+            self.part = Part::Predecessor(predecessor);
+        }
+        Ok(())
+    }
+
+    /// Does what there is to do in a hand-over; true if another worker has the device now.
+    fn hand_over(&mut self, now: Instant) -> bool {
+        for _ in 0..LETTERS {
+            let (tun, udp, device) = (&self.tun, &mut self.udp, &mut self.device);
+            let Some(link) = self.part.link() else { return false };
+            let word = match link.hear() {
+                Heard::Nothing => break,
+                Heard::Strange => continue,
+                Heard::Letter(Letter::Packet(packet)) => {
+                    self.outbound.forward_plain(packet, &mut Way { tun, udp, device, now });
+                    continue;
+                }
+                Heard::Letter(Letter::Datagrams { from, segment, bytes }) => {
+                    let handed = Datagrams { from, len: bytes.len(), segment: segment.into() };
+                    self.inbound.take_back(handed, bytes, tun, device, now);
+                    continue;
+                }
+                Heard::Letter(Letter::Word(word)) => Some(word),
+                Heard::Closed => None,
+            };
+            let before = std::mem::replace(&mut self.part, Part::Alone);
+            self.part = match (before, word) {
+                (Part::Predecessor(predecessor), Some(Word::Done)) => {
+                    predecessor.end(Outcome::Left);
+                    return true;
+                }
+                (before, Some(word)) => before.hear(word, device, now),
+                (before, None) => before.end(device, now),
+            };
+        }
+        let is_free = self.outbound.waits_for().is_none();
+        self.part.advance(&mut self.device, is_free, now);
+        false
+    }
+}
+
+/// Waits for what `part` wants.
+fn interest(
+    part: &mut Part,
+    (reads, batch_to): (Reads, Option<SocketAddr>),
+    (tun, udp): (&TunQueue, &UdpSockets),
+    commands: &CommandReceiver,
+) -> io::Result<Interest> {
+    let interest = Interest::new(tun, udp, &commands.wake)?;
+    interest.set(reads, batch_to, tun, udp)?;
+    if let Some(link) = part.link() {
+        interest.add_link(link)?;
+    }
+    Ok(interest)
 }
 
 /// Whether the queue is no longer that of a device.

@@ -93,6 +93,19 @@ impl Outbound {
         Turn::Done
     }
 
+    /// Takes a packet that another worker had read.
+    pub(super) fn forward_plain(&mut self, packet: &[u8], way: &mut Way<'_>) {
+        let len = vnet::LEN + packet.len();
+        let Some((header, room)) =
+            self.packet.get_mut(..len).and_then(|all| all.split_at_mut_checked(vnet::LEN))
+        else {
+            return;
+        };
+        header.fill(0);
+        room.copy_from_slice(packet);
+        self.forward(len, way);
+    }
+
     /// Takes the packet of `len` bytes, offload header included, that stands in the buffer.
     fn forward(&mut self, len: usize, way: &mut Way<'_>) {
         let mut packet = std::mem::take(&mut self.packet);

@@ -61,7 +61,7 @@ fn ends() -> [Side; 2] {
         bring_up(&ns, "sel0", Some(inner));
         let (sender, events) = mpsc::channel(16);
         let port = udp.port();
-        let worker = Worker::spawn(Parts { tun, udp, mtu: 1420, events: sender }).unwrap();
+        let worker = Worker::spawn(Parts { tun, udp, mtu: 1420, events: sender, inheritance: None }).unwrap();
         Side { ns, worker, port, events }
     })
 }
@@ -203,7 +203,7 @@ fn a_stopped_worker_leaves_the_descriptors_to_others() {
         let tun = TunQueue::open("sel0").unwrap();
         let copy = tun.as_fd().try_clone_to_owned().unwrap();
         let (events, _) = mpsc::channel(1);
-        let parts = Parts { tun, udp: UdpSockets::bind(0).unwrap(), mtu: 1420, events };
+        let parts = Parts { tun, udp: UdpSockets::bind(0).unwrap(), mtu: 1420, events, inheritance: None };
         let worker = Worker::spawn(parts).unwrap();
         worker.send(Command::Stop).unwrap();
         worker.join().unwrap();

@@ -5,6 +5,7 @@
 
 mod configuring;
 mod foreign;
+mod handover;
 mod handshakes;
 mod hostile;
 mod net;

@@ -6,6 +6,9 @@
     reason = "a test fails by panicking, and tells what it measured"
 )]
 
+mod handover;
+mod managed;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +16,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use managed::Managed;
 use nix::sys::signal::{Signal, kill};
 use selvedge::kernel::LINK_GROUP;
 use selvedge::kernel::link::{Id, delete};
@@ -21,7 +24,6 @@ use selvedge::local::ClientError;
 use selvedge::tunnel::api::{
     Applied, DeviceConfig, DeviceStatus, Event, IdentityConfig, PeerConfig, PeerKeyConfig, PeerState,
 };
-use selvedge_keys::{KeyStore, PublicKey};
 use selvedge_lab::isolated;
 use selvedge_lab::traffic::{Canary, Ping, Server, ask, ask_udp, upload};
 use support::tunnel::{Keys, Pair, Tunnel, hex, program};
@@ -271,77 +273,6 @@ fn what_is_missing_is_named_with_its_remedy() {
         let text = run(&[]);
         assert!(text.contains("/dev/net/tun") && text.contains("modprobe tun"), "{text}");
     });
-}
-
-/// Two managed tunnels, with a key store each.
-struct Managed {
-    a: Node,
-    b: Node,
-    canary: Canary,
-}
-
-struct Node {
-    host: Host,
-    tunnel: Tunnel,
-    key: PublicKey,
-    number: u8,
-    name: String,
-}
-
-impl Node {
-    fn new(host: Host, number: u8) -> Self {
-        let name = format!("wg{number}");
-        let tunnel = Tunnel::start(&host, &name, &["--managed"]);
-        let keys = KeyStore::open(tunnel.run.join("keys")).unwrap().ensure(Timestamp::now()).unwrap();
-        assert_eq!(keys.epoch, 1);
-        host.address(&name, &format!("10.9.0.{number}/24"));
-        Self { host, tunnel, key: keys.private_key.public_key(), number, name }
-    }
-
-    fn as_peer(&self) -> PeerConfig {
-        PeerConfig {
-            name: self.name.clone(),
-            keys: vec![PeerKeyConfig { public_key: self.key, epoch: 1 }],
-            endpoints: vec![format!("192.0.2.{}:51830", self.number).parse().unwrap()],
-            allowed_ips: vec![format!("10.9.0.{}/32", self.number).parse().unwrap()],
-            persistent_keepalive: None,
-        }
-    }
-
-    fn config(&self, peers: Vec<PeerConfig>) -> DeviceConfig {
-        DeviceConfig {
-            key_store: self.tunnel.run.join("keys"),
-            identities: vec![IdentityConfig { epoch: 1 }],
-            listen_port: 51830,
-            mtu: 1400,
-            firewall_mark: None,
-            peers,
-        }
-    }
-
-    fn put<B: serde::Serialize>(&self, path: &str, body: &B) -> Result<Applied, ClientError> {
-        RUNTIME.block_on(self.tunnel.client().put(path, body))
-    }
-
-    fn get_config(&self) -> DeviceConfig {
-        RUNTIME.block_on(self.tunnel.client().get("/v1/config")).unwrap()
-    }
-}
-
-impl Managed {
-    fn new() -> Self {
-        let (host_a, host_b) = wire();
-        Self { a: Node::new(host_a, 1), b: Node::new(host_b, 2), canary: Canary::random().unwrap() }
-    }
-
-    fn configured() -> Self {
-        let net = Self::new();
-        for (node, other) in [(&net.a, &net.b), (&net.b, &net.a)] {
-            let applied = node.put("/v1/config", &node.config(vec![other.as_peer()])).unwrap();
-            assert_eq!(applied, Applied { added: vec![other.name.clone()], ..Applied::default() });
-        }
-        net
-    }
 }
 
 fn refused(result: Result<Applied, ClientError>) -> (u16, String) {
