@@ -15,7 +15,7 @@ use crate::plan::Plan;
 pub(super) const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 const COREDNS: &str = "registry.k8s.io/coredns/coredns:v1.15.0";
 /// Key of the taint that nodes begin with.
-pub(super) const TAINT: &str = "selvedge.dev/not-ready";
+pub const TAINT: &str = "selvedge.dev/not-ready";
 const CONDITION: &str = "NetworkUnavailable";
 /// What tells why Selvedge is not ready.
 pub(super) const LOGS: [&[&str]; 4] = [

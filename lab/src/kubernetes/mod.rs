@@ -22,6 +22,7 @@ use serde_json::json;
 pub use assets::{Assets, Error as AssetsError};
 use client::Client;
 use control_plane::ControlPlane;
+pub use install::TAINT;
 use machine::{Machine, Site};
 use pki::Authority;
 
