@@ -6,6 +6,8 @@
 
 pub mod agent;
 pub mod cli;
+#[cfg(test)]
+mod compatibility;
 pub mod config;
 pub mod egress;
 pub mod guard;

@@ -103,5 +103,6 @@ fn report(event: &Event) {
         Event::Roamed { peer, endpoint } => tracing::info!(peer, %endpoint, "peer moved"),
         Event::Silent { peer } => tracing::warn!(peer, "peer does not answer"),
         Event::Missed { count } => tracing::warn!(count, "events of the tunnel were missed"),
+        Event::Unknown => {}
     }
 }

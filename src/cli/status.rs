@@ -93,6 +93,7 @@ fn state(state: PeerState) -> &'static str {
         PeerState::Handshaking => "handshaking",
         PeerState::Idle => "idle",
         PeerState::NoEndpoint => "no endpoint",
+        PeerState::Unknown => "unknown",
     }
 }
 

@@ -14,12 +14,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::prefixes;
 
-/// Version of the file's format.
+/// Version of the file's format. A version may add to it; what one does not know it leaves out.
 const VERSION: u32 = 1;
 
 /// The accepted claims of one Node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Record {
     /// UID of the Node object; another UID is another Node, whatever its name.
     pub uid: String,
@@ -70,7 +70,6 @@ pub struct RecordsError {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Form<T> {
     version: u32,
     /// SHA-256 of the text of `nodes`.

@@ -9,6 +9,9 @@
 //! | `GET /v1/status` | | [`DeviceStatus`] |
 //! | `GET /v1/events` | | a stream of [`Event`], one JSON object a line |
 //!
+//! Both ends may be of different versions. A form grows by fields that may be absent, so a report is read as far as it is
+//! known; a configuration with a field that is not known is refused, because nothing of it may be left out.
+//!
 //! Errors are [`ApiError`] with status 400 (the request), 409 (not in this state) or 500 (ours). A refused
 //! configuration changes nothing.
 
@@ -146,6 +149,9 @@ pub enum PeerState {
     Idle,
     /// No session, and no endpoint is known to reach the peer at.
     NoEndpoint,
+    /// Something that a later version tells.
+    #[serde(other)]
+    Unknown,
 }
 
 /// State of one peer.
@@ -256,4 +262,7 @@ pub enum Event {
         /// How many.
         count: u64,
     },
+    /// Something that a later version tells.
+    #[serde(other)]
+    Unknown,
 }
