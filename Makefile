@@ -49,6 +49,15 @@ bench: toolchain ## Throughput and round trip beside wireguard-go and boringtun-
 	tests/setup.sh
 	$(CARGO) bench --bench tunnel
 
+.PHONY: reference
+reference: toolchain ## Write the pages of docs/reference that are made from the program
+	UPDATE_REFERENCE=1 $(CARGO) test --quiet --package selvedge --lib reference
+
+.PHONY: book
+book: toolchain ## The documents as a browsable book in target/book (needs mdbook: cargo install mdbook)
+	@command -v mdbook >/dev/null || { echo "no mdbook: $(CARGO) install mdbook"; exit 1; }
+	mdbook build docs
+
 .PHONY: fuzz
 fuzz: toolchain ## Fuzz every parser of foreign bytes for a minute each (needs nightly and cargo-fuzz)
 	cd fuzz && for target in $$($(CARGO) fuzz list); do $(CARGO) +nightly fuzz run $$target -- -max_total_time=60 || exit 1; done

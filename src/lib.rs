@@ -17,4 +17,6 @@ pub mod mesh;
 pub mod observe;
 pub mod paths;
 pub mod pod;
+#[cfg(test)]
+mod reference;
 pub mod tunnel;

@@ -105,6 +105,12 @@ enum Verb {
     Uninstall(uninstall::Args),
 }
 
+/// The whole command line, for its reference page.
+#[cfg(test)]
+pub(crate) fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Parses the command line, runs the verb and gives the exit code.
 #[must_use]
 #[expect(clippy::print_stderr, reason = "errors are for the person who typed the command")]
