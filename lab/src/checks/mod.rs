@@ -20,6 +20,7 @@ mod embedded;
 mod kubernetes;
 mod leak;
 mod mtu;
+mod pair;
 mod pods;
 mod reach;
 mod throughput;
