@@ -15,6 +15,7 @@ use crate::traffic::{self, Canary};
 
 mod admission;
 mod bulk;
+mod churn;
 mod egress;
 mod embedded;
 mod kubernetes;
@@ -24,10 +25,12 @@ mod pair;
 mod pods;
 mod reach;
 mod throughput;
+mod traces;
 mod upkeep;
 mod workloads;
 
 pub use admission::admission;
+pub use churn::{Churn, churn};
 pub use kubernetes::Served;
 pub use leak::leaks;
 pub use upkeep::upkeep;
