@@ -35,6 +35,10 @@ test-fast: toolchain ## Run every test but those on a real Kubernetes
 conformance: lab ## Upstream Kubernetes' conformance tests of the network, on a real Kubernetes (root)
 	target/release/selvedge-lab conformance --nodes 2
 
+.PHONY: churn
+churn: lab ## 300 pods created and deleted, twice, under traffic, on a real Kubernetes (root)
+	target/release/selvedge-lab run --kubernetes --nodes 2 --quick --churn 300x2
+
 .PHONY: lint
 lint: toolchain ## Formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
@@ -48,6 +52,11 @@ fmt: toolchain ## Format everything
 bench: toolchain ## Throughput and round trip beside wireguard-go and boringtun-cli
 	tests/setup.sh
 	$(CARGO) bench --bench tunnel
+
+.PHONY: bench-cni
+bench-cni: lab ## CNI ADD and DEL beside bridge and host-local of the CNI project
+	mkdir -p target/bench
+	target/release/selvedge-lab bench-cni --report target/bench/cni.md
 
 .PHONY: fuzz
 fuzz: toolchain ## Fuzz every parser of foreign bytes for a minute each (needs nightly and cargo-fuzz)
