@@ -143,7 +143,10 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
                 checks::workloads(&cluster, report);
                 checks::upkeep(&cluster, report);
                 checks::churn(&cluster, args.churn, &|how_far| progress.say(how_far), report);
+                checks::faults(&cluster, args.quick, report);
                 checks::admission(&cluster, report);
+                checks::claims(&cluster, report);
+                checks::rights(&cluster, report);
             };
             check(&Served::new(&cluster), scale, &progress, more, || cluster.logs())
         }

@@ -17,7 +17,8 @@ impl Kubernetes {
 
     /// The pods of a crowd.
     pub fn crowd(&self, crowd: &str) -> Result<Vec<Pod>, Error> {
-        self.client.list(&selected(crowd))
+        // From the API server's memory, which is enough for looking again and again.
+        self.client.list(&format!("{}&resourceVersion=0", selected(crowd)))
     }
 
     /// Deletes all pods of a crowd, and does not wait until they are gone.
@@ -31,9 +32,9 @@ impl Kubernetes {
     }
 }
 
-/// The pods of a crowd, in the API; from the API server's memory, which is enough for looking again and again.
+/// The pods of a crowd, in the API.
 fn selected(crowd: &str) -> String {
-    format!("{PODS}?labelSelector={LABEL}%3D{crowd}&resourceVersion=0")
+    format!("{PODS}?labelSelector={LABEL}%3D{crowd}")
 }
 
 fn member(crowd: &str, number: usize, host_port: Option<u16>) -> Value {

@@ -6,9 +6,12 @@ mod assets;
 mod client;
 mod control_plane;
 mod crowd;
+mod fault;
 mod install;
 mod machine;
+mod obstacle;
 mod pki;
+mod token;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -23,8 +26,11 @@ use serde_json::json;
 pub use assets::{Assets, Error as AssetsError};
 use client::Client;
 use control_plane::ControlPlane;
+pub use fault::Starved;
 use machine::{Machine, Site};
+pub use obstacle::{Obstacle, Obstructed};
 use pki::Authority;
+pub use token::Replacement;
 
 use crate::capture::Seen;
 use crate::lab::{Doing as _, Error, HOST_PORTS};
