@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use super::pair::{Pair, nothing_lost};
+use super::pair::Pair;
 use super::traces::{Traces, pods_on};
 use super::{Failed, Report, Short, check};
 use crate::kubernetes::Kubernetes;
@@ -71,7 +71,13 @@ pub fn churn(cluster: &Kubernetes, churn: Churn, say: &dyn Fn(&str), report: &mu
                 .join(", ");
             Ok(())
         })?;
-        Ok(format!("{told}; load {}; {}", load(), nothing_lost(&ping, took)?))
+        let (lost, gap) = (ping.lost(), Short(ping.longest_gap));
+        Ok(format!(
+            "{told}; load {}; {lost} of {} packets lost, longest gap {gap}, {}",
+            load(),
+            ping.sent,
+            Short(took)
+        ))
     });
     check("pods beside the churn end", report, || pair.end().map(|()| String::new()));
     check("nothing of the pods is left", report, || nothing_left(cluster));

@@ -105,7 +105,7 @@ fn rules(obstacle: Obstacle, service: IpAddr) -> String {
     };
     format!(
         "table inet {TABLE} {{\n  chain out {{\n    type filter hook output priority -150;\n    {ip} daddr {service} \
-         tcp dport {PORT} {out}\n  }}\n  chain back {{\n    type filter hook input priority 0;\n    {ip} saddr {service} \
+         tcp dport {PORT} {out}\n  }}\n  chain back {{\n    type filter hook input priority 150;\n    {ip} saddr {service} \
          tcp sport {PORT} {back}\n  }}\n}}\n"
     )
 }
