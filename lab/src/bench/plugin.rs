@@ -36,16 +36,16 @@ impl Node {
         let configuration = json!({
             "cniVersion": "1.0.0", "name": "bench", "type": "selvedge", "stateDir": state,
         });
-        Self::new("selvedge", &disk, &options.selvedge, configuration)
+        Self::new("selvedge", &disk, &options.selvedge, &configuration)
     }
 
     /// The CNI project's.
     pub(super) fn bridge(options: &Options) -> Result<Self, Error> {
         let configuration = bridge_configuration(&Path::new(DISK).join("networks"));
-        Self::new("bridge", &options.folder.join("bridge"), &options.plugins.join("bridge"), configuration)
+        Self::new("bridge", &options.folder.join("bridge"), &options.plugins.join("bridge"), &configuration)
     }
 
-    fn new(name: &str, disk: &Path, program: &Path, configuration: Value) -> Result<Self, Error> {
+    fn new(name: &str, disk: &Path, program: &Path, configuration: &Value) -> Result<Self, Error> {
         write(&disk.join("configuration.json"), &configuration.to_string())?;
         let space = Space::create(name, disk).doing(format!("make the node of {name}"))?;
         let path = program.parent().unwrap_or_else(|| Path::new("/")).to_owned();

@@ -1,9 +1,10 @@
 //! Pods that come and go in numbers, through the API, while others talk: nothing of them may be left in the end.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
 
 use super::pair::Pair;
 use super::traces::{Traces, pods_on};
@@ -12,6 +13,8 @@ use crate::kubernetes::Kubernetes;
 use crate::process;
 
 const CROWD: &str = "churn";
+/// How many are started or ended at once: more than a node's cores can do only wait for each other.
+const TOGETHER: usize = 12;
 /// One pod in so many has a host port.
 const WITH_HOST_PORT: usize = 10;
 const FIRST_HOST_PORT: u16 = 20_000;
@@ -95,41 +98,63 @@ struct Round<'a> {
 impl Round<'_> {
     fn run(&self) -> Result<String, Failed> {
         let begun = Instant::now();
-        for number in 0..self.churn.pods {
-            self.cluster.add_to_crowd(CROWD, number, host_port(number))?;
-        }
-        self.wait("run", |phases| phases.get("Running").copied().unwrap_or(0))?;
+        self.start()?;
         let started = begun.elapsed();
         settled(self.cluster)?;
         let begun = Instant::now();
-        self.cluster.dissolve_crowd(CROWD)?;
-        self.wait("are gone", |phases| self.churn.pods.saturating_sub(phases.values().sum()))?;
+        self.end()?;
         let ended = begun.elapsed();
         settled(self.cluster)?;
         Ok(format!("up in {}, gone in {}", Short(started), Short(ended)))
     }
 
-    /// Until `count` of the pods' phases is all of them.
-    fn wait(&self, what: &str, count: impl Fn(&BTreeMap<String, usize>) -> usize) -> Result<(), Failed> {
+    fn start(&self) -> Result<(), Failed> {
+        let mut created = 0;
+        self.wait("run", |pods| {
+            let phase = |pod: &&Pod| {
+                pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+            };
+            let running = pods.iter().filter(phase).count();
+            while created < self.churn.pods && created < running + TOGETHER {
+                self.cluster.add_to_crowd(CROWD, created, host_port(created))?;
+                created += 1;
+            }
+            Ok(running)
+        })
+    }
+
+    fn end(&self) -> Result<(), Failed> {
+        let mut deleted = 0;
+        self.wait("are gone", |pods| {
+            let gone = self.churn.pods.saturating_sub(pods.len());
+            while deleted < self.churn.pods && deleted < gone + TOGETHER {
+                self.cluster.remove_from_crowd(CROWD, deleted)?;
+                deleted += 1;
+            }
+            Ok(gone)
+        })
+    }
+
+    /// Until `step`, which sees the pods and gives how many are as they are to be, gives all.
+    fn wait(&self, what: &str, mut step: impl FnMut(&[Pod]) -> Result<usize, Failed>) -> Result<(), Failed> {
         let all = self.churn.pods;
         let limit = LEAST + EACH * u32::try_from(all).unwrap_or(u32::MAX);
-        let (mut last, mut told) = (BTreeMap::new(), Instant::now());
+        let (mut done, mut told, mut failed) = (0, Instant::now(), None);
         let waited = process::wait_every(LOOK, &format!("{all} pods that {what}"), limit, || {
             // A failed look is made again.
             let Ok(pods) = self.cluster.crowd(CROWD) else { return false };
-            last = BTreeMap::new();
-            for pod in &pods {
-                let phase = pod.status.as_ref().and_then(|status| status.phase.clone());
-                *last.entry(phase.unwrap_or_default()).or_default() += 1;
+            match step(&pods) {
+                Ok(count) => done = count,
+                Err(error) => failed = Some(error),
             }
-            let done = count(&last);
             if told.elapsed() >= TELL {
                 (self.say)(&format!("churn, time {}: {done} of {all} pods {what}", self.round));
                 told = Instant::now();
             }
-            done == all
+            done == all || failed.is_some()
         });
-        waited.map_err(|why| Failed(format!("{why}: {last:?}")))
+        failed.map_or(Ok(()), Err)?;
+        waited.map_err(|why| Failed(format!("{why}: only {done}")))
     }
 }
 

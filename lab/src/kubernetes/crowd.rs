@@ -21,15 +21,19 @@ impl Kubernetes {
         self.client.list(&format!("{}&resourceVersion=0", selected(crowd)))
     }
 
-    /// Deletes all pods of a crowd, and does not wait until they are gone.
-    pub fn dissolve_crowd(&self, crowd: &str) -> Result<(), Error> {
-        self.client.delete(&selected(crowd))
+    /// Deletes a pod of a crowd, and does not wait until it is gone.
+    pub fn remove_from_crowd(&self, crowd: &str, number: usize) -> Result<(), Error> {
+        self.client.delete(&super::path(&name(crowd, number)))
     }
 
     /// All pods of the cluster.
     pub fn pods(&self) -> Result<Vec<Pod>, Error> {
         self.client.list("/api/v1/pods")
     }
+}
+
+fn name(crowd: &str, number: usize) -> String {
+    format!("{crowd}-{number}")
 }
 
 /// The pods of a crowd, in the API.
@@ -41,7 +45,7 @@ fn member(crowd: &str, number: usize, host_port: Option<u16>) -> Value {
     let ports = host_port.map(|port| json!({"containerPort": 8080, "hostPort": port}));
     json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": format!("{crowd}-{number}"), "labels": {LABEL: crowd}},
+        "metadata": {"name": name(crowd, number), "labels": {LABEL: crowd}},
         "spec": {
             "containers": [{
                 "name": "main", "image": install::PAUSE, "imagePullPolicy": "Never",
