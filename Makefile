@@ -35,6 +35,10 @@ test-fast: toolchain ## Run every test but those on a real Kubernetes
 conformance: lab ## Upstream Kubernetes' conformance tests of the network, on a real Kubernetes (root)
 	target/release/selvedge-lab conformance --nodes 2
 
+.PHONY: churn
+churn: lab ## 300 pods created and deleted, twice, under traffic, on a real Kubernetes (root)
+	target/release/selvedge-lab run --kubernetes --nodes 2 --quick --churn 300x2
+
 .PHONY: lint
 lint: toolchain ## Formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
@@ -57,6 +61,11 @@ reference: toolchain ## Write the pages of docs/reference that are made from the
 book: toolchain ## The documents as a browsable book in target/book (needs mdbook: cargo install mdbook)
 	@command -v mdbook >/dev/null || { echo "no mdbook: $(CARGO) install mdbook"; exit 1; }
 	mdbook build docs
+
+.PHONY: bench-cni
+bench-cni: lab ## CNI ADD and DEL beside bridge and host-local of the CNI project
+	mkdir -p target/bench
+	target/release/selvedge-lab bench-cni --report target/bench/cni.md
 
 .PHONY: fuzz
 fuzz: toolchain ## Fuzz every parser of foreign bytes for a minute each (needs nightly and cargo-fuzz)

@@ -2,6 +2,7 @@
 //! of Selvedge. Never shipped to clusters.
 
 pub mod api;
+pub mod bench;
 pub mod capture;
 pub mod cgroup;
 pub mod checks;

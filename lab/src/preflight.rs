@@ -33,7 +33,10 @@ pub fn missing_for_kubernetes() -> Vec<String> {
     let proxy = find("nft")
         .is_none()
         .then(|| "kube-proxy needs the program nft: install your distribution's package nftables".to_owned());
-    [tun(), user, proxy].into_iter().flatten().collect()
+    let checks = ["ss", "curl", "openssl"].into_iter().filter(|program| find(program).is_none()).map(|program| {
+        format!("the checks need the program {program}: install it (ss is in your distribution's package iproute2)")
+    });
+    [tun(), user, proxy].into_iter().flatten().chain(checks).collect()
 }
 
 fn find(program: &str) -> Option<std::path::PathBuf> {

@@ -14,21 +14,32 @@ use crate::plan::{Families, Family};
 use crate::traffic::{self, Canary};
 
 mod admission;
+mod audit;
 mod bulk;
+mod churn;
+mod claims;
 mod egress;
 mod embedded;
+mod faults;
 mod kubernetes;
 mod leak;
 mod mtu;
+mod pair;
 mod pods;
 mod reach;
+mod rights;
 mod throughput;
+mod traces;
 mod upkeep;
 mod workloads;
 
 pub use admission::admission;
+pub use churn::{Churn, churn};
+pub use claims::claims;
+pub use faults::faults;
 pub use kubernetes::Served;
 pub use leak::leaks;
+pub use rights::rights;
 pub use upkeep::upkeep;
 pub use workloads::workloads;
 

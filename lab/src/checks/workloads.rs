@@ -216,7 +216,8 @@ fn objects(replicas: usize) -> Value {
     ]})
 }
 
-fn get(cluster: &Kubernetes, args: &[&str]) -> Result<Value, Failed> {
+/// What kubectl prints, as JSON.
+pub(super) fn get(cluster: &Kubernetes, args: &[&str]) -> Result<Value, Failed> {
     let text = cluster.kubectl(&[args, &["--output", "json"]].concat())?;
     serde_json::from_str(&text).map_err(|error| Failed(format!("kubectl {}: {error}", args.join(" "))))
 }

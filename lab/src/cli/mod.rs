@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::plan::{Datapath, Families, MOST_NODES};
 use crate::state;
 
+mod bench_cni;
 mod conformance;
 mod enter;
 mod pod;
@@ -48,6 +49,8 @@ enum Verb {
     Run(run::Args),
     /// Run upstream Kubernetes' end-to-end tests of the network on a real Kubernetes
     Conformance(conformance::Args),
+    /// Time the CNI plugin beside those of the CNI project
+    BenchCni(bench_cni::Args),
     /// Take a lab down
     Down(Name),
     /// Run a shell in the lab's own namespaces, with KUBECONFIG set
@@ -64,6 +67,8 @@ enum Verb {
     Inside(run::Inside),
     #[command(hide = true)]
     ConformanceInside(conformance::Inside),
+    #[command(hide = true)]
+    BenchCniInside(bench_cni::Inside),
 }
 
 /// Which lab.
@@ -110,9 +115,7 @@ impl Shape {
     }
 
     fn binary(&self) -> PathBuf {
-        let beside = || std::env::current_exe().ok().map(|own| own.with_file_name("selvedge"));
-        let named = self.selvedge.clone().or_else(beside).unwrap_or_else(|| "selvedge".into());
-        std::path::absolute(&named).unwrap_or(named)
+        binary(self.selvedge.clone())
     }
 
     /// The same again, for the program inside.
@@ -129,6 +132,13 @@ impl Shape {
             ["--nodes", &nodes, family, "--datapath", &datapath, "--selvedge", &binary].map(str::to_owned);
         args.into_iter().chain(self.kubernetes.then(|| "--kubernetes".to_owned())).collect()
     }
+}
+
+/// The product's binary: the one named, or the one beside this program.
+fn binary(named: Option<PathBuf>) -> PathBuf {
+    let beside = || std::env::current_exe().ok().map(|own| own.with_file_name("selvedge"));
+    let found = named.or_else(beside).unwrap_or_else(|| "selvedge".into());
+    std::path::absolute(&found).unwrap_or(found)
 }
 
 fn nodes(text: &str) -> Result<usize, String> {
@@ -187,6 +197,8 @@ pub fn main() -> ExitCode {
         Verb::Inside(args) => run::inside(&args),
         Verb::Conformance(args) => conformance::run(&args),
         Verb::ConformanceInside(args) => conformance::inside(&args),
+        Verb::BenchCni(args) => bench_cni::run(&args),
+        Verb::BenchCniInside(args) => bench_cni::inside(&args),
     };
     result.unwrap_or_else(|failure| {
         eprintln!("selvedge-lab: {}", failure.text);

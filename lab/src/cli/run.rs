@@ -9,13 +9,15 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::{FAILED, Failure, Progress, Shape};
 use crate::cgroup::Group;
-use crate::checks::{self, Cluster, Outcome, Report, Scale, Served};
+use crate::checks::{self, Churn, Cluster, Outcome, Report, Scale, Served};
 use crate::isolate::Isolation;
 use crate::kubernetes::{self, Assets, Kubernetes};
 use crate::lab::{Lab, Options, logs};
 use crate::preflight;
 use crate::state::Folder;
 
+/// What every run on a real Kubernetes can afford.
+const CHURN: Churn = Churn { pods: 40, rounds: 1 };
 const NAME_WIDTH: usize = 34;
 const GREEN: &str = "\x1b[32m";
 const RED: &str = "\x1b[31m";
@@ -30,6 +32,9 @@ pub(super) struct Args {
     /// Smaller transfers and shorter measurements
     #[arg(long)]
     quick: bool,
+    /// On a real Kubernetes: so many pods created and deleted so many times, under traffic; 0 times for none
+    #[arg(long, default_value_t = CHURN, requires = "kubernetes")]
+    churn: Churn,
     /// Keep the lab's folder, with the logs, also when all checks have passed
     #[arg(long)]
     keep: bool,
@@ -44,6 +49,8 @@ pub(super) struct Inside {
     folder: PathBuf,
     #[arg(long)]
     quick: bool,
+    #[arg(long, default_value_t = CHURN)]
+    churn: Churn,
     // Given all together, on a real Kubernetes; parsed one by one, because clap asks for what is required of a group
     // even where the group as a whole is not.
     #[arg(long)]
@@ -70,7 +77,8 @@ impl Inside {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     super::preflight(&args.shape)?;
     let assets = args.shape.kubernetes.then(|| Assets::prepare(false)).transpose().map_err(Failure::new)?;
-    let more = args.quick.then_some("--quick").map(OsString::from);
+    let churn = ["--churn".into(), args.churn.to_string().into()];
+    let more = args.quick.then_some("--quick").map(OsString::from).into_iter().chain(churn);
     launch("inside", &args.shape, assets.as_ref(), more, args.keep)
 }
 
@@ -134,7 +142,11 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
             let more = |report: &mut dyn FnMut(Report<'_>)| {
                 checks::workloads(&cluster, report);
                 checks::upkeep(&cluster, report);
+                checks::churn(&cluster, args.churn, &|how_far| progress.say(how_far), report);
+                checks::faults(&cluster, args.quick, report);
                 checks::admission(&cluster, report);
+                checks::claims(&cluster, report);
+                checks::rights(&cluster, report);
             };
             check(&Served::new(&cluster), scale, &progress, more, || cluster.logs())
         }

@@ -81,6 +81,16 @@ impl Assets {
         })
     }
 
+    /// Builds bridge and host-local of the CNI project where they are not there yet; gives their folder.
+    ///
+    /// # Errors
+    /// As [`Assets::prepare`].
+    pub fn plugins() -> Result<PathBuf, Error> {
+        let build = project()?.join(BUILD);
+        let folder = run(&build, &["cni/bridge", "cni/host-local"].map(Path::new))?;
+        Ok(Path::new(folder.lines().last().unwrap_or_default()).join("bin/cni"))
+    }
+
     /// The same, for the program inside.
     #[must_use]
     pub fn args(&self) -> Vec<std::ffi::OsString> {

@@ -14,6 +14,19 @@ use crate::space::{DISK, Space};
 /// Who issues service accounts' tokens.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
+/// What the audit log has: who asked for what, of Selvedge alone.
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - level: Metadata
+    userGroups: [system:serviceaccounts:selvedge-system]
+  - level: None
+";
+/// Name of the audit log, on the control plane's disk.
+pub(super) const AUDIT_LOG: &str = "audit.log";
+
 /// The processes of a control plane.
 pub(super) struct ControlPlane {
     // In the order in which they have to end.
@@ -97,6 +110,7 @@ fn write_files(site: &Site<'_>, addresses: &[IpAddr], disk: &std::path::Path) ->
         ("accounts.key", accounts.serialize_pem()),
         ("accounts.pub", accounts.public_key_pem()),
         ("controllers.kubeconfig", authority.kubeconfig(&url, &controllers)),
+        ("audit.yaml", AUDIT_POLICY.into()),
         ("scheduler.kubeconfig", authority.kubeconfig(&url, &scheduler)),
     ];
     files.iter().try_for_each(|(name, text)| std::fs::write(disk.join(name), text)).doing(what)
@@ -139,6 +153,8 @@ fn api_server(site: &Site<'_>, addresses: &[IpAddr]) -> Vec<String> {
         flag("authorization-mode", "Node,RBAC"),
         flag("enable-admission-plugins", "NodeRestriction"),
         flag("allow-privileged", true),
+        flag("audit-policy-file", on_disk("audit.yaml")),
+        flag("audit-log-path", on_disk(AUDIT_LOG)),
     ]
 }
 

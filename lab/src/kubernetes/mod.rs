@@ -5,9 +5,13 @@
 mod assets;
 mod client;
 mod control_plane;
+mod crowd;
+mod fault;
 mod install;
 mod machine;
+mod obstacle;
 mod pki;
+mod token;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -22,9 +26,12 @@ use serde_json::json;
 pub use assets::{Assets, Error as AssetsError};
 use client::Client;
 use control_plane::ControlPlane;
+pub use fault::Starved;
 pub use install::TAINT;
 use machine::{Machine, Site};
+pub use obstacle::{Obstacle, Obstructed};
 use pki::Authority;
+pub use token::Replacement;
 
 use crate::capture::Seen;
 use crate::lab::{Doing as _, Error, HOST_PORTS};
@@ -178,9 +185,19 @@ impl Kubernetes {
     /// Certificate and key of the authority that the API server believes about clients.
     #[must_use]
     pub fn client_authority(&self) -> (PathBuf, PathBuf) {
-        let first = self.machines.first().map(|machine| machine.plan().name.as_str());
-        let folder = Machine::disk(&self.options.folder, first.unwrap_or_default()).join("control-plane");
+        let folder = self.control_plane_folder();
         (folder.join("ca.crt"), folder.join("ca.key"))
+    }
+
+    /// Where the API server writes what Selvedge's service accounts asked it for: an event of the audit log in a line.
+    #[must_use]
+    pub fn audit_log(&self) -> PathBuf {
+        self.control_plane_folder().join(control_plane::AUDIT_LOG)
+    }
+
+    fn control_plane_folder(&self) -> PathBuf {
+        let first = self.machines.first().map(|machine| machine.plan().name.as_str());
+        Machine::disk(&self.options.folder, first.unwrap_or_default()).join("control-plane")
     }
 
     /// The kubeconfig of an administrator, for programs in the lab's own network namespace.
@@ -247,6 +264,12 @@ impl Kubernetes {
         api.resume();
         let ready = process::wait_every(LOOK, "the API server to be back", READY, || self.client.is_ready());
         ready.map_err(|why| Error::new("the cluster", format!("{why}\n{}", self.control_plane.logs())))
+    }
+
+    /// Where the containerd of a node writes its log.
+    #[must_use]
+    pub fn runtime_log(&self, node: &str) -> Option<&Path> {
+        self.machine(node).map(|machine| machine.containerd.log())
     }
 
     /// Plants frames that must be found, on every link, and tells what each capture has seen since the beginning.

@@ -1,0 +1,95 @@
+//! What agents asked the API server for, as its audit log tells.
+
+use serde_json::Value;
+
+use super::Failed;
+use crate::kubernetes::Kubernetes;
+
+/// Names of the pods of Selvedge begin with these. Others, of checks, have tokens of the same accounts.
+const PODS: [&str; 2] = ["selvedge-agent-", "selvedge-tunnel-"];
+
+/// A request that was answered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Asked {
+    /// The pod that asked.
+    pub(super) pod: String,
+    /// Which of its tokens it showed.
+    pub(super) credential: String,
+    /// The verb.
+    pub(super) verb: String,
+    /// API group, empty for the core one.
+    pub(super) group: String,
+    /// Resource and subresource, as rights have them: `nodes/status`.
+    pub(super) resource: String,
+    /// Namespace, empty for what has none.
+    pub(super) namespace: String,
+    /// HTTP status of the answer.
+    pub(super) code: u64,
+}
+
+/// All since the cluster was started.
+pub(super) fn asked(cluster: &Kubernetes) -> Result<Vec<Asked>, Failed> {
+    let log = cluster.audit_log();
+    let text =
+        std::fs::read_to_string(&log).map_err(|error| Failed(format!("{}: {error}", log.display())))?;
+    // The last line may be half written.
+    Ok(text.lines().filter_map(|line| request(&serde_json::from_str(line).ok()?)).collect())
+}
+
+fn request(event: &Value) -> Option<Asked> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let extra = |name: &str| {
+        let values = &event["user"]["extra"][format!("authentication.kubernetes.io/{name}")];
+        text(&values[0])
+    };
+    let pod = extra("pod-name");
+    if !PODS.iter().any(|name| pod.starts_with(name)) {
+        return None;
+    }
+    let object = event.get("objectRef")?;
+    let resource = [text(&object["resource"]), text(&object["subresource"])];
+    let resource = resource.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+    Some(Asked {
+        pod,
+        credential: extra("credential-id"),
+        verb: text(&event["verb"]),
+        group: text(&object["apiGroup"]),
+        resource,
+        namespace: text(&object["namespace"]),
+        code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn requests_of_agents_are_read() {
+        let event = |pod: &str| {
+            json!({
+                "verb": "patch",
+                "user": {"extra": {
+                    "authentication.kubernetes.io/pod-name": [pod],
+                    "authentication.kubernetes.io/credential-id": ["JTI=1"],
+                }},
+                "objectRef": {"resource": "nodes", "subresource": "status", "name": "node1", "apiVersion": "v1"},
+                "responseStatus": {"code": 200},
+            })
+        };
+        let found = request(&event("selvedge-agent-x")).unwrap();
+        let expected = Asked {
+            pod: "selvedge-agent-x".into(),
+            credential: "JTI=1".into(),
+            verb: "patch".into(),
+            resource: "nodes/status".into(),
+            code: 200,
+            ..Asked::default()
+        };
+        assert_eq!(found, expected);
+        assert_eq!(request(&event("admission-a")), None);
+        assert_eq!(request(&json!({"verb": "get"})), None);
+    }
+}
