@@ -34,6 +34,11 @@ impl<'a> Pair<'a> {
         Ok(Self { cluster, names, from, to })
     }
 
+    /// The network namespace of the one that pings.
+    pub(super) fn from(&self) -> &NetNs {
+        &self.from
+    }
+
     /// Pings every millisecond while `work` is done; gives what became of it, and how long that took.
     pub(super) fn during(
         &self,

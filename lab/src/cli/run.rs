@@ -142,6 +142,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
             let more = |report: &mut dyn FnMut(Report<'_>)| {
                 checks::workloads(&cluster, report);
                 checks::upkeep(&cluster, report);
+                checks::membership(&cluster, report);
                 checks::churn(&cluster, args.churn, &|how_far| progress.say(how_far), report);
                 checks::faults(&cluster, args.quick, report);
                 checks::admission(&cluster, report);

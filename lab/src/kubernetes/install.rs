@@ -71,8 +71,17 @@ fn is_ready(node: &Node) -> bool {
 
 /// Neither the condition nor the taint of a new node is left.
 fn admits_pods(node: &Node) -> bool {
+    has(node, CONDITION, "False") && !is_tainted(node)
+}
+
+/// It is ready, and the taint that it registered with is gone.
+pub(super) fn takes_pods(node: &Node) -> bool {
+    is_ready(node) && !is_tainted(node)
+}
+
+fn is_tainted(node: &Node) -> bool {
     let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-    has(node, CONDITION, "False") && taints.into_iter().all(|taint| taint.key != TAINT)
+    taints.into_iter().any(|taint| taint.key == TAINT)
 }
 
 fn has(node: &Node, condition: &str, status: &str) -> bool {

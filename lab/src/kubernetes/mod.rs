@@ -256,6 +256,17 @@ impl Kubernetes {
         gone.map_err(|why| Error::new(format!("delete pod {name}"), format!("{why}\n{}", self.events(name))))
     }
 
+    /// Has the kubelet of `node`, whose Node object was deleted, register it again, and waits until it takes pods.
+    pub fn register_again(&self, node: &str) -> Result<(), Error> {
+        let what = format!("register {node} again");
+        let machine = self.machine(node).ok_or_else(|| Error::new(&what, "no such node".into()))?;
+        machine.kubelet.kill();
+        let path = format!("/api/v1/nodes/{node}");
+        self.wait(&format!("{node} to take pods"), |cluster| {
+            Ok(cluster.client.find::<Node>(&path)?.as_ref().is_some_and(install::takes_pods))
+        })
+    }
+
     /// Kills the API server, keeps it away for so long, and waits until it answers again.
     pub fn without_api_server(&self, time: Duration) -> Result<(), Error> {
         let api = &self.control_plane.api;

@@ -1,0 +1,50 @@
+//! A Node object is deleted and its kubelet registers it again, with another UID and mostly other pod CIDRs, while two
+//! other nodes' pods speak with each other.
+
+use std::time::{Duration, Instant};
+
+use super::pair::{PAUSES, Pair, nothing_lost};
+use super::{Failed, Report, Short, check};
+use crate::kubernetes::Kubernetes;
+use crate::traffic::Ping;
+
+/// How long the node stays away once its object is deleted: long enough for all agents to have seen it.
+const AWAY: Duration = Duration::from_secs(2);
+const POD: &str = "membership-3";
+const EVERY: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs the check where there are three nodes, and tells `report` as it begins and ends.
+pub fn membership(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
+    if let [_, _, .., last] = &cluster.node_names()[..] {
+        check("Node deleted, added again, ping every ms", report, || readded(cluster, last));
+    }
+}
+
+fn readded(cluster: &Kubernetes, node: &str) -> Result<String, Failed> {
+    let pair = Pair::start(cluster, "membership")?;
+    let mut took = Duration::ZERO;
+    let (report, whole) = pair.during(|| {
+        cluster.kubectl(&["delete", "node", node])?;
+        std::thread::sleep(AWAY);
+        let begun = Instant::now();
+        cluster.register_again(node)?;
+        let (_, addresses) = cluster.create_pod(POD, node, &PAUSES)?;
+        let to = addresses.first().copied().ok_or_else(|| Failed("the pod has no address".into()))?;
+        let ping = Ping::start(pair.from(), to, EVERY, cluster.world().canary())?;
+        while ping.received() == 0 {
+            if begun.elapsed() > PATIENCE {
+                return Err(Failed(format!("a pod of the new {node} is not reached")));
+            }
+            std::thread::sleep(EVERY);
+        }
+        took = begun.elapsed();
+        Ok(cluster.delete_pod(POD)?)
+    })?;
+    pair.end()?;
+    Ok(format!(
+        "{} between others; its pods are reached after {}",
+        nothing_lost(&report, whole)?,
+        Short(took)
+    ))
+}
