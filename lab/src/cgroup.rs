@@ -173,11 +173,28 @@ fn sweep(here: &Path) {
     for entry in fs::read_dir(here).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let maker = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
-        if maker.is_some_and(|maker| !Path::new("/proc").join(maker.to_string()).exists()) {
-            // What still runs in there is busy, and stays for the next.
+        let gone = maker.is_some_and(|maker| !Path::new("/proc").join(maker.to_string()).exists());
+        // A lab that stays up outlives who started it.
+        if gone && !is_used(&entry.path()) {
             let _ = remove_once(&entry.path());
         }
     }
+}
+
+/// Whether a lab's first process is in the group, there or where [`make_room`] has put it.
+fn is_used(group: &Path) -> bool {
+    let places = [group.to_owned(), group.join("lab")];
+    places.iter().any(|place| fs::read_to_string(place.join(PROCS)).is_ok_and(|pids| !pids.trim().is_empty()))
+}
+
+/// Removes the group that the process `maker` made and left to a lab, which has ended just now.
+pub fn remove_left(maker: u32) -> io::Result<()> {
+    let hierarchies = own()?;
+    for hierarchy in &hierarchies {
+        let here = hierarchy.folder(hierarchies.len() == 1).join(hierarchy.path.trim_start_matches('/'));
+        remove(&here.join(format!("{PREFIX}{maker}")))?;
+    }
+    Ok(())
 }
 
 /// Removes a group and those below, as soon as the kernel lets go of them. None there is fine.

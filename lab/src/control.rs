@@ -151,7 +151,7 @@ pub struct Entry {
     /// Environment to add.
     pub env: Vec<(String, String)>,
     /// Folder of the product's binary, to be found first.
-    pub path: PathBuf,
+    pub programs: Vec<PathBuf>,
 }
 
 /// How many namespaces come with an [`Entry`].
@@ -255,7 +255,8 @@ mod tests {
                             .iter()
                             .map(|kind| File::open(format!("/proc/self/ns/{kind}")).unwrap())
                             .collect();
-                        let entry = Entry { env: vec![("NAME".into(), target)], path: "/bin".into() };
+                        let entry =
+                            Entry { env: vec![("NAME".into(), target)], programs: vec!["/bin".into()] };
                         answer(&stream, &Answer::Enter { entry }, &files.iter().collect::<Vec<_>>()).unwrap();
                     }
                     request => {

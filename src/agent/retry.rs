@@ -1,4 +1,4 @@
-//! How long to wait before trying again: doubling from 0.2 s to 3 s, with jitter so that a thousand agents do not
+//! How long to wait before trying again: doubling from 0.2 s to 2 s, with jitter so that a thousand agents do not
 //! come back to an API server in one beat.
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::runtime::utils::Backoff;
 
 const FIRST: Duration = Duration::from_millis(200);
-const LAST: Duration = Duration::from_secs(3);
+const LAST: Duration = Duration::from_secs(2);
 
 /// The waits, one after another. Never ends.
 #[derive(Debug, Clone, Copy)]

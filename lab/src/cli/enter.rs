@@ -98,7 +98,7 @@ fn become_root() -> Result<(), Failure> {
 
 fn run(mut command: Command, entry: &Entry) -> Result<ExitCode, Failure> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::iter::once(entry.path.clone()).chain(std::env::split_paths(&path));
+    let folders = entry.programs.iter().cloned().chain(std::env::split_paths(&path));
     command.env("PATH", std::env::join_paths(folders).map_err(Failure::new)?);
     command.envs(entry.env.iter().map(|(key, value)| (key, value)));
     let program = command.get_program().to_string_lossy().into_owned();

@@ -12,6 +12,7 @@ use crate::state;
 mod bench_cni;
 mod conformance;
 mod enter;
+mod given;
 mod pod;
 mod run;
 mod status;
@@ -258,7 +259,7 @@ mod tests {
         let inside = |more: &[&str]| {
             let line = [&["selvedge-lab", "inside", "--folder", "/x"], more].concat();
             match Cli::try_parse_from(line).unwrap().verb {
-                Verb::Inside(args) => args.assets().is_some(),
+                Verb::Inside(args) => args.assets.get().is_some(),
                 verb => panic!("{verb:?}"),
             }
         };

@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+use super::given::Given;
 use super::{FAILED, Failure, Progress, Shape};
 use crate::cgroup::Group;
 use crate::checks::{self, Churn, Cluster, Outcome, Report, Scale, Served};
@@ -51,27 +52,8 @@ pub(super) struct Inside {
     quick: bool,
     #[arg(long, default_value_t = CHURN)]
     churn: Churn,
-    // Given all together, on a real Kubernetes; parsed one by one, because clap asks for what is required of a group
-    // even where the group as a whole is not.
-    #[arg(long)]
-    kubernetes_folder: Option<PathBuf>,
-    #[arg(long)]
-    selvedge_image: Option<PathBuf>,
-    #[arg(long)]
-    deploy_folder: Option<PathBuf>,
-    #[arg(long)]
-    end_to_end: Option<bool>,
-}
-
-impl Inside {
-    pub(super) fn assets(&self) -> Option<Assets> {
-        Some(Assets {
-            kubernetes_folder: self.kubernetes_folder.clone()?,
-            selvedge_image: self.selvedge_image.clone()?,
-            deploy_folder: self.deploy_folder.clone()?,
-            end_to_end: self.end_to_end?,
-        })
-    }
+    #[command(flatten)]
+    pub(super) assets: Given,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -121,7 +103,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
     super::log_to(&folder.log())?;
     let progress = Progress::new();
     let scale = if args.quick { Scale::SMALL } else { Scale::FULL };
-    let tally = match args.assets() {
+    let tally = match args.assets.get() {
         None => {
             let options = Options {
                 nodes: args.shape.nodes,

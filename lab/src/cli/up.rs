@@ -6,15 +6,21 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use super::given::Given;
 use super::{Failure, Name, Progress, Shape};
+use crate::cgroup::{self, Group};
 use crate::control::{self, Request};
+use crate::daemon::{Kept, Real};
 use crate::isolate::Isolation;
-use crate::lab::{Lab, Options};
+use crate::kubernetes::{self, Assets, Kubernetes};
+use crate::lab::{Error, Lab, Options};
 use crate::state::{self, Folder};
 use crate::{manifest, preflight, process};
 
 /// The line that ends the progress of a lab which is ready.
 const READY: &str = "ready";
+/// The file with the id of the process that made the lab's control group.
+const MAKER: &str = "maker";
 const DOWN: Duration = Duration::from_secs(20);
 
 /// Options of `up`.
@@ -36,18 +42,40 @@ pub(super) struct Daemon {
     shape: Shape,
     #[arg(long)]
     folder: PathBuf,
+    /// The process that started this one, and made its control group.
+    #[arg(long)]
+    maker: u32,
+    #[command(flatten)]
+    assets: Given,
+}
+
+impl Daemon {
+    fn lab(&self, folder: &Folder, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Kept>, Error> {
+        let Shape { nodes, datapath, .. } = self.shape;
+        let folder = folder.path().to_owned();
+        match self.assets.get() {
+            None => {
+                let (families, binary) = (self.shape.families(), self.shape.binary());
+                let lab = Lab::start(Options { nodes, families, datapath, folder, binary }, progress)?;
+                Ok(Box::new(lab))
+            }
+            Some(assets) => {
+                let options = kubernetes::Options { nodes, datapath, folder, assets };
+                let cluster = Kubernetes::start(options, progress)?;
+                Ok(Box::new(Real::new(cluster, &self.shape.binary())))
+            }
+        }
+    }
 }
 
 pub(super) fn up(args: &Args) -> Result<ExitCode, Failure> {
     super::preflight(&args.shape)?;
-    if args.shape.kubernetes {
-        return Err(Failure::new("a real Kubernetes does not stay up yet: use `run --kubernetes`"));
-    }
+    let assets = args.shape.kubernetes.then(|| Assets::prepare(false)).transpose().map_err(Failure::new)?;
     let objects = args.manifest.as_deref().map(manifest::load).transpose().map_err(Failure::new)?;
     let folder = Folder::open(&args.name.name)?;
     drop(folder.lock()?);
     let progress = Progress::new();
-    let mut child = start(&args.shape, &folder)?;
+    let mut child = start(&args.shape, &folder, assets.as_ref())?;
     let ready = follow(&mut child, &progress);
     if !ready {
         let status = child.wait()?;
@@ -66,13 +94,25 @@ pub(super) fn up(args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn start(shape: &Shape, folder: &Folder) -> Result<Child, Failure> {
+fn start(shape: &Shape, folder: &Folder, assets: Option<&Assets>) -> Result<Child, Failure> {
     let own = std::env::current_exe()?;
     let mut command = Command::new(own);
     command.arg("daemon").args(shape.args()).arg("--folder").arg(folder.path());
+    command.args(["--maker", &std::process::id().to_string()]);
+    command.args(assets.iter().flat_map(|assets| assets.args()));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).current_dir("/");
-    let isolation = Isolation { detached: true, own_run: false, own_users: true };
-    isolation.apply(&mut command).spawn().map_err(|error| Failure::new(preflight::explain(&error)))
+    let isolation = Isolation { detached: true, own_run: false, own_users: assets.is_none() };
+    let group = assets.map(|_| Group::create()).transpose()?;
+    let child =
+        isolation.apply(&mut command).spawn().map_err(|error| Failure::new(preflight::explain(&error)));
+    if let Some(group) = group {
+        group.leave()?;
+        if child.is_ok() {
+            // It stays with the lab. When that is down, it is empty, and `down` takes it away.
+            std::mem::forget(group);
+        }
+    }
+    child
 }
 
 /// Passes progress on; true when the lab is ready, false when it has ended.
@@ -93,17 +133,10 @@ pub(super) fn daemon(args: &Daemon) -> Result<ExitCode, Failure> {
     let _lock = folder.lock()?;
     folder.clear()?;
     super::log_to(&folder.log())?;
-    let options = Options {
-        nodes: args.shape.nodes,
-        families: args.shape.families(),
-        datapath: args.shape.datapath,
-        folder: folder.path().to_owned(),
-        binary: args.shape.binary(),
-    };
     // Nobody waits any more when the pipe is closed: then the lab is not wanted either.
     let tell = |line: &str| writeln!(std::io::stdout(), "{line}").is_ok();
     let mut wanted = true;
-    let lab = Lab::start(options, &mut |step| wanted &= tell(step)).map_err(Failure::new)?;
+    let lab = args.lab(&folder, &mut |step| wanted &= tell(step)).map_err(Failure::new)?;
     let socket = folder.socket();
     if !wanted {
         return Err(Failure::new("nobody waits for the lab"));
@@ -111,6 +144,9 @@ pub(super) fn daemon(args: &Daemon) -> Result<ExitCode, Failure> {
     let listener = control::listen(&socket)?;
     if !tell(READY) {
         return Err(Failure::new("nobody waits for the lab"));
+    }
+    if args.shape.kubernetes {
+        std::fs::write(folder.path().join(MAKER), args.maker.to_string())?;
     }
     detach(&folder)?;
     crate::daemon::serve(lab, folder.name(), listener)?;
@@ -126,6 +162,8 @@ fn detach(folder: &Folder) -> Result<(), Failure> {
 
 pub(super) fn down(name: &Name) -> Result<ExitCode, Failure> {
     let folder = Folder::open(&name.name)?;
+    let maker =
+        std::fs::read_to_string(folder.path().join(MAKER)).ok().and_then(|pid| pid.trim().parse().ok());
     match control::ask(&folder.socket(), &Request::Down) {
         Ok(_) => {}
         Err(error @ control::Error::Unreachable { .. }) => {
@@ -147,6 +185,9 @@ pub(super) fn down(name: &Name) -> Result<ExitCode, Failure> {
     })
     .map_err(Failure::new)?;
     remove(&folder)?;
+    if let Some(maker) = maker {
+        cgroup::remove_left(maker)?;
+    }
     Progress::new().say("the lab is down");
     Ok(ExitCode::SUCCESS)
 }

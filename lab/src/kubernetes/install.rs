@@ -12,7 +12,7 @@ use crate::lab::{Doing as _, Error};
 use crate::plan::Plan;
 
 /// Image of containers that do nothing.
-pub(super) const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
+pub const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 const COREDNS: &str = "registry.k8s.io/coredns/coredns:v1.15.0";
 /// Key of the taint that nodes begin with.
 pub const TAINT: &str = "selvedge.dev/not-ready";

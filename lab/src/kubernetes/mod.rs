@@ -27,7 +27,7 @@ pub use assets::{Assets, Error as AssetsError};
 use client::Client;
 use control_plane::ControlPlane;
 pub use fault::Starved;
-pub use install::TAINT;
+pub use install::{PAUSE, TAINT};
 use machine::{Machine, Site};
 pub use obstacle::{Obstacle, Obstructed};
 use pki::Authority;
@@ -228,7 +228,7 @@ impl Kubernetes {
     ) -> Result<(Arc<NetNs>, Vec<IpAddr>), Error> {
         let containers: Vec<_> = containers
             .iter()
-            .map(|name| json!({"name": name, "image": install::PAUSE, "imagePullPolicy": "Never"}))
+            .map(|name| json!({"name": name, "image": PAUSE, "imagePullPolicy": "Never"}))
             .collect();
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
@@ -265,6 +265,11 @@ impl Kubernetes {
         self.wait(&format!("{node} to take pods"), |cluster| {
             Ok(cluster.client.find::<Node>(&path)?.as_ref().is_some_and(install::takes_pods))
         })
+    }
+
+    /// All Node objects.
+    pub fn nodes(&self) -> Result<Vec<Node>, Error> {
+        self.client.list("/api/v1/nodes")
     }
 
     /// Kills the API server, keeps it away for so long, and waits until it answers again.
