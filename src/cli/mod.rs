@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 mod agent;
 mod cni;
 mod config;
+mod doctor;
 mod status;
 pub mod table;
 mod tunnel;
@@ -101,6 +102,8 @@ enum Verb {
     Status(status::Args),
     /// Check the configuration file.
     Config(config::Args),
+    /// Find what stands in the way of Selvedge on this node, before it is installed and after.
+    Doctor(Box<doctor::Args>),
     /// Take Selvedge's kernel state off this node.
     Uninstall(uninstall::Args),
 }
@@ -123,6 +126,7 @@ pub fn main() -> ExitCode {
         Verb::Cni(args) => cni::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Config(args) => config::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
         Verb::Uninstall(args) => uninstall::run(&args),
     };
     match result {
