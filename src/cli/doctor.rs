@@ -22,21 +22,28 @@ network namespace that is gone afterwards; the kernel may load modules for that,
 
 Exit codes: 0 no problem, 3 there is one.")]
 pub(super) struct Args {
-    /// The configuration file; /etc/selvedge/config.toml or SELVEDGE_CONFIG by default.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
     /// Form of the answer.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
-    /// Where the node's root is, for a doctor in a container.
+    /// Ask the API server for the rights of the agent, by impersonating it.
+    #[arg(long, value_name = "USER", num_args = 0..=1, require_equals = true, default_missing_value = AGENT)]
+    as_agent: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Where to look: options of the verbs that look at a whole node.
+#[derive(Debug, clap::Args)]
+pub(super) struct Place {
+    /// The configuration file; /etc/selvedge/config.toml or SELVEDGE_CONFIG by default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the node's root is, for a container with the node's files.
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
     /// Leave the cluster out.
     #[arg(long)]
     offline: bool,
-    /// Ask the API server for the rights of the agent, by impersonating it.
-    #[arg(long, value_name = "USER", num_args = 0..=1, require_equals = true, default_missing_value = AGENT)]
-    as_agent: Option<String>,
     #[command(flatten)]
     overrides: Overrides,
 }
@@ -45,7 +52,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     // Fails only if a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let report = super::block_on(args.doctor().examine());
+    let report = super::block_on(args.place.doctor(args.as_agent.clone()).examine());
     match args.output {
         Output::Json => {
             println!("{}", serde_json::to_string_pretty(&report).map_err(anyhow::Error::new)?);
@@ -55,17 +62,21 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     Ok(if report.has_problem() { Exit::Findings } else { Exit::Ok })
 }
 
-impl Args {
-    fn doctor(&self) -> Doctor {
+impl Place {
+    /// `as_agent`: whose rights to ask for.
+    pub(super) fn doctor(&self, as_agent: Option<String>) -> Doctor {
         let mut paths = Paths::from_env().below(&self.root);
         if let Some(file) = &self.config {
             paths.config.clone_from(file);
         }
         let config = Config::load(&paths.config, &self.overrides);
-        let configured = config.as_ref().ok().and_then(|config| config.agent.kubeconfig.clone());
+        let host = Host::new(&self.root);
+        // One from the command line is where it says, one from the file is the node's.
+        let configured = config.as_ref().ok().and_then(|config| config.agent.kubeconfig.as_ref());
+        let configured = configured.map(|file| host.path(file));
         let kubeconfig = self.overrides.kubeconfig.clone().or(configured);
-        let access = Access { kubeconfig, as_agent: self.as_agent.clone() };
-        Doctor { host: Host::new(&self.root), paths, config, cluster: (!self.offline).then_some(access) }
+        let cluster = (!self.offline).then_some(Access { kubeconfig, as_agent });
+        Doctor { host, paths, config, cluster }
     }
 }
 
@@ -75,9 +86,17 @@ fn render(report: &Report) -> String {
     if let Some(lines) = &report.suggested_config {
         text += &format!("\nFor config.toml, as found in the cluster:\n{lines}");
     }
-    let counts = [Severity::Problem, Severity::Warning, Severity::Ok, Severity::Skipped]
-        .map(|severity| format!("{} {}", report.count(severity), severity.label().to_lowercase()));
-    text + &format!("\n{}\n", counts.join(", "))
+    text + &format!("\n{}\n", summary(report))
+}
+
+fn summary(report: &Report) -> String {
+    let some = |severity: Severity, word: &str| match report.count(severity) {
+        1 => format!("1 {word}"),
+        count => format!("{count} {word}s"),
+    };
+    let (problems, warnings) = (some(Severity::Problem, "problem"), some(Severity::Warning, "warning"));
+    let (ok, skipped) = (report.count(Severity::Ok), report.count(Severity::Skipped));
+    format!("{problems}, {warnings}, {ok} ok, {skipped} skipped")
 }
 
 fn paragraph(finding: &Finding) -> String {
@@ -125,7 +144,7 @@ mod tests {
         for part in [
             "ok       kernel          Linux 6.8\n",
             "-> write it on every node",
-            "\n1 problem, 0 warning, 1 ok",
+            "\n1 problem, 0 warnings, 1 ok",
         ] {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");
         }

@@ -56,7 +56,7 @@ impl Doctor {
     pub async fn examine(&self) -> Report {
         let config = self.config.as_ref().ok();
         let node = node::Facts::gather(&self.host, &self.paths, config).await;
-        let mut findings = self.system().await;
+        let mut findings = self.system(node.tunnel.is_ok()).await;
         findings.push(self.port(node.tunnel.as_ref().ok().map(|status| status.listen_port)));
         findings.push(clock::judge(kernel::clock::is_synchronised().ok()));
         findings.extend(self.files(node.installed));
@@ -72,9 +72,9 @@ impl Doctor {
         Report { version, installed: node.installed, findings, suggested_config }
     }
 
-    async fn system(&self) -> Vec<Finding> {
+    async fn system(&self, tunnel: bool) -> Vec<Finding> {
         let routed = self.config.as_ref().is_ok_and(|config| config.datapath == Datapath::Routed);
-        system::judge(&system::Facts::gather(&self.host), &probe::run().await, routed)
+        system::judge(&system::Facts::gather(&self.host), &probe::run().await, routed, tunnel)
     }
 
     fn port(&self, tunnel: Option<u16>) -> Finding {

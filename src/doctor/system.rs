@@ -53,14 +53,19 @@ fn has_bridge(host: &Host, release: &str) -> bool {
     host.exists("/sys/module/bridge") || listed("modules.builtin") || listed("modules.dep")
 }
 
-/// `routed`: pods have no bridge.
-pub(super) fn judge(facts: &Facts, tried: &Result<Tried, String>, routed: bool) -> Vec<Finding> {
+/// `routed`: pods have no bridge. `tunnel`: it answers, so it has its device.
+pub(super) fn judge(
+    facts: &Facts,
+    tried: &Result<Tried, String>,
+    routed: bool,
+    tunnel: bool,
+) -> Vec<Finding> {
     let why = tried.as_ref().err().map(String::as_str);
     let tried = tried.as_ref().ok();
     vec![
         kernel(facts.release.as_deref()),
         rights(facts.capabilities),
-        tun(facts.tun, tried.map(|tried| &tried.tun), why),
+        tun(facts.tun, tunnel, tried.map(|tried| &tried.tun), why),
         nftables(tried.map(|tried| &tried.nftables), why),
         conntrack(facts.conntrack, tried.is_some_and(|tried| tried.nftables.is_ok())),
         wiring(facts.bridge, tried, routed),
@@ -98,8 +103,11 @@ fn rights(capabilities: Option<u64>) -> Finding {
     }
 }
 
-fn tun(node: bool, tried: Option<&Result<Tun, String>>, why: Option<&str>) -> Finding {
+fn tun(node: bool, tunnel: bool, tried: Option<&Result<Tun, String>>, why: Option<&str>) -> Finding {
     const CHECK: &str = "tun";
+    if !node && tunnel {
+        return Finding::ok(CHECK, "the tunnel has its device; /dev/net/tun is not to be seen from here");
+    }
     if !node {
         let remedy = "load the module (modprobe tun, and a line `tun` in /etc/modules-load.d/selvedge.conf)";
         return Finding::problem(CHECK, "there is no /dev/net/tun", remedy);
@@ -191,7 +199,10 @@ mod tests {
     }
 
     fn severities(facts: &Facts, tried: Result<Tried, String>) -> Vec<(&'static str, Severity)> {
-        judge(facts, &tried, false).into_iter().map(|finding| (finding.check, finding.severity)).collect()
+        judge(facts, &tried, false, false)
+            .into_iter()
+            .map(|finding| (finding.check, finding.severity))
+            .collect()
     }
 
     fn severity(facts: &Facts, tried: Result<Tried, String>, check: &str) -> Severity {
@@ -231,6 +242,7 @@ mod tests {
     fn a_bare_host_says_what_is_missing() {
         let facts = Facts::gather(&Fake::with(&[]).host);
         assert_eq!(severity(&facts, Ok(good()), "tun"), Problem);
+        assert_eq!(tun(false, true, None, None).severity, Severity::Ok, "in the agent's container");
         for check in ["kernel", "rights", "nftables", "conntrack", "bridge"] {
             assert_eq!(severity(&facts, Err("EPERM".into()), check), Skipped, "{check}");
         }
@@ -250,11 +262,13 @@ mod tests {
         assert_eq!(severity(&facts, without(|t| t.veth = Err("no".into())), "bridge"), Problem);
         let bridgeless = without(|t| t.bridge = Err("no".into()));
         assert_eq!(severity(&facts, bridgeless.clone(), "bridge"), Problem);
-        assert!(judge(&facts, &bridgeless, true).iter().all(|f| f.check != "bridge" || f.remedy.is_none()));
+        assert!(
+            judge(&facts, &bridgeless, true, false).iter().all(|f| f.check != "bridge" || f.remedy.is_none())
+        );
         let no_uso = Tun { offload: Offload { uso: false, ..ALL }, queues: true };
-        assert_eq!(tun(true, Some(&Ok(no_uso)), None).severity, Severity::Ok);
+        assert_eq!(tun(true, false, Some(&Ok(no_uso)), None).severity, Severity::Ok);
         let no_queues = Tun { offload: ALL, queues: false };
-        assert_eq!(tun(true, Some(&Ok(no_queues)), None).severity, Warning);
+        assert_eq!(tun(true, false, Some(&Ok(no_queues)), None).severity, Warning);
     }
 
     #[test]

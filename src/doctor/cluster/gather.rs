@@ -43,7 +43,12 @@ pub(super) struct Facts {
 /// When there is no API server to ask, for people.
 pub(super) async fn gather(access: &Access) -> Result<Facts, String> {
     let plain = |error: anyhow::Error| format!("{error:#}");
-    let mut config = client::configuration(access.kubeconfig.as_deref()).await.map_err(plain)?;
+    // Why each place that was looked into has none is too much where nobody asked for one.
+    let unconfigured = |error: anyhow::Error| match access.kubeconfig {
+        Some(_) => format!("{error:#}"),
+        None => error.to_string(),
+    };
+    let mut config = client::configuration(access.kubeconfig.as_deref()).await.map_err(unconfigured)?;
     (config.connect_timeout, config.read_timeout) = (Some(CONNECT), Some(ANSWER));
     config.default_retry = false;
     let server = config.cluster_url.to_string();
