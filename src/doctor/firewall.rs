@@ -87,7 +87,7 @@ fn forward_remedy(ruleset: &Ruleset, chain: &Dropping, pods: &[IpNet]) -> String
         return "set DEFAULT_FORWARD_POLICY=\"ACCEPT\" in /etc/default/ufw, then `ufw reload`".into();
     }
     if is_docker(ruleset) {
-        return "set \"ip-forward-no-drop\": true in Docker's /etc/docker/daemon.json (Docker 28), or accept \
+        return "set \"ip-forward-no-drop\": true in Docker's /etc/docker/daemon.json (Docker 28) and reboot, or accept \
                 clusterPodCIDRs in chain DOCKER-USER"
             .into();
     }

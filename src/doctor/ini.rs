@@ -25,11 +25,21 @@ pub(super) fn entries(text: &str) -> Vec<Entry> {
 pub(super) fn drop_ins(host: &Host, folders: &[&str]) -> Vec<Entry> {
     let mut files = BTreeMap::new();
     for folder in folders.iter().rev() {
-        for name in host.list(folder).into_iter().filter(|name| name.ends_with(".conf")) {
-            files.insert(name.clone(), Path::new(folder).join(name));
-        }
+        files
+            .extend(names(host, folder).into_iter().map(|name| (name.clone(), Path::new(folder).join(name))));
     }
     files.into_values().filter_map(|file| host.read(file)).flat_map(|text| entries(&text)).collect()
+}
+
+/// The assignments of all `*.conf` in `folder` but those whose names one of the `nearer` folders has too.
+pub(super) fn folder(host: &Host, folder: &str, nearer: &[&str]) -> Vec<Entry> {
+    let hidden: Vec<_> = nearer.iter().flat_map(|nearer| names(host, nearer)).collect();
+    let files = names(host, folder).into_iter().filter(|name| !hidden.contains(name));
+    files.filter_map(|name| host.read(Path::new(folder).join(name))).flat_map(|text| entries(&text)).collect()
+}
+
+fn names(host: &Host, folder: &str) -> Vec<String> {
+    host.list(folder).into_iter().filter(|name| name.ends_with(".conf")).collect()
 }
 
 #[cfg(test)]
@@ -50,5 +60,6 @@ mod tests {
         ]);
         let found = drop_ins(&fake.host, &["/etc/x", "/run/x", "/usr/lib/x"]);
         assert_eq!(found, [entry("S", "k", "near"), entry("S", "k", "later")]);
+        assert_eq!(folder(&fake.host, "/usr/lib/x", &["/etc/x"]), [entry("S", "k", "later")]);
     }
 }

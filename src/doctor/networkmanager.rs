@@ -5,8 +5,9 @@ use super::host::Host;
 use super::ini;
 
 const CHECK: &str = "networkmanager";
-const FOLDERS: [&str; 3] =
-    ["/etc/NetworkManager/conf.d", "/run/NetworkManager/conf.d", "/usr/lib/NetworkManager/conf.d"];
+const NEAR: &str = "/etc/NetworkManager/conf.d";
+const RUN: &str = "/run/NetworkManager/conf.d";
+const FAR: &str = "/usr/lib/NetworkManager/conf.d";
 const MAIN: &str = "/etc/NetworkManager/NetworkManager.conf";
 /// A device of each kind that Selvedge makes: name and type.
 const DEVICES: [(&str, &str); 3] =
@@ -22,10 +23,11 @@ pub(super) struct Facts {
 
 impl Facts {
     pub(super) fn gather(host: &Host) -> Self {
-        // Drop-ins of /usr/lib come first, the main file next, those of /run and /etc last.
-        let mut entries = ini::drop_ins(host, &FOLDERS[2..]);
+        // In the order in which it reads them: what is later counts.
+        let mut entries = ini::folder(host, FAR, &[NEAR, RUN]);
+        entries.extend(ini::folder(host, RUN, &[NEAR]));
         entries.extend(ini::entries(&host.read(MAIN).unwrap_or_default()));
-        entries.extend(ini::drop_ins(host, &FOLDERS[..2]));
+        entries.extend(ini::folder(host, NEAR, &[]));
         let mut facts = Self { running: host.exists("/run/NetworkManager"), unmanaged: Vec::new() };
         let mut matched = (String::new(), String::new());
         for (section, key, value) in &entries {
@@ -131,6 +133,14 @@ mod tests {
         let (first, second) = ("/etc/NetworkManager/conf.d/10.conf", "/etc/NetworkManager/conf.d/20.conf");
         assert_eq!(severity(&[(first, ours), (second, other)]), Some(Severity::Warning));
         assert_eq!(severity(&[(first, ours), (second, added)]), Some(Severity::Ok));
+        assert_eq!(
+            severity(&[("/run/NetworkManager/conf.d/x.conf", ours), (MAIN, other)]),
+            Some(Severity::Warning)
+        );
+        assert_eq!(
+            severity(&[("/usr/lib/NetworkManager/conf.d/10.conf", other), (first, ours)]),
+            Some(Severity::Ok)
+        );
         let device =
             "[device-selvedge]\nmatch-device=interface-name:selvedge*;interface-name:slv*\nmanaged=0\n";
         assert_eq!(severity(&[(MAIN, device)]), Some(Severity::Ok));

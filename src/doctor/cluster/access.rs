@@ -9,6 +9,7 @@ use kube::{Api, Client};
 
 use super::super::finding::Finding;
 use super::AGENT;
+use super::gather::say;
 
 const CHECK: &str = "rbac";
 
@@ -50,7 +51,7 @@ pub(super) async fn gather(client: &Client, sure: bool) -> Rights {
         match may(client, right).await {
             Ok(true) => {}
             Ok(false) => missing.push(right),
-            Err(error) => return Rights::Unknown(error.to_string()),
+            Err(error) => return Rights::Unknown(say(&error)),
         }
     }
     Rights::Missing(missing)

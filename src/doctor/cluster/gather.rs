@@ -68,7 +68,7 @@ pub(super) async fn gather(access: &Access) -> Result<Facts, String> {
         server,
         version,
         clock,
-        nodes: nodes.map(|list| list.items).map_err(|error| error.to_string()),
+        nodes: nodes.map(|list| list.items).map_err(|error| say(&error)),
         rights,
         policy: optional(Api::all(client.clone()).get_opt(POLICY).await),
         binding: optional(Api::all(client.clone()).get_opt(POLICY).await),
@@ -77,7 +77,15 @@ pub(super) async fn gather(access: &Access) -> Result<Facts, String> {
 }
 
 fn optional<T>(result: kube::Result<Option<T>>) -> Result<Option<T>, String> {
-    result.map_err(|error| error.to_string())
+    result.map_err(|error| say(&error))
+}
+
+/// What the API server says, without its status around it.
+pub(super) fn say(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => other.to_string(),
+    }
 }
 
 /// The server's version, and how far its clock is from ours.

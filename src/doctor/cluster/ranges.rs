@@ -95,6 +95,8 @@ pub(super) fn judge(
     .into_iter()
     .flatten()
     .collect();
+    // Who has them right needs no lines.
+    let suggestion = suggestion.filter(|_| !findings.is_empty());
     if findings.is_empty() {
         findings.push(match (pods, services) {
             (None, None) if of_nodes.is_empty() => {
@@ -247,7 +249,9 @@ mod tests {
 
     #[test]
     fn configured_and_found_are_compared() {
-        assert_eq!(severities(&[told(&["10.244.0.0/16"], &["10.96.0.0/12"])], &[]), [Severity::Ok]);
+        let right = [told(&["10.244.0.0/16"], &["10.96.0.0/12"])];
+        let (findings, suggestion) = judge(Some(&config("")), &right, &[]);
+        assert_eq!((findings[0].severity, suggestion), (Severity::Ok, None));
         assert_eq!(severities(&[], &[]), [Severity::Skipped]);
         let wrong = [told(&["10.245.0.0/16"], &["10.96.0.0/16"])];
         assert_eq!(severities(&wrong, &[]), [Severity::Problem, Severity::Warning]);
