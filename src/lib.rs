@@ -2,7 +2,7 @@
 //!
 //! The folders in the order in which arrows go: `cli` and `agent` know everything below them; `mesh`, `guard`,
 //! `egress`, `pod` and `tunnel` know `kernel` and the `selvedge-keys` crate, and not each other; but `pod`
-//! asks `guard` to be there before it wires anything.
+//! asks `guard` to be there before it wires anything. `doctor` and `support` look at all of them, for `cli` alone.
 
 pub mod agent;
 pub mod cli;
@@ -16,4 +16,5 @@ pub mod mesh;
 pub mod observe;
 pub mod paths;
 pub mod pod;
+pub mod support;
 pub mod tunnel;

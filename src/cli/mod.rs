@@ -9,6 +9,7 @@ mod cni;
 mod config;
 mod doctor;
 mod status;
+mod support;
 pub mod table;
 mod tunnel;
 mod uninstall;
@@ -104,6 +105,8 @@ enum Verb {
     Config(config::Args),
     /// Find what stands in the way of Selvedge on this node, before it is installed and after.
     Doctor(Box<doctor::Args>),
+    /// Collect what somebody who helps needs to see of this node.
+    Support(support::Args),
     /// Take Selvedge's kernel state off this node.
     Uninstall(uninstall::Args),
 }
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Support(args) => support::run(&args),
         Verb::Uninstall(args) => uninstall::run(&args),
     };
     match result {

@@ -2,6 +2,7 @@
 //! in a network namespace, a cluster of an API server alone.
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+mod bundle;
 mod cluster;
 mod host;
 mod node;
