@@ -198,14 +198,14 @@ mod tests {
         Tried { tun: Ok(Tun { offload: ALL, queues: true }), nftables: Ok(()), bridge: Ok(()), veth: Ok(()) }
     }
 
-    fn severities(facts: &Facts, tried: Result<Tried, String>) -> Vec<(&'static str, Severity)> {
-        judge(facts, &tried, false, false)
+    fn severities(facts: &Facts, tried: &Result<Tried, String>) -> Vec<(&'static str, Severity)> {
+        judge(facts, tried, false, false)
             .into_iter()
             .map(|finding| (finding.check, finding.severity))
             .collect()
     }
 
-    fn severity(facts: &Facts, tried: Result<Tried, String>, check: &str) -> Severity {
+    fn severity(facts: &Facts, tried: &Result<Tried, String>, check: &str) -> Severity {
         severities(facts, tried).into_iter().find(|(name, _)| *name == check).unwrap().1
     }
 
@@ -221,7 +221,7 @@ mod tests {
         ]);
         let facts = Facts::gather(&fake.host);
         assert!(facts.bridge);
-        assert!(severities(&facts, Ok(good())).iter().all(|(_, severity)| *severity == Severity::Ok));
+        assert!(severities(&facts, &Ok(good())).iter().all(|(_, severity)| *severity == Severity::Ok));
     }
 
     #[test]
@@ -241,27 +241,27 @@ mod tests {
     #[test]
     fn a_bare_host_says_what_is_missing() {
         let facts = Facts::gather(&Fake::with(&[]).host);
-        assert_eq!(severity(&facts, Ok(good()), "tun"), Problem);
+        assert_eq!(severity(&facts, &Ok(good()), "tun"), Problem);
         assert_eq!(tun(false, true, None, None).severity, Severity::Ok, "in the agent's container");
         for check in ["kernel", "rights", "nftables", "conntrack", "bridge"] {
-            assert_eq!(severity(&facts, Err("EPERM".into()), check), Skipped, "{check}");
+            assert_eq!(severity(&facts, &Err("EPERM".into()), check), Skipped, "{check}");
         }
     }
 
     #[test]
     fn each_missing_part_is_named() {
         let facts = Facts { tun: true, capabilities: Some(0), ..Facts::default() };
-        assert_eq!(severity(&facts, Ok(good()), "rights"), Problem);
+        assert_eq!(severity(&facts, &Ok(good()), "rights"), Problem);
         let without = |change: fn(&mut Tried)| {
             let mut tried = good();
             change(&mut tried);
             Ok(tried)
         };
-        assert_eq!(severity(&facts, without(|t| t.nftables = Err("no".into())), "nftables"), Problem);
-        assert_eq!(severity(&facts, without(|t| t.tun = Err("no".into())), "tun"), Problem);
-        assert_eq!(severity(&facts, without(|t| t.veth = Err("no".into())), "bridge"), Problem);
+        assert_eq!(severity(&facts, &without(|t| t.nftables = Err("no".into())), "nftables"), Problem);
+        assert_eq!(severity(&facts, &without(|t| t.tun = Err("no".into())), "tun"), Problem);
+        assert_eq!(severity(&facts, &without(|t| t.veth = Err("no".into())), "bridge"), Problem);
         let bridgeless = without(|t| t.bridge = Err("no".into()));
-        assert_eq!(severity(&facts, bridgeless.clone(), "bridge"), Problem);
+        assert_eq!(severity(&facts, &bridgeless, "bridge"), Problem);
         assert!(
             judge(&facts, &bridgeless, true, false).iter().all(|f| f.check != "bridge" || f.remedy.is_none())
         );

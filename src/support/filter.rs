@@ -60,18 +60,15 @@ impl Filter {
     pub fn load(store: &Path) -> (Self, Option<String>) {
         let mut filter = Self::default();
         let mut blind = None;
-        match std::fs::read_dir(store) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => blind = Some(format!("the key store cannot be read: {error}")),
-            Ok(entries) => {
-                for entry in entries.flatten() {
-                    match read(&entry.path()) {
-                        Ok(content) => filter.learn(&content),
-                        Err(error) => {
-                            blind = Some(format!("a file of the key store cannot be read: {error}"))
-                        }
-                    }
-                }
+        let files = match std::fs::read_dir(store) {
+            Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return (filter, Some(format!("the key store cannot be read: {error}"))),
+        };
+        for file in files {
+            match read(&file) {
+                Ok(content) => filter.learn(&content),
+                Err(error) => blind = Some(format!("{} cannot be read: {error}", file.display())),
             }
         }
         (filter, blind)

@@ -75,7 +75,7 @@ fn forms(key: &PrivateKey) -> Vec<Vec<u8>> {
     let list = |separator: &str| bytes.map(|byte| byte.to_string()).join(separator);
     let mut forms = vec![
         bytes.to_vec(),
-        STANDARD.encode(bytes)[..43].as_bytes().to_vec(),
+        STANDARD.encode(bytes).as_bytes()[..43].to_vec(),
         URL_SAFE_NO_PAD.encode(bytes).into_bytes(),
         hex(bytes).into_bytes(),
         hex(bytes).to_uppercase().into_bytes(),
@@ -87,12 +87,12 @@ fn forms(key: &PrivateKey) -> Vec<Vec<u8>> {
     let text = STANDARD.encode(bytes);
     for outer in 0..3 {
         let wrapped = STANDARD.encode([&b"xyz"[..outer], text.as_bytes()].concat());
-        forms.push(wrapped[4..52].as_bytes().to_vec());
+        forms.push(wrapped.as_bytes()[4..52].to_vec());
     }
     forms
 }
 
-fn assert_clean(files: &BTreeMap<String, Vec<u8>>, keys: &[PrivateKey]) {
+pub(crate) fn assert_clean(files: &BTreeMap<String, Vec<u8>>, keys: &[PrivateKey]) {
     let has = |content: &[u8], what: &[u8]| content.windows(what.len()).any(|window| window == what);
     for (name, content) in files {
         for key in keys {

@@ -5,4 +5,5 @@
 mod bundle;
 mod cluster;
 mod host;
+mod live;
 mod node;
