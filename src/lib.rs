@@ -2,13 +2,14 @@
 //!
 //! The folders in the order in which arrows go: `cli` and `agent` know everything below them; `mesh`, `guard`,
 //! `egress`, `pod` and `tunnel` know `kernel` and the `selvedge-keys` crate, and not each other; but `pod`
-//! asks `guard` to be there before it wires anything.
+//! asks `guard` to be there before it wires anything. `doctor` and `support` look at all of them, for `cli` alone.
 
 pub mod agent;
 pub mod cli;
 #[cfg(test)]
 mod compatibility;
 pub mod config;
+pub mod doctor;
 pub mod egress;
 pub mod guard;
 pub mod kernel;
@@ -19,4 +20,5 @@ pub mod paths;
 pub mod pod;
 #[cfg(test)]
 mod reference;
+pub mod support;
 pub mod tunnel;

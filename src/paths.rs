@@ -1,6 +1,6 @@
 //! Where Selvedge keeps its files on a node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The folders and files of one node. Every process of the node is given the same ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,19 @@ impl Paths {
             run: path("SELVEDGE_RUN_DIR", default.run),
             uapi: path("SELVEDGE_UAPI_DIR", default.uapi),
             sysctl: path("SELVEDGE_SYSCTL_DIR", default.sysctl),
+        }
+    }
+
+    /// The same of a node whose root is at `root`.
+    #[must_use]
+    pub fn below(&self, root: &Path) -> Self {
+        let below = |path: &PathBuf| root.join(path.strip_prefix("/").unwrap_or(path));
+        Self {
+            config: below(&self.config),
+            state: below(&self.state),
+            run: below(&self.run),
+            uapi: below(&self.uapi),
+            sysctl: below(&self.sysctl),
         }
     }
 

@@ -3,6 +3,7 @@
 //! [`run`] starts the tasks; [`reconcile`] is the one that decides and applies. All others only bring news to it or
 //! answer questions about it.
 
+pub(crate) mod client;
 pub mod device;
 pub mod events;
 pub mod fabric;
@@ -20,8 +21,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::sync::{Notify, watch as channel};
 use tokio::task::JoinSet;
 
@@ -50,7 +49,7 @@ async fn once(config: &Config, paths: &Paths, metrics: Metrics) -> anyhow::Resul
     let lost = underlay::lost_address();
     let listener = http::bind(config.agent.metrics_address).await?;
     let keys = reconcile::Keys::open(paths)?;
-    let client = client(config).await?;
+    let client = client::connect(config.agent.kubeconfig.as_deref()).await?;
 
     let (own, own_seen) = channel::channel(None);
     let (nodes, nodes_seen) = channel::channel(None);
@@ -101,26 +100,6 @@ async fn once(config: &Config, paths: &Paths, metrics: Metrics) -> anyhow::Resul
 async fn named<T>(name: &'static str, task: impl Future<Output = T>) -> &'static str {
     task.await;
     name
-}
-
-/// The one Kubernetes client: from `agent.kubeconfig`, else in the cluster, else `KUBECONFIG` or `~/.kube/config`.
-async fn client(config: &Config) -> anyhow::Result<Client> {
-    let remedy = "set agent.kubeconfig, or run in a pod with a service account";
-    let mut config = match &config.agent.kubeconfig {
-        Some(file) => {
-            let read = Kubeconfig::read_from(file)
-                .with_context(|| format!("cannot read the kubeconfig {}", file.display()))?;
-            kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("the kubeconfig {} cannot be used", file.display()))?
-        }
-        None => kube::Config::infer()
-            .await
-            .with_context(|| format!("no Kubernetes API is configured; {remedy}"))?,
-    };
-    // A connection that died without a word would hold up a pass for as long as the kernel takes to give it up.
-    config.read_timeout = Some(watch::SILENCE);
-    Client::try_from(config).context("cannot make a Kubernetes client")
 }
 
 /// Tells the reconciler of changes. The guard is put back here and now, because a pass may be waiting for the API.

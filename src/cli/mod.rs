@@ -7,7 +7,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 mod agent;
 mod cni;
 mod config;
+mod doctor;
 mod status;
+mod support;
 pub mod table;
 mod tunnel;
 mod uninstall;
@@ -101,6 +103,10 @@ enum Verb {
     Status(status::Args),
     /// Check the configuration file.
     Config(config::Args),
+    /// Find what stands in the way of Selvedge on this node, before it is installed and after.
+    Doctor(Box<doctor::Args>),
+    /// Collect what somebody who helps needs to see of this node.
+    Support(support::Args),
     /// Take Selvedge's kernel state off this node.
     Uninstall(uninstall::Args),
 }
@@ -129,6 +135,8 @@ pub fn main() -> ExitCode {
         Verb::Cni(args) => cni::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Config(args) => config::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+        Verb::Support(args) => support::run(&args),
         Verb::Uninstall(args) => uninstall::run(&args),
     };
     match result {

@@ -50,6 +50,26 @@ fn cut(cell: &str, width: usize) -> String {
     kept + "…"
 }
 
+/// `text` in lines of at most `width` characters, broken between words, and within those that are longer.
+#[must_use]
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let letters: Vec<char> = word.chars().collect();
+        for (index, piece) in letters.chunks(width.max(1)).enumerate() {
+            let line = lines.last_mut().expect("there is a line from the start");
+            let used = line.chars().count();
+            let gap = usize::from(used > 0 && index == 0);
+            if used + gap + piece.len() <= width && (index == 0 || used == 0) {
+                line.extend(std::iter::repeat_n(' ', gap).chain(piece.iter().copied()));
+            } else {
+                lines.push(piece.iter().collect());
+            }
+        }
+    }
+    lines
+}
+
 /// Bytes with a binary unit, as `wg show` has them: `1.50 MiB`.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
@@ -81,6 +101,13 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{text}");
         assert!(lines[1].ends_with("…  12") && lines[2].ends_with("   3"), "{text}");
+    }
+
+    #[test]
+    fn text_is_wrapped_between_words_and_long_words_within() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("a 0123456789 b", 4), ["a", "0123", "4567", "89 b"]);
+        assert_eq!(wrap("", 4), [""]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Typed handles to the kernel: namespaces, links, routes, nftables, sysctls.
 
 pub mod address;
+pub mod clock;
 pub mod conntrack;
+pub mod foreign;
 pub mod link;
 pub mod mac;
 pub mod monitor;

@@ -30,7 +30,7 @@ pub use expression::{
     Comparison, Conntrack, End, Expression, FIB_DESTINATION, FibResult, Ip, Meta, NAT_RANDOM_FULLY, NatKind,
     Numgen, PayloadBase, Register, Reject, Verdict, ct_state,
 };
-pub use part::{chain_names, delete_chain, put_chain, read_chain};
+pub use part::{base_chains, chain_names, delete_chain, put_chain, read_chain};
 pub use rule::{Rule, octets, padded};
 pub use set::{Data, DataType, Field, Key, Set, Type};
 pub use table::{Base, Chain, ChainKind, Counter, Family, Hook, Policy, Table, TableState};

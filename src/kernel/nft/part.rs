@@ -3,7 +3,7 @@
 use super::read;
 use super::socket::Socket;
 use super::transaction::Transaction;
-use super::{Chain, Error, Family, retry};
+use super::{Base, Chain, Error, Family, retry};
 
 /// Makes the table have `chain`, in place of one of that name, and the named counters that its rules count in.
 /// Everything else in the table stays.
@@ -76,6 +76,16 @@ pub fn read_chain(family: Family, table: &str, name: &str) -> Result<Option<Chai
 pub fn chain_names(family: Family, table: &str) -> Result<Vec<String>, Error> {
     let socket = Socket::open()?;
     retry(|| Ok(read::chains(&socket, family, table)?.into_keys().collect()))
+}
+
+/// The base chains of a table, anybody's: where packets enter it. None when there is no such table.
+///
+/// # Errors
+/// [`Error`].
+pub fn base_chains(family: Family, table: &str) -> Result<Vec<(String, Base)>, Error> {
+    let socket = Socket::open()?;
+    let chains = retry(|| read::chains(&socket, family, table))?;
+    Ok(chains.into_iter().filter_map(|(name, chain)| Some((name, chain.base?))).collect())
 }
 
 /// Commits what was planned while the chain was `there` or not.

@@ -1,0 +1,37 @@
+//! The one Kubernetes client.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+use super::watch;
+
+/// Where the API server is and who asks: from `kubeconfig`, else in the cluster, else `KUBECONFIG` or `~/.kube/config`.
+///
+/// # Errors
+/// When there is none or it cannot be used.
+pub(crate) async fn configuration(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
+    let remedy = "set agent.kubeconfig, or run in a pod with a service account";
+    let mut config = match kubeconfig {
+        Some(file) => {
+            let read = Kubeconfig::read_from(file)
+                .with_context(|| format!("cannot read the kubeconfig {}", file.display()))?;
+            kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("the kubeconfig {} cannot be used", file.display()))?
+        }
+        None => kube::Config::infer()
+            .await
+            .with_context(|| format!("no Kubernetes API is configured; {remedy}"))?,
+    };
+    // A connection that died without a word would hold up a pass for as long as the kernel takes to give it up.
+    config.read_timeout = Some(watch::SILENCE);
+    Ok(config)
+}
+
+/// A client by [`configuration`].
+pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    Client::try_from(configuration(kubeconfig).await?).context("cannot make a Kubernetes client")
+}

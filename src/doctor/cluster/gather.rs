@@ -1,0 +1,124 @@
+//! Asks the API server.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http::{HeaderValue, Request, header};
+use jiff::Timestamp;
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use kube::api::ListParams;
+use kube::client::Body;
+use kube::{Api, Client};
+
+use super::super::clock;
+use super::super::finding::Finding;
+use super::Access;
+use super::access::{self, Rights};
+use super::admission::POLICY;
+use super::ranges::{self, Ranges};
+use crate::agent::client;
+
+const SYSTEM: &str = "kube-system";
+const CONNECT: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// What could be asked; an error is for people.
+pub(super) struct Facts {
+    pub(super) server: String,
+    pub(super) version: String,
+    pub(super) clock: Option<Finding>,
+    pub(super) nodes: Result<Vec<Node>, String>,
+    pub(super) rights: Rights,
+    /// None where the object does not exist.
+    pub(super) policy: Result<Option<ValidatingAdmissionPolicy>, String>,
+    pub(super) binding: Result<Option<ValidatingAdmissionPolicyBinding>, String>,
+    pub(super) ranges: Vec<Ranges>,
+}
+
+/// # Errors
+/// When there is no API server to ask, for people.
+pub(super) async fn gather(access: &Access) -> Result<Facts, String> {
+    let plain = |error: anyhow::Error| format!("{error:#}");
+    // Why each place that was looked into has none is too much where nobody asked for one.
+    let unconfigured = |error: anyhow::Error| match access.kubeconfig {
+        Some(_) => format!("{error:#}"),
+        None => error.to_string(),
+    };
+    let mut config = client::configuration(access.kubeconfig.as_deref()).await.map_err(unconfigured)?;
+    (config.connect_timeout, config.read_timeout) = (Some(CONNECT), Some(ANSWER));
+    config.default_retry = false;
+    let server = config.cluster_url.to_string();
+    let client = Client::try_from(config.clone()).map_err(|error| error.to_string())?;
+    let (version, clock) = version(&client).await.map_err(plain)?;
+    let rights = match &access.as_agent {
+        Some(user) => {
+            let user = HeaderValue::from_str(user).map_err(|error| format!("--as-agent: {error}"))?;
+            config.headers.push((header::HeaderName::from_static("impersonate-user"), user));
+            let agent = Client::try_from(config).map_err(|error| error.to_string())?;
+            access::gather(&agent, true).await
+        }
+        None => access::gather(&client, false).await,
+    };
+    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
+    Ok(Facts {
+        server,
+        version,
+        clock,
+        nodes: nodes.map(|list| list.items).map_err(|error| say(&error)),
+        rights,
+        policy: optional(Api::all(client.clone()).get_opt(POLICY).await),
+        binding: optional(Api::all(client.clone()).get_opt(POLICY).await),
+        ranges: find_ranges(&client).await,
+    })
+}
+
+fn optional<T>(result: kube::Result<Option<T>>) -> Result<Option<T>, String> {
+    result.map_err(|error| say(&error))
+}
+
+/// What the API server says, without its status around it.
+pub(super) fn say(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => other.to_string(),
+    }
+}
+
+/// The server's version, and how far its clock is from ours.
+async fn version(client: &Client) -> anyhow::Result<(String, Option<Finding>)> {
+    let request = Request::get("/version").body(Body::empty()).context("make a request")?;
+    let asked = Timestamp::now();
+    let response = tokio::time::timeout(ANSWER, client.send(request))
+        .await
+        .context("the API server does not answer")?
+        .context("the API server cannot be reached")?;
+    let answered = Timestamp::now();
+    let date = response.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+    let clock = date.and_then(|date| clock::compare(date, asked, answered));
+    anyhow::ensure!(response.status().is_success(), "the API server says {}", response.status());
+    let body = response.into_body().collect_bytes().await.context("read the API server's version")?;
+    let value: serde_json::Value = serde_json::from_slice(&body).context("read the API server's version")?;
+    Ok((value["gitVersion"].as_str().unwrap_or("of unknown version").to_owned(), clock))
+}
+
+/// From every place that may tell; one that may not be seen is as good as one that does not exist.
+async fn find_ranges(client: &Client) -> Vec<Ranges> {
+    let mut found = Vec::new();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), SYSTEM);
+    for component in ["kube-controller-manager", "kube-apiserver"] {
+        let select = ListParams::default().labels(&format!("component={component}"));
+        let pods = pods.list(&select).await.map(|list| list.items).unwrap_or_default();
+        found.extend(pods.iter().filter_map(|pod| ranges::of_pod(component, pod)));
+    }
+    let services = Api::<ServiceCIDR>::all(client.clone()).list(&ListParams::default()).await;
+    found.extend(services.ok().and_then(|list| ranges::of_service_cidrs(&list.items)));
+    let config: Api<ConfigMap> = Api::namespaced(client.clone(), SYSTEM);
+    let kubeadm = config.get_opt("kubeadm-config").await.ok().flatten();
+    let kubeadm = kubeadm.and_then(|map| map.data?.remove("ClusterConfiguration"));
+    found.extend(kubeadm.and_then(|text| ranges::of_kubeadm(&text)));
+    found
+}

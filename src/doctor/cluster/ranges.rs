@@ -1,0 +1,266 @@
+//! The cluster's ranges of pods and Services, found where they are told, against the configured ones.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use serde_json::Value;
+
+use super::super::finding::Finding;
+use super::nodes;
+use crate::config::Config;
+
+const CHECK: &str = "cluster-ranges";
+
+/// What one place tells. Of a kind that it does not tell, none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranges {
+    /// The place.
+    pub source: String,
+    /// Of pods.
+    pub pods: Vec<IpNet>,
+    /// Of Services.
+    pub services: Vec<IpNet>,
+}
+
+impl Ranges {
+    fn told(source: &str, pods: Vec<IpNet>, services: Vec<IpNet>) -> Option<Self> {
+        let source = source.to_owned();
+        (!pods.is_empty() || !services.is_empty()).then_some(Self { source, pods, services })
+    }
+}
+
+/// Comma-separated prefixes; what is none is left out.
+fn nets<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<IpNet> {
+    let texts = texts.into_iter().flat_map(|text| text.split(','));
+    texts.filter_map(|text| text.trim().parse::<IpNet>().ok()).map(|net| net.trunc()).collect()
+}
+
+/// From the command line of a control plane's static pod.
+pub(super) fn of_pod(component: &str, pod: &Pod) -> Option<Ranges> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let words = || {
+        let lists = containers.clone().flat_map(|container| [&container.command, &container.args]);
+        lists.flatten().flatten().map(String::as_str)
+    };
+    let flag = |name: &str| {
+        let value =
+            |word: &str| word.strip_prefix(name).map(|rest| rest.strip_prefix('=').map(str::to_owned));
+        let joined = words().find_map(|word| value(word).flatten());
+        joined.or_else(|| words().skip_while(|word| *word != name).nth(1).map(str::to_owned))
+    };
+    let of = |name: &str| nets(flag(name).as_deref());
+    Ranges::told(component, of("--cluster-cidr"), of("--service-cluster-ip-range"))
+}
+
+/// From `ServiceCIDR` objects (networking.k8s.io/v1, Kubernetes 1.33).
+pub(super) fn of_service_cidrs(objects: &[ServiceCIDR]) -> Option<Ranges> {
+    let texts = objects.iter().filter_map(|object| object.spec.as_ref()?.cidrs.as_ref()).flatten();
+    Ranges::told("ServiceCIDR objects", Vec::new(), nets(texts.map(String::as_str)))
+}
+
+/// From kubeadm's `ClusterConfiguration`.
+pub(super) fn of_kubeadm(text: &str) -> Option<Ranges> {
+    let value: Value = serde_saphyr::from_str(text).ok()?;
+    let of = |key: &str| nets(value["networking"][key].as_str());
+    Ranges::told("kubeadm-config", of("podSubnet"), of("serviceSubnet"))
+}
+
+/// The first place that tells of pods, and the best that tells of Services.
+fn choose(found: &[Ranges]) -> (Option<&Ranges>, Option<&Ranges>) {
+    let pods = found.iter().find(|ranges| !ranges.pods.is_empty());
+    let objects = found.iter().find(|ranges| ranges.pods.is_empty() && !ranges.services.is_empty());
+    let services = objects.or_else(|| found.iter().find(|ranges| !ranges.services.is_empty()));
+    (pods, services)
+}
+
+/// Findings, and lines for config.toml.
+pub(super) fn judge(
+    config: Option<&Config>,
+    found: &[Ranges],
+    nodes: &[Node],
+) -> (Vec<Finding>, Option<String>) {
+    let (pods, services) = choose(found);
+    let of_nodes = of_nodes(nodes);
+    let suggestion = suggest(pods, services, &of_nodes);
+    let Some(config) = config else {
+        return (vec![unconfigured(pods, services)], suggestion);
+    };
+    let mut findings: Vec<Finding> = [
+        pods.and_then(|told| differ("clusterPodCIDRs", &config.cluster_pod_cidrs, &told.pods, &told.source)),
+        services.and_then(|told| differ("serviceCIDRs", &config.service_cidrs, &told.services, &told.source)),
+        outside(config, nodes),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    // Who has them right needs no lines.
+    let suggestion = suggestion.filter(|_| !findings.is_empty());
+    if findings.is_empty() {
+        findings.push(match (pods, services) {
+            (None, None) if of_nodes.is_empty() => {
+                Finding::skipped(CHECK, "the cluster tells its ranges nowhere")
+            }
+            (None, _) => Finding::ok(CHECK, "the configured ranges hold what the cluster tells of"),
+            _ => Finding::ok(CHECK, "the configured ranges are the cluster's"),
+        });
+    }
+    (findings, suggestion)
+}
+
+fn unconfigured(pods: Option<&Ranges>, services: Option<&Ranges>) -> Finding {
+    let sources: BTreeSet<_> = pods.iter().chain(&services).map(|told| told.source.as_str()).collect();
+    match sources.is_empty() {
+        true => Finding::skipped(CHECK, "the cluster tells its ranges nowhere, and none are configured"),
+        false => {
+            let sources: Vec<_> = sources.into_iter().collect();
+            Finding::ok(CHECK, format!("found in {}; see below for config.toml", sources.join(", ")))
+        }
+    }
+}
+
+/// A range that is not configured is a leak in waiting; one that is too much only takes addresses from the internet.
+fn differ(key: &str, configured: &[IpNet], told: &[IpNet], source: &str) -> Option<Finding> {
+    let missing: Vec<_> =
+        told.iter().filter(|net| !configured.iter().any(|own| own.contains(*net))).collect();
+    let text = |nets: &[&IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let line = line(key, told);
+    if !missing.is_empty() {
+        let seen = format!("{key} lacks {} of {source}: to Selvedge that is the internet", text(&missing));
+        return Some(Finding::problem(CHECK, seen, format!("write {line} on every node")));
+    }
+    let more: Vec<_> = configured.iter().filter(|own| !told.contains(own)).collect();
+    (!more.is_empty()).then(|| {
+        let seen = format!(
+            "{key} has {}, and {source} tells {}",
+            text(&more),
+            text(&told.iter().collect::<Vec<_>>())
+        );
+        Finding::warning(CHECK, seen, format!("write {line} unless more is meant to be the cluster's"))
+    })
+}
+
+fn outside(config: &Config, nodes: &[Node]) -> Option<Finding> {
+    let is_inside = |net: IpNet| config.cluster_pod_cidrs.iter().any(|own| own.contains(&net));
+    let is_outside = |node: &&Node| {
+        let cidrs = nodes::pod_cidrs(node);
+        !nets(cidrs.iter().map(String::as_str)).into_iter().all(is_inside)
+    };
+    let nodes: Vec<&Node> = nodes.iter().filter(is_outside).collect();
+    (!nodes.is_empty()).then(|| {
+        let seen = format!("pod CIDRs outside of clusterPodCIDRs: Nodes {}", nodes::names(&nodes));
+        Finding::problem(CHECK, seen, "correct clusterPodCIDRs: such Nodes are refused")
+    })
+}
+
+fn of_nodes(nodes: &[Node]) -> BTreeSet<IpNet> {
+    let texts: Vec<_> = nodes.iter().flat_map(nodes::pod_cidrs).collect();
+    nets(texts.iter().map(String::as_str)).into_iter().collect()
+}
+
+fn line(key: &str, nets: &[IpNet]) -> String {
+    let quoted: Vec<_> = nets.iter().map(|net| format!("\"{net}\"")).collect();
+    format!("{key} = [{}]", quoted.join(", "))
+}
+
+/// Ready to be pasted; where nobody tells the range of pods, a comment says what it has to hold.
+fn suggest(pods: Option<&Ranges>, services: Option<&Ranges>, nodes: &BTreeSet<IpNet>) -> Option<String> {
+    /// More are no help.
+    const NODES: usize = 8;
+    let mut lines = Vec::new();
+    match pods {
+        Some(told) => lines.push(line("clusterPodCIDRs", &told.pods)),
+        None if !nodes.is_empty() => {
+            let list: Vec<_> = nodes.iter().take(NODES).map(ToString::to_string).collect();
+            lines.push(format!(
+                "# clusterPodCIDRs is told nowhere; it has to hold the Nodes' {}",
+                list.join(", ")
+            ));
+        }
+        None => {}
+    }
+    lines.extend(services.map(|told| line("serviceCIDRs", &told.services)));
+    (!lines.is_empty()).then(|| lines.join("\n") + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::finding::Severity;
+    use super::super::super::tests::config;
+    use super::super::nodes::tests::node;
+    use super::*;
+
+    fn told(pods: &[&str], services: &[&str]) -> Ranges {
+        let of = |texts: &[&str]| nets(texts.iter().copied());
+        Ranges { source: "kube-controller-manager".into(), pods: of(pods), services: of(services) }
+    }
+
+    fn severities(found: &[Ranges], nodes: &[Node]) -> Vec<Severity> {
+        judge(Some(&config("")), found, nodes).0.into_iter().map(|finding| finding.severity).collect()
+    }
+
+    #[test]
+    fn every_place_is_understood() {
+        let pod = |command: &[&str], args: &[&str]| -> Pod {
+            let container = serde_json::json!({"name": "c", "command": command, "args": args});
+            serde_json::from_value(serde_json::json!({"metadata": {}, "spec": {"containers": [container]}}))
+                .unwrap()
+        };
+        let joined = pod(
+            &["kube-controller-manager", "--cluster-cidr=10.244.0.0/16,fd00::/56", "--v=2"],
+            &["--service-cluster-ip-range=10.96.0.0/12"],
+        );
+        let expected = told(&["10.244.0.0/16", "fd00::/56"], &["10.96.0.0/12"]);
+        assert_eq!(of_pod("kube-controller-manager", &joined), Some(expected));
+        let apart = pod(&["x", "--cluster-cidr", "10.1.0.0/16"], &[]);
+        assert_eq!(of_pod("x", &apart).unwrap().pods, nets(["10.1.0.0/16"]));
+        assert_eq!(of_pod("x", &pod(&["x", "--cluster-cidr-not=10.1.0.0/16"], &[])), None);
+
+        let kubeadm = "apiServer: {}\nnetworking:\n  dnsDomain: cluster.local\n  podSubnet: 10.244.0.0/16\n  \
+                       serviceSubnet: 10.96.0.0/12,fd00:10:96::/112\n";
+        let found = of_kubeadm(kubeadm).unwrap();
+        assert_eq!(
+            (found.pods, found.services),
+            (nets(["10.244.0.0/16"]), nets(["10.96.0.0/12,fd00:10:96::/112"]))
+        );
+        assert_eq!(of_kubeadm(": ["), None);
+
+        let object =
+            serde_json::json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12"]}});
+        let objects: Vec<ServiceCIDR> = vec![serde_json::from_value(object).unwrap()];
+        assert_eq!(of_service_cidrs(&objects).unwrap().services, nets(["10.96.0.0/12"]));
+    }
+
+    #[test]
+    fn what_is_found_is_ready_to_paste() {
+        let found = [told(&["10.244.0.0/16"], &["10.96.0.0/12"]), told(&[], &["10.96.0.0/12", "fd00::/112"])];
+        let (findings, suggestion) = judge(None, &found, &[]);
+        assert_eq!(findings[0].severity, Severity::Ok);
+        let suggestion = suggestion.unwrap();
+        assert_eq!(
+            suggestion,
+            "clusterPodCIDRs = [\"10.244.0.0/16\"]\nserviceCIDRs = [\"10.96.0.0/12\", \"fd00::/112\"]\n"
+        );
+        Config::parse(std::path::Path::new("x"), &suggestion, &crate::config::Overrides::default()).unwrap();
+        let (_, suggestion) = judge(None, &[], &[node("a", &["10.1.0.0/24"])]);
+        assert!(suggestion.unwrap().contains("the Nodes' 10.1.0.0/24"));
+    }
+
+    #[test]
+    fn configured_and_found_are_compared() {
+        let right = [told(&["10.244.0.0/16"], &["10.96.0.0/12"])];
+        let (findings, suggestion) = judge(Some(&config("")), &right, &[]);
+        assert_eq!((findings[0].severity, suggestion), (Severity::Ok, None));
+        assert_eq!(severities(&[], &[]), [Severity::Skipped]);
+        let wrong = [told(&["10.245.0.0/16"], &["10.96.0.0/16"])];
+        assert_eq!(severities(&wrong, &[]), [Severity::Problem, Severity::Warning]);
+        let (findings, _) = judge(Some(&config("")), &wrong, &[]);
+        assert_eq!(
+            findings[0].remedy.as_deref(),
+            Some("write clusterPodCIDRs = [\"10.245.0.0/16\"] on every node")
+        );
+        assert_eq!(severities(&[], &[node("a", &["10.244.1.0/24"])]), [Severity::Ok]);
+        assert_eq!(severities(&[], &[node("b", &["10.250.1.0/24"])]), [Severity::Problem]);
+    }
+}

@@ -1,0 +1,74 @@
+//! Who does Services on this node: kube-proxy, and in which mode.
+
+use super::finding::Finding;
+use super::network::Network;
+use super::ruleset::Ruleset;
+
+const CHECK: &str = "kube-proxy";
+/// The device that kube-proxy in IPVS mode gives the Services' addresses to.
+pub(super) const IPVS_DEVICE: &str = "kube-ipvs0";
+
+pub(super) fn judge(network: &Network, ruleset: &Ruleset) -> Finding {
+    let modes = modes(network, ruleset);
+    match modes.as_slice() {
+        [] if ruleset.legacy.iter().any(|table| table == "nat") => Finding::skipped(
+            CHECK,
+            "not seen, but the old iptables is in use here, whose chains nftables does not show",
+        ),
+        [] => Finding::warning(
+            CHECK,
+            "no kube-proxy was here: Services do not work on this node",
+            "fine before the node joins; else install kube-proxy, in mode nftables at best",
+        ),
+        [mode] => Finding::ok(CHECK, format!("mode {mode}")),
+        several => Finding::warning(
+            CHECK,
+            format!("traces of several modes: {}", several.join(", ")),
+            "clean up after the mode no longer used (kube-proxy --cleanup), or reboot the node",
+        ),
+    }
+}
+
+fn modes(network: &Network, ruleset: &Ruleset) -> Vec<&'static str> {
+    let found = [
+        ("nftables", ruleset.has_table("kube-proxy")),
+        // In IPVS mode it has a few chains of that name too.
+        ("iptables", ruleset.has_compat("KUBE-SERVICES") && !network.has_link(IPVS_DEVICE)),
+        ("ipvs", network.has_link(IPVS_DEVICE)),
+    ];
+    found.into_iter().filter_map(|(mode, there)| there.then_some(mode)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Severity;
+    use super::super::network::fake::network;
+    use super::*;
+    use crate::kernel::nft::Family;
+
+    fn ruleset(table: &str, chains: &[&str]) -> Ruleset {
+        let key = (Family::Ipv4, table.to_owned());
+        Ruleset {
+            tables: [key.clone()].into(),
+            compat: [(key, chains.iter().map(|chain| (*chain).to_owned()).collect())].into(),
+            ..Ruleset::default()
+        }
+    }
+
+    #[test]
+    fn each_mode_is_known_by_its_traces() {
+        let iptables = ruleset("nat", &["KUBE-SERVICES", "PREROUTING"]);
+        assert_eq!(judge(&network(&[]), &ruleset("kube-proxy", &[])).seen, "mode nftables");
+        assert_eq!(judge(&network(&[]), &iptables).seen, "mode iptables");
+        assert_eq!(judge(&network(&["kube-ipvs0"]), &iptables).seen, "mode ipvs");
+    }
+
+    #[test]
+    fn none_several_and_what_cannot_be_seen() {
+        assert_eq!(judge(&network(&[]), &ruleset("nat", &[])).severity, Severity::Warning);
+        let both = judge(&network(&["kube-ipvs0"]), &ruleset("kube-proxy", &[]));
+        assert!(both.severity == Severity::Warning && both.seen.ends_with("nftables, ipvs"), "{both:?}");
+        let legacy = Ruleset { legacy: vec!["filter".into(), "nat".into()], ..Ruleset::default() };
+        assert_eq!(judge(&network(&[]), &legacy).severity, Severity::Skipped);
+    }
+}
