@@ -14,7 +14,7 @@ use crate::process;
 
 const CROWD: &str = "churn";
 /// How many are started or ended at once: more than a node's cores can do only wait for each other.
-const TOGETHER: usize = 12;
+const TOGETHER: usize = 8;
 /// One pod in so many has a host port.
 const WITH_HOST_PORT: usize = 10;
 const FIRST_HOST_PORT: u16 = 20_000;
@@ -23,7 +23,7 @@ const EACH: Duration = Duration::from_secs(3);
 const LEAST: Duration = Duration::from_secs(60);
 /// How long the last traces of a pod may stay after it is gone from the API.
 const SETTLE: Duration = Duration::from_secs(20);
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(1);
 /// Pause between lines about how far it is.
 const TELL: Duration = Duration::from_secs(10);
 

@@ -18,7 +18,7 @@ use crate::preflight;
 use crate::state::Folder;
 
 /// What every run on a real Kubernetes can afford.
-const CHURN: Churn = Churn { pods: 40, rounds: 1 };
+const CHURN: Churn = Churn { pods: 20, rounds: 1 };
 const NAME_WIDTH: usize = 34;
 const GREEN: &str = "\x1b[32m";
 const RED: &str = "\x1b[31m";
