@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use crate::observe::metrics::{Dropped, Metrics, Snapshot};
+use crate::observe::metrics::{Dropped, Metrics, Part, Reason, Snapshot};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -51,13 +51,21 @@ fn verbs(command: &clap::Command, text: &mut String) {
 fn the_metrics() {
     let mut text = String::from(
         "# Metrics\n\nMade from the program by `make reference`. OpenMetrics text at `/metrics` of the agent, \
-         127.0.0.1:51831 unless `agent.metricsAddress`\nsays otherwise.\n\n| metric | type | what |\n|---|---|---|\n",
+         127.0.0.1:51831 unless\n`agent.metricsAddress` says otherwise.\n\n| metric | type | what |\n|---|---|---|\n",
     );
     let tunnel = std::fs::read_to_string(root().join("tests/compatibility/0.1/device-status.json")).unwrap();
     let tunnel = serde_json::from_str(&tunnel).unwrap();
     let dropped =
         vec![Dropped { table: "selvedge".into(), counter: "plaintext".into(), packets: 0, bytes: 0 }];
-    let encoded = Metrics::default().encode(Snapshot { tunnel: Some(tunnel), dropped }).unwrap();
+    let metrics = Metrics::default();
+    // One that was never counted is not told of.
+    let part = Part { part: "guard".into() };
+    metrics.reconcile_errors.get_or_create(&part);
+    metrics.changes.get_or_create(&part);
+    let reason = Reason { reason: "any".into() };
+    metrics.refused_nodes.get_or_create(&reason);
+    metrics.refusals.get_or_create(&reason);
+    let encoded = metrics.encode(Snapshot { tunnel: Some(tunnel), dropped }).unwrap();
     let mut metrics = std::collections::BTreeMap::<&str, (&str, &str)>::new();
     for line in encoded.lines() {
         let mut words = line.splitn(4, ' ');
