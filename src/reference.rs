@@ -60,11 +60,11 @@ fn the_metrics() {
     let metrics = Metrics::default();
     // One that was never counted is not told of.
     let part = Part { part: "guard".into() };
-    metrics.reconcile_errors.get_or_create(&part);
-    metrics.changes.get_or_create(&part);
+    let _ = metrics.reconcile_errors.get_or_create(&part);
+    let _ = metrics.changes.get_or_create(&part);
     let reason = Reason { reason: "any".into() };
-    metrics.refused_nodes.get_or_create(&reason);
-    metrics.refusals.get_or_create(&reason);
+    let _ = metrics.refused_nodes.get_or_create(&reason);
+    let _ = metrics.refusals.get_or_create(&reason);
     let encoded = metrics.encode(Snapshot { tunnel: Some(tunnel), dropped }).unwrap();
     let mut metrics = std::collections::BTreeMap::<&str, (&str, &str)>::new();
     for line in encoded.lines() {
