@@ -2,8 +2,9 @@
 
 use super::gateway::{self, BRIDGE};
 use super::hostport;
-use super::lease::Leases;
+use super::lease::{Lease, Leases};
 use super::node::NodeInfo;
+use super::spoof;
 use super::wiring::{self, Seen, Wiring};
 use crate::kernel::netlink::Netlink;
 use crate::paths::Paths;
@@ -63,10 +64,77 @@ pub async fn repair(netlink: &Netlink, paths: &Paths, node: &NodeInfo) -> Result
             continue;
         }
         problems.extend(wrong);
-        if let Err(source) = wiring.restore(netlink, port.index).await {
+        if let Err(source) = wiring.restore(netlink, port.index).await
+            && !is_gone(netlink, &folder, lease).await?
+        {
             result = result.and(Err(Error::Port { pod: lease.attachment.to_string(), source }));
         }
     }
     host_ports?;
     result.map(|()| problems)
+}
+
+/// Whether DEL has taken the port of `lease` away since it was seen. Then the rules against spoofing, which may have been
+/// put back behind DEL's back, go too.
+///
+/// The lock keeps ADD from giving the same interface another lease meanwhile, and rules that have to stay.
+async fn is_gone(netlink: &Netlink, leases: &Leases, lease: &Lease) -> Result<bool, Error> {
+    let folder = leases.clone();
+    let locked = tokio::task::spawn_blocking(move || folder.lock()).await.map_err(hostport::Error::from)?;
+    let locked = locked?;
+    if leases.find(&lease.attachment)?.is_some_and(|found| found != *lease) {
+        return Ok(true);
+    }
+    let port = lease.attachment.port().name;
+    if netlink.link_named(&port).await.map_err(gateway::Error::from)?.is_some() {
+        return Ok(false);
+    }
+    spoof::unprotect(&port).map_err(|error| Error::Read(error.into()))?;
+    drop(locked);
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::attachment::Attachment;
+    use crate::pod::lease::Holder;
+    use crate::pod::node::Datapath;
+    use crate::pod::pool::Pool;
+    use crate::pod::request::PodName;
+
+    fn lease(leases: &Leases) -> Lease {
+        let holder = Holder {
+            network: "pods".into(),
+            attachment: Attachment::new("a", "eth0").unwrap(),
+            netns: "/run/netns/a".into(),
+            pod: PodName::default(),
+            mtu: 1420,
+            datapath: Datapath::Bridge,
+            host_ports: vec![],
+        };
+        leases.lock().unwrap().take(&Pool::new(&["10.1.0.0/24".parse().unwrap()]), holder).unwrap()
+    }
+
+    #[test]
+    fn rules_put_back_behind_the_back_of_del_go_again() {
+        selvedge_lab::isolated!(|| {
+            let leases = Leases::new("/run/leases".into());
+            let lease = lease(&leases);
+            let port = lease.attachment.port();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let is_gone = || {
+                spoof::protect(&port.name, port.pod_mac, &lease.addresses).unwrap();
+                let gone =
+                    runtime.block_on(async { is_gone(&Netlink::new().unwrap(), &leases, &lease).await });
+                (gone.unwrap(), spoof::protected().unwrap().len())
+            };
+            assert_eq!(is_gone(), (true, 0), "no port, and its lease is still there");
+            leases.lock().unwrap().give_back(&lease.attachment).unwrap();
+            assert_eq!(is_gone(), (true, 0), "neither port nor lease");
+            let other = self::lease(&leases);
+            assert_ne!(other.addresses, lease.addresses);
+            assert_eq!(is_gone(), (true, 1), "the same interface was added again: its rules are its own");
+        });
+    }
 }
