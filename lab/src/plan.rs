@@ -17,6 +17,9 @@ pub const POD_MTU: u32 = UNDERLAY_MTU - 80;
 pub const API_PORT: u16 = 6443;
 
 const CONTROL: u8 = 250;
+const OUTSIDE: u8 = 251;
+/// Name of the machine that the control plane of a real Kubernetes is on when that is no node.
+pub const OUTSIDE_NAME: &str = "outside";
 
 /// Address families of a lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +118,8 @@ pub struct Plan {
     pub nodes: usize,
     /// How pods are wired.
     pub datapath: Datapath,
+    /// The control plane of a real Kubernetes is on a machine of its own, which is no node.
+    pub outside: bool,
 }
 
 /// How pods are wired to their node.
@@ -140,7 +145,7 @@ impl Plan {
     /// With the usual wiring.
     #[must_use]
     pub fn new(families: Families, nodes: usize) -> Self {
-        Self { families, nodes, datapath: Datapath::default() }
+        Self { families, nodes, datapath: Datapath::default(), outside: false }
     }
 
     /// `clusterPodCIDRs`.
@@ -187,11 +192,23 @@ impl Plan {
         Cable { name: "internet".into(), router: ends(1), host: ends(2), mtu: INTERNET_MTU }
     }
 
-    /// All cables: the nodes', the control plane's and that to the internet.
+    /// All cables: the nodes', that of a control plane outside, the lab's own and that to the internet.
     #[must_use]
     pub fn cables(&self) -> Vec<Cable> {
         let nodes = self.node_plans().into_iter().map(|node| node.cable);
-        nodes.chain([self.control(), self.internet()]).collect()
+        nodes.chain(self.outside()).chain([self.control(), self.internet()]).collect()
+    }
+
+    /// The cable of a control plane that is outside.
+    #[must_use]
+    pub fn outside(&self) -> Option<Cable> {
+        self.outside.then(|| self.inside(OUTSIDE_NAME, OUTSIDE))
+    }
+
+    /// `trustedSources`: who may speak to pods from outside the fabric.
+    #[must_use]
+    pub fn trusted_sources(&self) -> Vec<IpAddr> {
+        self.outside().map(|cable| cable.addresses()).unwrap_or_default()
     }
 
     /// Where nodes find the API server.
@@ -229,7 +246,7 @@ mod tests {
 
     #[test]
     fn nothing_overlaps() {
-        let plan = Plan::new(Families::Dual, MOST_NODES);
+        let plan = Plan { outside: true, ..Plan::new(Families::Dual, MOST_NODES) };
         let nodes = plan.node_plans();
         let cables = plan.cables();
         let mut nets: Vec<IpNet> =

@@ -97,6 +97,14 @@ impl Underlay {
         configure(cable, host).await
     }
 
+    /// Has the router send what is for `net` to the host at the end of `cable`, as the routes of a cloud do.
+    pub async fn route(&self, net: IpNet, cable: &Cable) -> Result<(), Error> {
+        let same_family = |address: &IpAddr| address.is_ipv4() == net.addr().is_ipv4();
+        let Some(host) = cable.addresses().into_iter().find(same_family) else { return Ok(()) };
+        let device = index(&self.netlink, &cable.name).await?;
+        route(&self.router, device, Some(net), host).await
+    }
+
     /// Takes the far end out of `host`: the router's end, and a capture on it, stay.
     pub async fn unplug(&self, cable: &Cable, host: &NetNs) -> Result<(), Error> {
         let (there, spare) = (Netlink::in_ns(host)?, spare(cable));
@@ -126,13 +134,13 @@ pub async fn configure(cable: &Cable, host: &NetNs) -> Result<(), Error> {
     let index = up(&there, DEVICE).await?;
     there.apply(cable.host.iter().map(|net| Address::new(index, *net).add())).await?;
     for router in &cable.router {
-        default_route(host, index, *router).await?;
+        route(host, index, None, router.addr()).await?;
     }
     Ok(())
 }
 
-/// A static default route, as an administrator sets it: not one of the product's.
-async fn default_route(host: &NetNs, device: u32, router: IpNet) -> Result<(), Error> {
+/// A static route to `net`, or to everywhere, as an administrator sets it: not one of the product's.
+async fn route(host: &NetNs, device: u32, net: Option<IpNet>, gateway: IpAddr) -> Result<(), Error> {
     let runtime = tokio::runtime::Handle::current();
     let opened = host.run(|| {
         let _entered = runtime.enter();
@@ -140,17 +148,25 @@ async fn default_route(host: &NetNs, device: u32, router: IpNet) -> Result<(), E
     })?;
     let (connection, handle, _) = opened.map_err(Error::Socket)?;
     let serving = tokio::spawn(connection);
-    let route = match router.addr() {
+    let route = match gateway {
         IpAddr::V4(gateway) => {
-            RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(device).build()
+            let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(device);
+            match net {
+                Some(IpNet::V4(net)) => route.destination_prefix(net.network(), net.prefix_len()).build(),
+                _ => route.build(),
+            }
         }
         IpAddr::V6(gateway) => {
-            RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).output_interface(device).build()
+            let route = RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).output_interface(device);
+            match net {
+                Some(IpNet::V6(net)) => route.destination_prefix(net.network(), net.prefix_len()).build(),
+                _ => route.build(),
+            }
         }
     };
     let result = handle.route().add(route).replace().execute().await;
     serving.abort();
-    result.map_err(|source| Error::Route { gateway: router.addr(), source })
+    result.map_err(|source| Error::Route { gateway, source })
 }
 
 async fn up(netlink: &Netlink, name: &str) -> Result<u32, Error> {

@@ -140,5 +140,6 @@ fn buffer(nodes: usize) -> usize {
 }
 
 fn detector(plan: &Plan, canary: &Canary) -> Detector {
-    Detector::new(&plan.cluster_pod_cidrs(), &plan.service_cidrs(), canary.bytes())
+    let detector = Detector::new(&plan.cluster_pod_cidrs(), &plan.service_cidrs(), canary.bytes());
+    detector.trusting(plan.trusted_sources())
 }

@@ -58,7 +58,13 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
     super::log_to(&folder.log())?;
     let progress = Progress::new();
     let (nodes, datapath, assets) = (args.shape.nodes, args.shape.datapath, args.assets.clone());
-    let options = kubernetes::Options { nodes, datapath, folder: folder.path().to_owned(), assets };
+    let options = kubernetes::Options {
+        nodes,
+        datapath,
+        outside: args.shape.outside,
+        folder: folder.path().to_owned(),
+        assets,
+    };
     let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
     progress.say("running upstream's end-to-end tests");
     let mut command = Command::new(args.assets.binary("ginkgo"));
@@ -72,9 +78,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
     command.args(["--provider=local", "--num-nodes=2"]);
     command.arg(format!("--report-dir={}", folder.path().join("e2e").display()));
     // Where the control plane is: the tests reach pods as it does.
-    let space = cluster.node_names().first().and_then(|name| cluster.node_space(name).cloned());
-    let space = space.ok_or_else(|| Failure::new("the cluster has no node"))?;
-    let status = space.place(&mut command).status()?;
+    let status = cluster.control_space().place(&mut command).status()?;
     progress.say("taking the lab down");
     if !status.success() {
         std::fs::write(folder.path().join("logs/cluster.log"), cluster.logs())?;

@@ -98,6 +98,9 @@ struct Shape {
     /// A real Kubernetes, with Selvedge as it is shipped; needs root
     #[arg(long, conflicts_with_all = ["ipv4", "ipv6"])]
     kubernetes: bool,
+    /// On a real Kubernetes: the control plane is on a machine of its own, which is no node
+    #[arg(long, requires = "kubernetes")]
+    outside: bool,
     /// How pods are wired
     #[arg(long, value_enum, default_value_t)]
     datapath: Datapath,
@@ -131,7 +134,9 @@ impl Shape {
         let datapath = self.datapath.to_string();
         let args =
             ["--nodes", &nodes, family, "--datapath", &datapath, "--selvedge", &binary].map(str::to_owned);
-        args.into_iter().chain(self.kubernetes.then(|| "--kubernetes".to_owned())).collect()
+        let switches = [(self.kubernetes, "--kubernetes"), (self.outside, "--outside")];
+        let switches = switches.into_iter().filter(|(on, _)| *on).map(|(_, switch)| switch.to_owned());
+        args.into_iter().chain(switches).collect()
     }
 }
 

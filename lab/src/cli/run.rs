@@ -119,12 +119,14 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
         Some(assets) => {
             let (nodes, datapath) = (args.shape.nodes, args.shape.datapath);
             let folder = folder.path().to_owned();
-            let options = kubernetes::Options { nodes, datapath, folder, assets };
+            let options =
+                kubernetes::Options { nodes, datapath, outside: args.shape.outside, folder, assets };
             let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
             let more = |report: &mut dyn FnMut(Report<'_>)| {
                 checks::workloads(&cluster, report);
                 checks::upkeep(&cluster, report);
                 checks::membership(&cluster, report);
+                checks::outside(&cluster, report);
                 checks::churn(&cluster, args.churn, &|how_far| progress.say(how_far), report);
                 checks::faults(&cluster, args.quick, report);
                 checks::admission(&cluster, report);

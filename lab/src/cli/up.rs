@@ -51,7 +51,7 @@ pub(super) struct Daemon {
 
 impl Daemon {
     fn lab(&self, folder: &Folder, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Kept>, Error> {
-        let Shape { nodes, datapath, .. } = self.shape;
+        let Shape { nodes, datapath, outside, .. } = self.shape;
         let folder = folder.path().to_owned();
         match self.assets.get() {
             None => {
@@ -60,7 +60,7 @@ impl Daemon {
                 Ok(Box::new(lab))
             }
             Some(assets) => {
-                let options = kubernetes::Options { nodes, datapath, folder, assets };
+                let options = kubernetes::Options { nodes, datapath, outside, folder, assets };
                 let cluster = Kubernetes::start(options, progress)?;
                 Ok(Box::new(Real::new(cluster, &self.shape.binary())))
             }

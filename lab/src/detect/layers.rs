@@ -14,6 +14,23 @@ pub(super) fn ethernet(frame: &[u8], ranges: &Ranges) -> Option<Finding> {
     Walk { ranges, path: Path::default() }.ethernet(frame)
 }
 
+/// Source and destination of a frame that is an IP packet and nothing around it.
+pub(super) fn ends(frame: &[u8]) -> Option<[IpAddr; 2]> {
+    let packet = frame.get(14..)?;
+    match be16(frame, 12)? {
+        0x0800 => {
+            let at = |from: usize| Some(IpAddr::from(<[u8; 4]>::try_from(packet.get(from..from + 4)?).ok()?));
+            Some([at(12)?, at(16)?])
+        }
+        0x86dd => {
+            let at =
+                |from: usize| Some(IpAddr::from(<[u8; 16]>::try_from(packet.get(from..from + 16)?).ok()?));
+            Some([at(8)?, at(24)?])
+        }
+        _ => None,
+    }
+}
+
 /// The names of the layers walked through.
 #[derive(Clone, Copy, Default)]
 struct Path {

@@ -251,3 +251,20 @@ fn random_bytes_are_no_leak() {
         assert_eq!(detector.inspect(&build::ethernet(0x88b5, &payload)), None);
     }
 }
+
+#[test]
+fn only_plain_packets_between_pods_and_trusted_addresses_pass() {
+    let (trusted, other) = (Ipv4Addr::new(172, 31, 251, 2), NODE4[0]);
+    let (pod, service) = (Ipv4Addr::new(10, 244, 1, 2), Ipv4Addr::new(10, 96, 0, 1));
+    let detector = detector().trusting(vec![trusted.into()]);
+    let seen = |from, to| {
+        let packet = build::ipv4(from, to, 17, &build::udp(1, 2, b"anything"));
+        detector.inspect(&build::ethernet(packet.ether, &packet.bytes)).is_some()
+    };
+    assert!(!seen(trusted, pod) && !seen(pod, trusted));
+    assert!(seen(other, pod) && seen(pod, other) && seen(pod, pod));
+    assert!(seen(trusted, service), "a Service's address is nobody's outside");
+    let inner = build::ipv4(pod, trusted, 17, &build::udp(1, 2, b"anything"));
+    let outer = build::ipv4(trusted, other, inner.protocol, &inner.bytes);
+    assert!(detector.inspect(&build::ethernet(outer.ether, &outer.bytes)).is_some(), "nothing around it");
+}

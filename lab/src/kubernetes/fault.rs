@@ -24,11 +24,13 @@ impl Kubernetes {
     /// Makes etcd forget all that has been before now, and the API server too, by a restart: it keeps what happened in
     /// the last minutes in memory, whatever etcd has forgotten. A watch that was left before cannot be taken up.
     pub fn forget_the_past(&self) -> Result<(), Error> {
-        let node = self.node_names().into_iter().next().unwrap_or_default();
         let ask = |path: &str, body: &Value| {
             let (url, body) = (format!("{ETCD}/{path}"), body.to_string());
-            let said =
-                self.on_node(&node, "curl", &["--silent", "--show-error", "--fail", "--data", &body, &url])?;
+            let said = self.within(
+                self.control_space(),
+                "curl",
+                &["--silent", "--show-error", "--fail", "--data", &body, &url],
+            )?;
             serde_json::from_str::<Value>(&said).doing(format!("read what etcd says of {path}"))
         };
         let status = ask("maintenance/status", &json!({}))?;
@@ -54,8 +56,9 @@ impl Kubernetes {
 
     /// Begins a request that does not end, because its body does not.
     fn eat(&self, token: &str) -> std::io::Result<Child> {
-        let addresses = self.world().plan().node_plans().first().map(|node| node.cable.addresses());
-        let url = super::api_url(&addresses.unwrap_or_default());
+        let plan = self.world().plan();
+        let cable = plan.outside().or_else(|| Some(plan.node_plans().first()?.cable.clone()));
+        let url = super::api_url(&cable.map(|cable| cable.addresses()).unwrap_or_default());
         let mut command = Command::new("curl");
         command.args(["--silent", "--insecure", "--http1.1", "--request", "POST", "--upload-file", "-"]);
         command.args(["--header", &format!("Authorization: Bearer {token}")]);

@@ -118,9 +118,10 @@ fn configuration(plan: &Plan) -> String {
         format!("[{}]", quoted.join(", "))
     };
     format!(
-        "clusterPodCIDRs = {}\nserviceCIDRs = {}\ndatapath = \"{}\"\n",
+        "clusterPodCIDRs = {}\nserviceCIDRs = {}\ntrustedSources = {}\ndatapath = \"{}\"\n",
         list(plan.cluster_pod_cidrs()),
         list(plan.service_cidrs()),
+        list(plan.trusted_sources().into_iter().map(IpNet::from).collect()),
         plan.datapath
     )
 }

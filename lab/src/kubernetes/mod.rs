@@ -35,7 +35,7 @@ pub use token::Replacement;
 
 use crate::capture::Seen;
 use crate::lab::{Doing as _, Error, HOST_PORTS};
-use crate::plan::{API_PORT, Datapath, Families, Plan};
+use crate::plan::{API_PORT, Datapath, Families, NodePlan, OUTSIDE_NAME, Plan};
 use crate::process;
 use crate::space::Space;
 use crate::traffic::Server;
@@ -51,10 +51,12 @@ const PODS: &str = "/api/v1/namespaces/default/pods";
 /// How a cluster is to be.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How many nodes; the control plane runs on the first.
+    /// How many nodes; the control plane runs on the first unless it is outside.
     pub nodes: usize,
     /// How pods are wired.
     pub datapath: Datapath,
+    /// The control plane is on a machine of its own, which is no node.
+    pub outside: bool,
     /// Where it keeps its files; an empty folder, on a file system that overlay mounts can lie on.
     pub folder: PathBuf,
     /// What it is made of.
@@ -68,6 +70,8 @@ pub struct Kubernetes {
     hosts: Vec<Server>,
     machines: Vec<Machine>,
     control_plane: ControlPlane,
+    /// Name and namespaces of the machine that it is on.
+    control_machine: (String, Arc<Space>),
     world: World,
     options: Options,
 }
@@ -86,7 +90,11 @@ impl Kubernetes {
         // Taken already is fine.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         crate::cgroup::enter().doing("enter a control group namespace")?;
-        let plan = Plan { datapath: options.datapath, ..Plan::new(Families::Dual, options.nodes) };
+        let plan = Plan {
+            datapath: options.datapath,
+            outside: options.outside,
+            ..Plan::new(Families::Dual, options.nodes)
+        };
         progress("laying the underlay: a router, its cables, the internet");
         let world = World::build(plan)?;
         let authority = Authority::create().doing("make a certificate authority")?;
@@ -100,12 +108,22 @@ impl Kubernetes {
         let Some((first, space)) = spaces.first() else {
             return Err(Error::new("start a cluster", "it needs a node".into()));
         };
-        let addresses = first.cable.addresses();
+        let (name, cable, space) = match plan.outside() {
+            None => (first.name.clone(), first.cable.clone(), space.clone()),
+            Some(cable) => {
+                let machine = NodePlan { name: OUTSIDE_NAME.into(), cable, pod_cidrs: Vec::new() };
+                let space = Machine::space(&options.folder, &machine)?;
+                let plugged = world.runtime().block_on(world.underlay().plug(&machine.cable, space.net()));
+                plugged.doing("plug the control plane in")?;
+                (machine.name, machine.cable, space)
+            }
+        };
+        let addresses = cable.addresses();
         let url = api_url(&addresses);
         let (assets, folder) = (&options.assets, options.folder.as_path());
         let site = Site { assets, folder, plan, authority: &authority, api: url.clone() };
         progress("starting etcd, API server, controllers and scheduler");
-        let control_plane = ControlPlane::start(&site, &first.name, &addresses, space)?;
+        let control_plane = ControlPlane::start(&site, &name, &addresses, &space)?;
         let admin = authority.client("lab-admin", "system:masters").doing("make an administrator")?;
         let kubeconfig = authority.kubeconfig(&url, &admin);
         std::fs::write(options.folder.join("kubeconfig"), &kubeconfig).doing("write the kubeconfig")?;
@@ -118,7 +136,9 @@ impl Kubernetes {
         for (node, space) in spaces {
             machines.push(Machine::start(node, space, &site)?);
         }
-        let mut cluster = Self { client, hosts: Vec::new(), machines, control_plane, world, options };
+        let control_machine = (name, space);
+        let hosts = Vec::new();
+        let mut cluster = Self { client, hosts, machines, control_plane, control_machine, world, options };
         cluster.start_hosts()?;
         progress("waiting for the nodes to register and to get their pod CIDRs");
         cluster.wait("every node to have pod CIDRs", |cluster| {
@@ -126,7 +146,29 @@ impl Kubernetes {
             let with = nodes.iter().filter(|node| !pod_cidrs(node).is_empty()).count();
             Ok(with == cluster.machines.len())
         })?;
+        cluster.lay_routes()?;
         Ok(cluster)
+    }
+
+    /// A control plane outside finds pods by routes of the underlay, as in a cloud.
+    fn lay_routes(&self) -> Result<(), Error> {
+        if !self.options.outside {
+            return Ok(());
+        }
+        for machine in &self.machines {
+            let (_, cidrs) = self.node(&machine.plan().name)?;
+            for cidr in cidrs {
+                let laid = self.world.underlay().route(cidr, &machine.plan().cable);
+                self.world.runtime().block_on(laid).doing("route to pods")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The namespaces that the control plane is in.
+    #[must_use]
+    pub fn control_space(&self) -> &Arc<Space> {
+        &self.control_machine.1
     }
 
     fn start_hosts(&mut self) -> Result<(), Error> {
@@ -196,8 +238,7 @@ impl Kubernetes {
     }
 
     fn control_plane_folder(&self) -> PathBuf {
-        let first = self.machines.first().map(|machine| machine.plan().name.as_str());
-        Machine::disk(&self.options.folder, first.unwrap_or_default()).join("control-plane")
+        Machine::disk(&self.options.folder, &self.control_machine.0).join("control-plane")
     }
 
     /// The kubeconfig of an administrator, for programs in the lab's own network namespace.
@@ -290,7 +331,10 @@ impl Kubernetes {
 
     /// Plants frames that must be found, on every link, and tells what each capture has seen since the beginning.
     pub fn plant(&self) -> Result<Vec<Seen>, Error> {
-        self.world.plant(|name| self.machine(name).map(|machine| machine.namespaces().net()))
+        self.world.plant(|name| match self.machine(name) {
+            Some(machine) => Some(machine.namespaces().net()),
+            None => (name == OUTSIDE_NAME).then(|| self.control_space().net()),
+        })
     }
 
     /// The last lines of what all processes of the cluster and Selvedge's pods have written.

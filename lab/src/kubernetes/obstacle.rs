@@ -51,9 +51,14 @@ impl Kubernetes {
     }
 
     /// Runs a program in the namespaces of a node; gives what it prints.
-    pub(super) fn on_node(&self, node: &str, program: &str, args: &[&str]) -> Result<String, Error> {
-        let what = format!("{program} {} on {node}", args.join(" "));
-        let space = self.node_space(node).ok_or_else(|| Error::new(&what, "no such node".into()))?;
+    fn on_node(&self, node: &str, program: &str, args: &[&str]) -> Result<String, Error> {
+        let space = self.node_space(node).ok_or_else(|| Error::new(program, format!("no node {node}")))?;
+        self.within(space, program, args)
+    }
+
+    /// The same in any namespaces.
+    pub(super) fn within(&self, space: &Space, program: &str, args: &[&str]) -> Result<String, Error> {
+        let what = format!("{program} {}", args.join(" "));
         let output = space.place(Command::new(program).args(args)).output().doing(&what)?;
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
