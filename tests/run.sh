@@ -45,17 +45,22 @@ checks() {
   count "$name" "$status" "$(grep -c '^PASS ' "$log")" "$(grep -c '^FAIL ' "$log")"
 }
 
+# kubernetes OPTION...: the lab's checks on a real Kubernetes.
 kubernetes() {
   local root=()
   if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || { echo "FAIL  a real Kubernetes needs root: run as root, or make test-fast"; return 1; }
     root=(sudo -E)
   fi
-  cargo build --package selvedge-lab && "${root[@]}" target/debug/selvedge-lab run --kubernetes --nodes 2 --quick
+  cargo build --package selvedge-lab && "${root[@]}" target/debug/selvedge-lab run --kubernetes --quick "$@"
 }
 
 rust
-[ -n "$fast" ] || checks kubernetes kubernetes
+if [ -z "$fast" ]; then
+  checks kubernetes kubernetes --nodes 3
+  # The other layout and the other datapath in one run.
+  checks outside kubernetes --nodes 2 --outside --datapath routed --churn 1x0
+fi
 checks manifests deploy/check.sh target/debug # with the programs that the others have built
 
 grep -hE '^test .* FAILED$|^FAIL ' "$work"/*
