@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need beyond the product: wg, wireguard-go and boringtun-cli, to talk to; nft, ss, curl; helm.
+# Installs what the tests need beyond the product: wg, wireguard-go and boringtun-cli, to talk to; nft, ss, curl, openssl; helm.
 # Peers that have to be built go into a cache folder and are built once. Prints what it does only when it does it.
 set -euo pipefail
 
@@ -34,9 +34,10 @@ command -v wg >/dev/null || debian wireguard-tools
 # nft: kube-proxy, on the real Kubernetes of the tests, calls it.
 command -v nft >/dev/null || [ -x /usr/sbin/nft ] || debian nftables
 
-# ss and curl: the lab cuts connections on the real Kubernetes by one, and asks etcd by the other.
+# ss, curl and openssl: the lab cuts connections on the real Kubernetes, asks etcd, and signs tokens.
 command -v ss >/dev/null || debian iproute2
 command -v curl >/dev/null || debian curl
+command -v openssl >/dev/null || debian openssl
 
 # wireguard-go: the module's version, else Debian's.
 if [ ! -x "$cache/bin/wireguard-go-$wireguard_go" ]; then
