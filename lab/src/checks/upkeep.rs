@@ -21,8 +21,9 @@ pub fn upkeep(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
     });
     let Some(upkeep) = upkeep else { return };
     check("agents replaced, ping every ms", report, || upkeep.agents());
-    check("API server away, ping every ms", report, || upkeep.api_server());
     check("tunnels replaced, ping every ms", report, || upkeep.tunnels());
+    // Last: for minutes after it, controllers may wait before they look again at what they could not see.
+    check("API server away, ping every ms", report, || upkeep.api_server());
     check("pods for upkeep end", report, || upkeep.pair.end().map(|()| String::new()));
 }
 
@@ -81,7 +82,7 @@ impl Upkeep<'_> {
     fn replace(&self, what: &str) -> Result<(), Failed> {
         let namespace = "--namespace=selvedge-system";
         self.cluster.kubectl(&["rollout", "restart", namespace, what])?;
-        self.cluster.kubectl(&["rollout", "status", "--timeout=90s", namespace, what])?;
+        self.cluster.kubectl(&["rollout", "status", "--timeout=180s", namespace, what])?;
         Ok(())
     }
 }
