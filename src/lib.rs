@@ -11,6 +11,7 @@ pub mod egress;
 pub mod guard;
 pub mod kernel;
 pub mod local;
+pub mod manifest;
 pub mod mesh;
 pub mod observe;
 pub mod paths;
