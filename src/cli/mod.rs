@@ -4,9 +4,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::cluster;
+
 mod agent;
 mod cni;
 mod config;
+mod duration;
+mod install;
+mod progress;
+mod rest;
 mod status;
 pub mod table;
 mod tunnel;
@@ -57,6 +63,18 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+impl From<cluster::Error> for Failure {
+    fn from(error: cluster::Error) -> Self {
+        let exit = match error {
+            cluster::Error::Unreachable { .. } => Exit::Unreachable,
+            cluster::Error::Call { .. } | cluster::Error::Late(_) => Exit::Failed,
+            cluster::Error::Config(_) => Exit::Usage,
+            cluster::Error::Conflict(_) => Exit::Findings,
+        };
+        Self::new(exit, error)
+    }
+}
+
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -101,8 +119,13 @@ enum Verb {
     Status(status::Args),
     /// Check the configuration file.
     Config(config::Args),
-    /// Take Selvedge's kernel state off this node.
+    /// Put Selvedge on a cluster, and wait until it works.
+    Install(Box<install::Args>),
+    /// Take Selvedge off a cluster, or off this node.
     Uninstall(uninstall::Args),
+    /// Do nothing until told to end: for a pod whose work is done.
+    #[command(hide = true)]
+    Rest,
 }
 
 /// Parses the command line, runs the verb and gives the exit code.
@@ -123,7 +146,9 @@ pub fn main() -> ExitCode {
         Verb::Cni(args) => cni::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Config(args) => config::run(&args),
+        Verb::Install(args) => install::run(&args),
         Verb::Uninstall(args) => uninstall::run(&args),
+        Verb::Rest => rest::run(),
     };
     match result {
         Ok(exit) => exit.into(),
