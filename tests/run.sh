@@ -51,7 +51,7 @@ kubernetes() {
     command -v sudo >/dev/null || { echo "FAIL  a real Kubernetes needs root: run as root, or make test-fast"; return 1; }
     root=(sudo -E)
   fi
-  cargo build --package selvedge-lab && "${root[@]}" target/debug/selvedge-lab run --kubernetes --nodes 2 --quick
+  cargo build --package selvedge --package selvedge-lab && "${root[@]}" target/debug/selvedge-lab run --kubernetes --nodes 2 --quick
 }
 
 rust

@@ -25,7 +25,7 @@ pub fn missing(binary: &Path) -> Vec<String> {
 
 /// As [`missing`], for a real Kubernetes.
 #[must_use]
-pub fn missing_for_kubernetes() -> Vec<String> {
+pub fn missing_for_kubernetes(binary: &Path) -> Vec<String> {
     let root = nix::unistd::geteuid().is_root();
     let user = (!root).then(|| {
         "a real Kubernetes needs root, for control groups and overlay mounts: run it with sudo -E".to_owned()
@@ -33,7 +33,7 @@ pub fn missing_for_kubernetes() -> Vec<String> {
     let proxy = find("nft")
         .is_none()
         .then(|| "kube-proxy needs the program nft: install your distribution's package nftables".to_owned());
-    [tun(), user, proxy].into_iter().flatten().collect()
+    [tun(), user, program(binary), proxy].into_iter().flatten().collect()
 }
 
 fn find(program: &str) -> Option<std::path::PathBuf> {

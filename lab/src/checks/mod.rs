@@ -23,12 +23,14 @@ mod mtu;
 mod pods;
 mod reach;
 mod throughput;
+mod uninstall;
 mod upkeep;
 mod workloads;
 
 pub use admission::admission;
 pub use kubernetes::Served;
 pub use leak::leaks;
+pub use uninstall::uninstall;
 pub use upkeep::upkeep;
 pub use workloads::workloads;
 

@@ -58,7 +58,8 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
     super::log_to(&folder.log())?;
     let progress = Progress::new();
     let (nodes, datapath, assets) = (args.shape.nodes, args.shape.datapath, args.assets.clone());
-    let options = kubernetes::Options { nodes, datapath, folder: folder.path().to_owned(), assets };
+    let binary = args.shape.binary();
+    let options = kubernetes::Options { nodes, datapath, folder: folder.path().to_owned(), assets, binary };
     let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
     progress.say("running upstream's end-to-end tests");
     let mut command = Command::new(args.assets.binary("ginkgo"));
