@@ -71,7 +71,7 @@ fn next(waited: bool, ready: bool) -> String {
             "Selvedge is ready. Peers of a node:\n  {status}\nTake it off again: selvedge uninstall\n"
         ),
         (true, false) => format!(
-            "not all is ready in time. It goes on by itself; look again by the same command, and at\n  kubectl -n \
+            "not all is ready in time. It goes on by itself: run this again to look, and see\n  kubectl -n \
              {NAMESPACE} get pods -o wide\n  kubectl -n {NAMESPACE} logs daemonset/selvedge-agent\n"
         ),
         (false, _) => format!(
