@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Looks at deploy/ without a cluster: every overlay renders, every config.toml is one that `selvedge` takes, the names in
-# the admission policy are those of the accounts, and the Helm chart renders what Kustomize does.
+# the admission policy are those of the accounts, and the Helm chart and `selvedge install` render what Kustomize does.
+# Then `selvedge install` and `uninstall` are tried against a kube-apiserver.
 #   deploy/check.sh [FOLDER]
-# `kubectl`, `helm` and `selvedge` are looked for in FOLDER, then where tests/setup.sh puts what tests need, then in PATH.
+# `kubectl`, `helm`, `selvedge`, `kube-apiserver` and `etcd` are looked for in FOLDER, then where tests/setup.sh puts what tests need, then in PATH.
 # What cannot be looked at without one of them is skipped, and said so.
 set -uo pipefail
 folder=${1:+$(cd "$1" && pwd)}
@@ -109,6 +110,41 @@ if command -v helm >/dev/null && command -v kubectl >/dev/null; then
   check "with an unknown value the chart is refused" refused --set nonsense=1
 else
   echo "SKIP the chart: no helm, or no kubectl"
+fi
+
+# With ConfigMaps and all: the names that Kustomize makes of their content too.
+rendered() { # OVERLAY OPTION...
+  local overlay=$1
+  shift
+  selvedge install --render "$@" >"$work/rendered.yaml" &&
+    whole "$work/$overlay.yaml" >"$work/one" && whole "$work/rendered.yaml" >"$work/other" && [ -s "$work/one" ] &&
+    diff "$work/one" "$work/other"
+}
+whole() { kubectl label --local -f "$1" selvedge.dev/checked=yes -o jsonpath='{@}{"\n"}' | sort; }
+if command -v selvedge >/dev/null && command -v kubectl >/dev/null; then
+  for name in kubeadm k3s kind; do
+    check "selvedge install renders the overlay $name" rendered "$name" --distribution "$name" \
+      --config "overlays/$name/config.toml"
+  done
+  check "selvedge install renders the overlay managed" rendered managed --distribution managed \
+    --config overlays/managed/config.toml --image registry.example/selvedge:0.1.0
+  check "selvedge install renders the overlay kube-proxy-free" rendered kube-proxy-free --distribution kubeadm \
+    --config overlays/kubeadm/config.toml --api-server 192.0.2.10:6443
+else
+  echo "SKIP selvedge install: no selvedge, or no kubectl"
+fi
+if command -v selvedge >/dev/null && command -v kubectl >/dev/null && command -v kube-apiserver >/dev/null &&
+  command -v etcd >/dev/null; then
+  while read -r line; do
+    case $line in
+    PASS\ *) passed=$((passed + 1)) ;;
+    FAIL\ *) failed=$((failed + 1)) ;;
+    *) line="  $line" ;;
+    esac
+    echo "$line"
+  done < <(../tests/kubernetes/install.sh 2>&1)
+else
+  echo "SKIP selvedge install on a kube-apiserver: no such program, or no etcd"
 fi
 
 echo "$passed passed, $failed failed"

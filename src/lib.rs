@@ -1,11 +1,14 @@
 //! Selvedge: a WireGuard-encrypted mesh network fabric for Kubernetes.
 //!
+//! `cluster` and `manifest` are for an operator's commands on a whole cluster; nothing on a node uses them.
+//!
 //! The folders in the order in which arrows go: `cli` and `agent` know everything below them; `mesh`, `guard`,
 //! `egress`, `pod` and `tunnel` know `kernel` and the `selvedge-keys` crate, and not each other; but `pod`
 //! asks `guard` to be there before it wires anything. `doctor` and `support` look at all of them, for `cli` alone.
 
 pub mod agent;
 pub mod cli;
+pub mod cluster;
 #[cfg(test)]
 mod compatibility;
 pub mod config;
@@ -14,6 +17,7 @@ pub mod egress;
 pub mod guard;
 pub mod kernel;
 pub mod local;
+pub mod manifest;
 pub mod mesh;
 pub mod observe;
 pub mod paths;

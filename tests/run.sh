@@ -52,7 +52,7 @@ kubernetes() {
     command -v sudo >/dev/null || { echo "FAIL  a real Kubernetes needs root: run as root, or make test-fast"; return 1; }
     root=(sudo -E)
   fi
-  cargo build --package selvedge-lab && "${root[@]}" target/debug/selvedge-lab run --kubernetes --quick "$@"
+  cargo build --package selvedge --package selvedge-lab && "${root[@]}" target/debug/selvedge-lab run --kubernetes --quick "$@"
 }
 
 rust

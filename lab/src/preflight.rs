@@ -25,7 +25,7 @@ pub fn missing(binary: &Path) -> Vec<String> {
 
 /// As [`missing`], for a real Kubernetes.
 #[must_use]
-pub fn missing_for_kubernetes() -> Vec<String> {
+pub fn missing_for_kubernetes(binary: &Path) -> Vec<String> {
     let root = nix::unistd::geteuid().is_root();
     let user = (!root).then(|| {
         "a real Kubernetes needs root, for control groups and overlay mounts: run it with sudo -E".to_owned()
@@ -36,7 +36,7 @@ pub fn missing_for_kubernetes() -> Vec<String> {
     let checks = ["ss", "curl", "openssl"].into_iter().filter(|program| find(program).is_none()).map(|program| {
         format!("the checks need the program {program}: install it (ss is in your distribution's package iproute2)")
     });
-    [tun(), user, proxy].into_iter().flatten().chain(checks).collect()
+    [tun(), user, program(binary), proxy].into_iter().flatten().chain(checks).collect()
 }
 
 fn find(program: &str) -> Option<std::path::PathBuf> {

@@ -4,10 +4,16 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::cluster;
+
 mod agent;
 mod cni;
 mod config;
 mod doctor;
+mod duration;
+mod install;
+mod progress;
+mod rest;
 mod status;
 mod support;
 pub mod table;
@@ -59,6 +65,18 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+impl From<cluster::Error> for Failure {
+    fn from(error: cluster::Error) -> Self {
+        let exit = match error {
+            cluster::Error::Unreachable { .. } => Exit::Unreachable,
+            cluster::Error::Call { .. } | cluster::Error::Late(_) => Exit::Failed,
+            cluster::Error::Config(_) => Exit::Usage,
+            cluster::Error::Conflict(_) => Exit::Findings,
+        };
+        Self::new(exit, error)
+    }
+}
+
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -107,8 +125,13 @@ enum Verb {
     Doctor(Box<doctor::Args>),
     /// Collect what somebody who helps needs to see of this node.
     Support(support::Args),
-    /// Take Selvedge's kernel state off this node.
+    /// Put Selvedge on a cluster, and wait until it works.
+    Install(Box<install::Args>),
+    /// Take Selvedge off a cluster, or off this node.
     Uninstall(uninstall::Args),
+    /// Do nothing until told to end: for a pod whose work is done.
+    #[command(hide = true)]
+    Rest,
 }
 
 /// The whole command line, for its reference page.
@@ -137,7 +160,9 @@ pub fn main() -> ExitCode {
         Verb::Config(args) => config::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Support(args) => support::run(&args),
+        Verb::Install(args) => install::run(&args),
         Verb::Uninstall(args) => uninstall::run(&args),
+        Verb::Rest => rest::run(),
     };
     match result {
         Ok(exit) => exit.into(),

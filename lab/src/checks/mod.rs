@@ -32,6 +32,7 @@ mod reach;
 mod rights;
 mod throughput;
 mod traces;
+mod uninstall;
 mod upkeep;
 mod workloads;
 
@@ -44,6 +45,7 @@ pub use leak::leaks;
 pub use membership::membership;
 pub use outside::outside;
 pub use rights::rights;
+pub use uninstall::uninstall;
 pub use upkeep::upkeep;
 pub use workloads::workloads;
 

@@ -64,6 +64,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
         outside: args.shape.outside,
         folder: folder.path().to_owned(),
         assets,
+        binary: args.shape.binary(),
     };
     let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
     progress.say("running upstream's end-to-end tests");

@@ -236,7 +236,7 @@ fn colours() -> bool {
 /// Fails with everything that is missing on this machine, if anything is.
 fn preflight(shape: &Shape) -> Result<(), Failure> {
     let missing = if shape.kubernetes {
-        crate::preflight::missing_for_kubernetes()
+        crate::preflight::missing_for_kubernetes(&shape.binary())
     } else {
         crate::preflight::missing(&shape.binary())
     };

@@ -114,13 +114,14 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
             };
             let lab = Lab::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
             let told = || lab.nodes().iter().map(|node| logs(node)).collect::<Vec<_>>().join("\n");
-            check(&lab, scale, &progress, |_| {}, told)
+            check(&lab, scale, &progress, More { before: nothing, after: nothing }, told)
         }
         Some(assets) => {
             let (nodes, datapath) = (args.shape.nodes, args.shape.datapath);
             let folder = folder.path().to_owned();
-            let options =
-                kubernetes::Options { nodes, datapath, outside: args.shape.outside, folder, assets };
+            let outside = args.shape.outside;
+            let binary = args.shape.binary();
+            let options = kubernetes::Options { nodes, datapath, outside, folder, assets, binary };
             let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
             let more = |report: &mut dyn FnMut(Report<'_>)| {
                 checks::workloads(&cluster, report);
@@ -133,19 +134,28 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
                 checks::claims(&cluster, report);
                 checks::rights(&cluster, report);
             };
-            check(&Served::new(&cluster), scale, &progress, more, || cluster.logs())
+            let after = |report: &mut dyn FnMut(Report<'_>)| checks::uninstall(&cluster, report);
+            check(&Served::new(&cluster), scale, &progress, More { before: more, after }, || cluster.logs())
         }
     };
     print(&format!("{} passed, {} failed\n", tally.passed, tally.failed));
     Ok(ExitCode::from(if tally.failed == 0 { 0 } else { FAILED }))
 }
 
-/// Makes all checks, and `more` before the leak check; where one fails, prints what `logs` gives.
+/// Checks beside those that every cluster gets.
+struct More<B, A> {
+    before: B,
+    after: A,
+}
+
+fn nothing(_report: &mut dyn FnMut(Report<'_>)) {}
+
+/// Makes all checks, and `more` before and after the leak check; where one fails, prints what `logs` gives.
 fn check(
     cluster: &dyn Cluster,
     scale: Scale,
     progress: &Progress,
-    more: impl FnOnce(&mut dyn FnMut(Report<'_>)),
+    more: More<impl FnOnce(&mut dyn FnMut(Report<'_>)), impl FnOnce(&mut dyn FnMut(Report<'_>))>,
     logs: impl FnOnce() -> String,
 ) -> Tally {
     progress.say("checking");
@@ -155,9 +165,10 @@ fn check(
         Report::Ended(outcome) => tally.count(outcome),
     };
     checks::run(cluster, scale, &mut report);
-    more(&mut report);
-    announce("leak check");
-    checks::leaks(cluster).iter().for_each(|outcome| tally.count(outcome));
+    (more.before)(&mut report);
+    report(Report::Begun("leak check"));
+    checks::leaks(cluster).iter().for_each(|outcome| report(Report::Ended(outcome)));
+    (more.after)(&mut report);
     if tally.failed > 0 {
         print(&format!("{}\n", logs()));
     }

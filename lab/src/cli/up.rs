@@ -60,7 +60,14 @@ impl Daemon {
                 Ok(Box::new(lab))
             }
             Some(assets) => {
-                let options = kubernetes::Options { nodes, datapath, outside, folder, assets };
+                let options = kubernetes::Options {
+                    nodes,
+                    datapath,
+                    outside,
+                    folder,
+                    assets,
+                    binary: self.shape.binary(),
+                };
                 let cluster = Kubernetes::start(options, progress)?;
                 Ok(Box::new(Real::new(cluster, &self.shape.binary())))
             }

@@ -1,7 +1,6 @@
-//! Selvedge as it is shipped: `deploy/` applied with the values of this cluster, and CoreDNS beside it.
+//! Selvedge as it is shipped: `selvedge install` with the values of this cluster, and CoreDNS beside it.
 
 use std::net::IpAddr;
-use std::path::Path;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
@@ -17,6 +16,8 @@ const COREDNS: &str = "registry.k8s.io/coredns/coredns:v1.15.0";
 /// Key of the taint that nodes begin with.
 pub const TAINT: &str = "selvedge.dev/not-ready";
 const CONDITION: &str = "NetworkUnavailable";
+/// How long the nodes may take to be ready.
+const INSTALL: &str = "3m";
 /// What tells why Selvedge is not ready.
 pub(super) const LOGS: [&[&str]; 4] = [
     &["get", "nodes,pods", "--all-namespaces", "-o", "wide"],
@@ -34,16 +35,12 @@ impl Kubernetes {
         for node in self.node_names() {
             self.kubectl(&["patch", "node", &node, "--subresource=status", "--patch", &patch])?;
         }
-        progress("applying Selvedge's manifests");
-        let overlay = self.options.folder.join("deploy/overlays/lab");
-        write_overlay(&self.options.assets.deploy_folder, &overlay, self.world.plan())
-            .doing("write the lab's overlay")?;
-        self.kubectl(&["apply", "--server-side", "--kustomize", &overlay.display().to_string()])?;
-        progress("waiting for the nodes to be ready, because of our CNI plugin");
-        self.wait("every node to be ready", |cluster| {
-            let nodes = cluster.client.list::<Node>("/api/v1/nodes")?;
-            Ok(nodes.iter().filter(|node| is_ready(node)).count() == cluster.machines.len())
-        })?;
+        progress("selvedge install, which waits until the nodes are ready because of our CNI plugin");
+        let config = self.options.folder.join("config.toml");
+        std::fs::write(&config, configuration(self.world.plan())).doing("write the configuration")?;
+        let installed =
+            self.selvedge(&["install", "--timeout", INSTALL, "--config", &config.display().to_string()]);
+        installed.map_err(|error| Error::new(error.what, format!("{}\n{}", error.why, self.logs())))?;
         self.wait("every node to admit pods", |cluster| {
             let nodes = cluster.client.list::<Node>("/api/v1/nodes")?;
             Ok(nodes.iter().all(admits_pods))
@@ -52,21 +49,16 @@ impl Kubernetes {
         let manifest = self.options.folder.join("coredns.json");
         std::fs::write(&manifest, coredns(self.world.plan())).doing("write CoreDNS's manifest")?;
         self.kubectl(&["apply", "--server-side", "--filename", &manifest.display().to_string()])?;
-        for (namespace, what) in [
-            ("selvedge-system", "daemonset/selvedge-tunnel"),
-            ("selvedge-system", "daemonset/selvedge-agent"),
-            ("kube-system", "deployment/coredns"),
-        ] {
-            let rollout =
-                self.kubectl(&["rollout", "status", "--timeout=120s", "--namespace", namespace, what]);
-            rollout.map_err(|error| Error::new(error.what, format!("{}\n{}", error.why, self.logs())))?;
-        }
+        let rollout = self.kubectl(&[
+            "rollout",
+            "status",
+            "--timeout=120s",
+            "--namespace=kube-system",
+            "deployment/coredns",
+        ]);
+        rollout.map_err(|error| Error::new(error.what, format!("{}\n{}", error.why, self.logs())))?;
         Ok(())
     }
-}
-
-fn is_ready(node: &Node) -> bool {
-    has(node, "Ready", "True")
 }
 
 /// Neither the condition nor the taint of a new node is left.
@@ -76,7 +68,7 @@ fn admits_pods(node: &Node) -> bool {
 
 /// It is ready, and the taint that it registered with is gone.
 pub(super) fn takes_pods(node: &Node) -> bool {
-    is_ready(node) && !is_tainted(node)
+    has(node, "Ready", "True") && !is_tainted(node)
 }
 
 fn is_tainted(node: &Node) -> bool {
@@ -88,29 +80,6 @@ fn has(node: &Node, condition: &str, status: &str) -> bool {
     let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.into_iter().any(|found| found.type_ == condition && found.status == status)
 }
-
-/// A copy of `deploy/` with one overlay more, which names this cluster's ranges.
-fn write_overlay(deploy: &Path, overlay: &Path, plan: &Plan) -> std::io::Result<()> {
-    let base = overlay.join("../../base");
-    std::fs::create_dir_all(overlay)?;
-    std::fs::create_dir_all(&base)?;
-    for entry in std::fs::read_dir(deploy.join("base"))?.flatten() {
-        std::fs::copy(entry.path(), base.join(entry.file_name()))?;
-    }
-    std::fs::write(overlay.join("config.toml"), configuration(plan))?;
-    std::fs::write(overlay.join("kustomization.yaml"), KUSTOMIZATION)
-}
-
-const KUSTOMIZATION: &str = "\
-apiVersion: kustomize.config.k8s.io/v1beta1
-kind: Kustomization
-resources: [../../base]
-configMapGenerator:
-  - name: selvedge-config
-    namespace: selvedge-system
-    behavior: replace
-    files: [config.toml]
-";
 
 fn configuration(plan: &Plan) -> String {
     let list = |nets: Vec<IpNet>| {

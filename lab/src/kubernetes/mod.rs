@@ -61,6 +61,8 @@ pub struct Options {
     pub folder: PathBuf,
     /// What it is made of.
     pub assets: Assets,
+    /// The program that installs Selvedge; what is installed is the image's.
+    pub binary: PathBuf,
 }
 
 /// A running cluster. Its methods block, and must not be called on a thread of an async runtime.
@@ -247,16 +249,26 @@ impl Kubernetes {
         self.options.folder.join("kubeconfig")
     }
 
+    /// A verb of Selvedge's on the whole cluster, as an administrator; gives what it prints.
+    pub fn selvedge(&self, args: &[&str]) -> Result<String, Error> {
+        let mut command = std::process::Command::new(&self.options.binary);
+        let what = format!("selvedge {}", args.join(" "));
+        said(&what, command.args(args).arg("--kubeconfig").arg(self.kubeconfig()))
+    }
+
+    /// A verb of Selvedge's on a node, outside of all containers.
+    pub fn selvedge_on(&self, node: &str, args: &[&str]) -> Result<String, Error> {
+        let what = format!("selvedge {} on {node}", args.join(" "));
+        let space = self.node_space(node).ok_or_else(|| Error::new(&what, "no such node".into()))?;
+        let mut command = std::process::Command::new(&self.options.binary);
+        said(&what, space.place(command.args(args)))
+    }
+
     /// A command of kubectl's, as an administrator; gives what it prints.
     pub fn kubectl(&self, args: &[&str]) -> Result<String, Error> {
         let mut command = std::process::Command::new(self.options.assets.binary("kubectl"));
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(args);
-        let what = format!("kubectl {}", args.join(" "));
-        let output = command.output().doing(&what)?;
-        match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            false => Err(Error::new(what, String::from_utf8_lossy(&output.stderr).into_owned())),
-        }
+        said(&format!("kubectl {}", args.join(" ")), &mut command)
     }
 
     /// Creates a pod on a node, with nothing but pauses in it, and waits until it runs; gives its namespace and
@@ -377,6 +389,17 @@ impl Kubernetes {
             }
         });
         waited.map_err(|why| Error::new("the cluster", format!("{why}; {last}\n{}", self.logs())))
+    }
+}
+
+/// What a command prints; an error with all that it says, if it fails.
+fn said(what: &str, command: &mut std::process::Command) -> Result<String, Error> {
+    let output = command.stdin(std::process::Stdio::null()).output().doing(what)?;
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    if output.status.success() {
+        Ok(out)
+    } else {
+        Err(Error::new(what, format!("{}: {err}{out}", output.status)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `selvedge uninstall`: takes off this node what Selvedge put there.
+//! `selvedge uninstall --node`: takes off this node what Selvedge put there.
 //!
 //! The guard goes last, and only when everything else is gone: nothing may leak in between.
 
@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 
-use super::{Exit, Failure};
+use super::super::{Exit, Failure};
+use super::Args;
 use crate::config::{Config, Overrides};
 use crate::kernel::LINK_GROUP;
 use crate::kernel::link::{self, Id};
@@ -21,33 +22,10 @@ use crate::paths::Paths;
 use crate::pod::{hostport, install, spoof};
 use crate::{egress, guard};
 
-/// Options of `selvedge uninstall`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Without --yes it says what it would remove, and removes nothing.
-
-Removes: the CNI configuration, network devices of link group 51830 (pods lose their network), routes and
-rules of protocol 83, nftables tables, /run/selvedge. Stop the agent and the tunnel first. The node's
-annotations (selvedge.dev/...) stay on its Node object.
-
-Exit codes: 0 nothing is left, 1 something could not be removed, 3 there is something to remove.")]
-pub(super) struct Args {
-    /// Take Selvedge off this node.
-    #[arg(long, required = true)]
-    node: bool,
-    /// Do it, without asking.
-    #[arg(long)]
-    yes: bool,
-    /// Remove the keys and records of this node and the CNI plugin's program too. A node that comes back after
-    /// this has a new identity.
-    #[arg(long)]
-    purge: bool,
-}
-
 #[expect(clippy::print_stdout, reason = "this is the answer")]
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
-    debug_assert!(args.node, "clap requires it");
     let paths = Paths::from_env();
-    super::block_on(async {
+    super::super::block_on(async {
         let netlink = Netlink::new().context("cannot look at this node's devices")?;
         let steps = plan(&netlink, &paths, args.purge).await?;
         if steps.is_empty() {

@@ -1,0 +1,156 @@
+//! `selvedge install`: puts Selvedge on a cluster.
+//!
+//! In the order in which it goes: what the cluster is like ([`choice`]), what speaks against it, a dry run of every
+//! object, the objects themselves, and waiting until the nodes are ready.
+
+mod answer;
+mod choice;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use ipnet::IpNet;
+
+use super::progress::Progress;
+use super::{Exit, Failure, Output};
+use crate::cluster::apply::{self, Mode};
+use crate::cluster::discover::Facts;
+use crate::cluster::{Access, connect, finding, rollout};
+use crate::manifest::{self, AGENT, ApiServer, Distribution, TUNNEL};
+use answer::Answer;
+use choice::Choice;
+
+/// Options of `selvedge install`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  selvedge install
+  selvedge install --dry-run --cluster-pod-cidr 10.244.0.0/16 --service-cidr 10.96.0.0/12
+  selvedge install --distribution k3s --config config.toml --render > selvedge.yaml
+
+What is not given is asked of the cluster, and what was found is said. Run again, it changes what differs;
+with a newer program, that is the upgrade.
+
+Exit codes: 0 installed and ready, 1 failed, 2 the ranges or another option are missing, 3 something speaks
+against it, or nodes are not ready in time, 4 the API server does not answer.")]
+pub(super) struct Args {
+    /// How the cluster was made; found out by default.
+    #[arg(long, value_enum)]
+    distribution: Option<Distribution>,
+    /// Pod addresses of the whole cluster; once for each range, or comma-separated. Found out by default.
+    #[arg(
+        long = "cluster-pod-cidr",
+        alias = "cluster-pod-cidrs",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pods: Vec<IpNet>,
+    /// Service addresses; once for each range, or comma-separated. Found out by default.
+    #[arg(long = "service-cidr", alias = "service-cidrs", value_name = "CIDR", value_delimiter = ',')]
+    services: Vec<IpNet>,
+    /// A whole config.toml, in place of the ranges.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["pods", "services"])]
+    config: Option<PathBuf>,
+    /// The image of both DaemonSets.
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// An API server's own address, for clusters without kube-proxy.
+    #[arg(long, value_name = "HOST:PORT")]
+    api_server: Option<ApiServer>,
+    /// Print the objects as YAML, and touch nothing.
+    #[arg(long, conflicts_with = "dry_run")]
+    render: bool,
+    /// Have the API server check every object, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Install beside another pod network, and whatever else speaks against it.
+    #[arg(long, visible_alias = "beside")]
+    force: bool,
+    /// Take over fields of our objects that others have set.
+    #[arg(long)]
+    force_conflicts: bool,
+    /// Do not wait until the nodes are ready.
+    #[arg(long)]
+    no_wait: bool,
+    /// How long to wait for that.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = super::duration::parse)]
+    timeout: Duration,
+    /// Form of the answer.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+    #[command(flatten)]
+    access: Access,
+}
+
+pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+    if args.render
+        && let Some(choice) = Choice::offline(args)?
+    {
+        return print(&manifest::yaml(&choice.settings.objects()));
+    }
+    super::block_on(install(args))
+}
+
+async fn install(args: &Args) -> Result<Exit, Failure> {
+    let mut progress = Progress::new();
+    let (client, old) = connect(&args.access).await?;
+    let facts = Facts::fetch(&client).await?;
+    let choice = Choice::online(args, &facts)?;
+    choice.found.iter().for_each(|text| progress.say(text));
+    let objects = choice.settings.objects();
+    if args.render {
+        return print(&manifest::yaml(&objects));
+    }
+    let findings = finding::look(&client, &facts, &choice.settings.config, old).await?;
+    let mut answer = Answer::new(&choice.settings, args.dry_run);
+    if findings.iter().any(|finding| finding.fatal || !args.force) {
+        answer.findings = findings.into_iter().map(|finding| finding.text).collect();
+        return end(args, &answer, Exit::Findings);
+    }
+    findings.iter().for_each(|finding| progress.say(&format!("going on all the same: {}", finding.text)));
+    let trial = Mode { dry_run: true, force: args.force_conflicts };
+    answer.objects = apply::all(&client, &objects, trial).await?;
+    if args.dry_run {
+        return end(args, &answer, Exit::Ok);
+    }
+    answer.objects = apply::all(&client, &objects, Mode { dry_run: false, ..trial }).await?;
+    if args.no_wait {
+        return end(args, &answer, Exit::Ok);
+    }
+    let mut seen = Vec::new();
+    let mut tell = |now: &rollout::Progress| {
+        // Each reason once: a terminal has one line alone.
+        for why in now.blocked.iter().filter(|why| !is_usual(why)) {
+            if !seen.contains(why) {
+                progress.say(why);
+                seen.push(why.clone());
+            }
+        }
+        progress.now(&now.to_string());
+    };
+    let last = rollout::follow(&client, &[TUNNEL, AGENT], args.timeout, &mut tell).await?;
+    drop(progress);
+    let exit = if last.is_done() { Exit::Ok } else { Exit::Findings };
+    answer.rollout = Some(last);
+    end(args, &answer, exit)
+}
+
+/// Every Node says this until its agent is there.
+fn is_usual(why: &str) -> bool {
+    why.starts_with("Node ")
+}
+
+fn end(args: &Args, answer: &Answer, exit: Exit) -> Result<Exit, Failure> {
+    match args.output {
+        Output::Json => print(&format!("{:#}\n", answer.json(exit)))?,
+        Output::Table => print(&answer.table(exit))?,
+    };
+    Ok(exit)
+}
+
+fn print(text: &str) -> Result<Exit, Failure> {
+    use std::io::Write as _;
+    let written = std::io::stdout().write_all(text.as_bytes());
+    written.map_err(|error| anyhow!("cannot write to standard output: {error}"))?;
+    Ok(Exit::Ok)
+}
