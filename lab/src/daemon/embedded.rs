@@ -6,11 +6,10 @@ use std::sync::Arc;
 use selvedge::kernel::netns::NetNs;
 use serde_json::Value;
 
-use super::{Kept, link, pod_name};
+use super::{Kept, Place, link, pod_name};
 use crate::api::resource::PODS;
 use crate::control::{NodeStatus, PodStatus, Status};
 use crate::lab::Lab;
-use crate::space::Space;
 use crate::{manifest, node};
 
 impl Kept for Lab {
@@ -57,15 +56,15 @@ impl Kept for Lab {
         Lab::delete_pod(self, name).map_err(|error| error.to_string())
     }
 
-    fn find(&self, target: &str) -> Result<Option<(Arc<Space>, Option<NetNs>)>, String> {
+    fn find(&self, target: &str) -> Result<Option<Place>, String> {
         if let Some(node) = self.nodes().iter().find(|node| node.name() == target) {
-            return Ok(Some((node.space(), None)));
+            return Ok(Some(Place { space: node.space(), pod: None }));
         }
         let key = pod_name(target);
         for (number, node) in self.nodes().iter().enumerate() {
             if let Some((ns, _)) = self.kubelet(number).pod(&key) {
                 let ns = ns.run(NetNs::current).and_then(|ns| ns).map_err(|error| error.to_string())?;
-                return Ok(Some((node.space(), Some(ns))));
+                return Ok(Some(Place { space: node.space(), pod: Some(ns) }));
             }
         }
         Ok(None)

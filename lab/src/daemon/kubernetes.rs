@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use selvedge::kernel::netns::NetNs;
 use serde_json::{Value, json};
 
-use super::{Kept, link, pod_name};
+use super::{Kept, Place, link, pod_name};
 use crate::control::{NodeStatus, PodStatus, Status};
 use crate::kubernetes::{Kubernetes, PAUSE};
 use crate::space::Space;
@@ -50,8 +49,8 @@ impl Real {
         if ports.is_empty() {
             return Ok(());
         }
-        let (_, net) = self.find(name)?.ok_or_else(|| format!("pod {name} is gone again"))?;
-        let net = net.ok_or_else(|| format!("a node is called {name}, too"))?;
+        let place = self.find(name)?.ok_or_else(|| format!("pod {name} is gone again"))?;
+        let net = place.pod.ok_or_else(|| format!("a node is called {name}, too"))?;
         let server = Server::start(&net, name, ports, self.cluster.world().canary());
         let server = server.map_err(|error| error.to_string())?;
         self.servers.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), server);
@@ -96,16 +95,17 @@ impl Kept for Real {
         self.cluster.delete_pod(name).map_err(|error| error.to_string())
     }
 
-    fn find(&self, target: &str) -> Result<Option<(Arc<Space>, Option<NetNs>)>, String> {
+    fn find(&self, target: &str) -> Result<Option<Place>, String> {
         if let Some(space) = self.cluster.node_space(target) {
-            return Ok(Some((space.clone(), None)));
+            return Ok(Some(Place { space: space.clone(), pod: None }));
         }
         let key = pod_name(target);
         for status in self.pods()?.iter().map(pod_status) {
             if (status.namespace, status.name) == key && status.phase == "Running" {
                 let Some(space) = self.cluster.node_space(&status.node) else { continue };
                 let net = self.cluster.pod_namespace(&status.node, &status.addresses);
-                return Ok(Some((space.clone(), Some(net.map_err(|error| error.to_string())?))));
+                let pod = Some(net.map_err(|error| error.to_string())?);
+                return Ok(Some(Place { space: space.clone(), pod }));
             }
         }
         Ok(None)

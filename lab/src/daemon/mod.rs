@@ -20,6 +20,14 @@ use crate::state;
 
 pub use kubernetes::Real;
 
+/// Where a command can be run.
+pub struct Place {
+    /// The node's namespaces.
+    pub space: Arc<Space>,
+    /// The network of a pod on it; none for the node itself.
+    pub pod: Option<NetNs>,
+}
+
 /// A lab, to its daemon.
 pub trait Kept: Send + Sync {
     /// How it is; the daemon gives it its name.
@@ -28,8 +36,8 @@ pub trait Kept: Send + Sync {
     fn create(&self, objects: Vec<Value>) -> Result<(), String>;
     /// Deletes a pod and waits until it is gone.
     fn delete_pod(&self, name: &str) -> Result<(), String>;
-    /// The namespaces of a node or of a pod: the node's, and the pod's network; none for a target that is neither.
-    fn find(&self, target: &str) -> Result<Option<(Arc<Space>, Option<NetNs>)>, String>;
+    /// The place of a node or of a running pod; none for a target that is neither.
+    fn find(&self, target: &str) -> Result<Option<Place>, String>;
     /// The names of the nodes.
     fn node_names(&self) -> Vec<String>;
     /// What programs get in their environment, on a node or beside all of them.
@@ -111,10 +119,10 @@ impl Daemon {
                     let names = self.lab.node_names().join(", ");
                     format!("there is no node and no running pod {target}; nodes: {names}")
                 };
-                let (space, net) = self.lab.find(target)?.ok_or_else(unknown)?;
+                let Place { space, pod } = self.lab.find(target)?.ok_or_else(unknown)?;
                 let [own, mounts, host] = space.files();
-                on_node = net.is_none();
-                let net = match net {
+                on_node = pod.is_none();
+                let net = match pod {
                     Some(net) => File::from(std::os::fd::OwnedFd::from(net)),
                     None => copy(own)?,
                 };
