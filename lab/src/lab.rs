@@ -45,6 +45,20 @@ pub struct Options {
     pub binary: PathBuf,
 }
 
+impl Options {
+    /// Two nodes of both families, `node1` and `node2`.
+    #[must_use]
+    pub fn pair(folder: &Path, binary: impl Into<PathBuf>) -> Self {
+        Self {
+            nodes: 2,
+            families: Families::Dual,
+            datapath: Datapath::default(),
+            folder: folder.to_owned(),
+            binary: binary.into(),
+        }
+    }
+}
+
 /// What went wrong with a lab.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {why}")]

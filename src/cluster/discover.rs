@@ -201,7 +201,7 @@ fn value<'a>(words: &[&'a str], flag: &str) -> Option<&'a str> {
 }
 
 fn list(text: &str) -> Vec<IpNet> {
-    text.split(',').filter_map(|net| net.trim().parse().ok()).collect()
+    text.split(',').filter_map(|net| net.trim().parse::<IpNet>().ok()).map(|net| net.trunc()).collect()
 }
 
 fn found(cidrs: Vec<IpNet>, from: String) -> Option<Found> {

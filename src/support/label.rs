@@ -50,12 +50,11 @@ fn value(content: &[u8], behind: usize, least: usize) -> Option<Range> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pattern::tests::found_by;
     use super::*;
 
     fn found(text: &str) -> Vec<&str> {
-        let mut ranges = Vec::new();
-        find(text.as_bytes(), &mut ranges);
-        ranges.into_iter().map(|(from, to)| &text[from..to]).collect()
+        found_by(find, text)
     }
 
     #[test]

@@ -68,13 +68,18 @@ fn position(text: &[u8], what: &[u8]) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn found(text: &str) -> Vec<&str> {
+    /// What `find` finds in a text.
+    pub(in super::super) fn found_by(find: fn(&[u8], &mut Vec<Range>), text: &str) -> Vec<&str> {
         let mut ranges = Vec::new();
         find(text.as_bytes(), &mut ranges);
         ranges.into_iter().map(|(from, to)| &text[from..to]).collect()
+    }
+
+    fn found(text: &str) -> Vec<&str> {
+        found_by(find, text)
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "in tests a panic is the report")]
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use selvedge::agent::status::AgentStatus;
@@ -12,7 +11,6 @@ use selvedge_keys::{PrivateKey, PublicKey};
 use selvedge_lab::api::Deletion;
 use selvedge_lab::api::resource::{EVENTS, NODES};
 use selvedge_lab::lab::{Lab, Options};
-use selvedge_lab::plan::{Datapath, Families};
 use selvedge_lab::process::wait_for;
 use selvedge_lab::traffic::PingReport;
 use serde_json::{Value, json};
@@ -31,13 +29,7 @@ impl Cluster {
     /// Two real nodes, `node1` and `node2`, of both families.
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = Options {
-            nodes: 2,
-            families: Families::Dual,
-            datapath: Datapath::default(),
-            folder: folder.path().to_owned(),
-            binary: PathBuf::from(env!("CARGO_BIN_EXE_selvedge")),
-        };
+        let options = Options::pair(folder.path(), env!("CARGO_BIN_EXE_selvedge"));
         let lab = Lab::start(options, &mut |_| {}).unwrap();
         let cluster = Self { lab, _folder: folder };
         cluster.wait_for("node1 and node2 to be peers", |cluster| cluster.has_peer("node2"));

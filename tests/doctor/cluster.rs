@@ -93,7 +93,8 @@ fn what_the_cluster_lacks_is_named() {
         let (report, exit) = host.doctor(&["--kubeconfig", &cluster.kubeconfig]);
         assert_eq!(exit, 3);
         expect(&report, "nodes", &[("problem", "Nodes without spec.podCIDRs: n1")]);
-        let lacks = ("problem", "clusterPodCIDRs lacks 10.250.0.0/16 of kubeadm-config");
+        let lacks =
+            ("problem", "clusterPodCIDRs lacks 10.250.0.0/16 of podSubnet of the ConfigMap kubeadm-config");
         expect(&report, "cluster-ranges", &[lacks, ("problem", "outside of clusterPodCIDRs: Nodes n2")]);
         expect(&report, "admission", &[("problem", "no policy selvedge-nodes")]);
     });

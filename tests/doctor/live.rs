@@ -1,7 +1,6 @@
 //! On a node of a running cluster.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -10,7 +9,6 @@ use selvedge_keys::KeyStore;
 use selvedge_lab::isolated;
 use selvedge_lab::lab::{Lab, Options};
 use selvedge_lab::node::{Node, environment};
-use selvedge_lab::plan::{Datapath, Families};
 use selvedge_lab::process::wait_for;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -23,13 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Two nodes that are peers.
 fn cluster() -> (Lab, TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options {
-        nodes: 2,
-        families: Families::Dual,
-        datapath: Datapath::default(),
-        folder: folder.path().to_owned(),
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_selvedge")),
-    };
+    let options = Options::pair(folder.path(), env!("CARGO_BIN_EXE_selvedge"));
     let lab = Lab::start(options, &mut |_| {}).unwrap();
     wait_for("all to be well on node1", PATIENCE, || doctor(&lab.nodes()[0], &["--offline"]).1 == 0).unwrap();
     (lab, folder)

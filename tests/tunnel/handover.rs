@@ -17,6 +17,17 @@ use crate::support::{Host, SOON, until};
 use crate::{MS, pings};
 
 const TAKE_OVER: [&str; 2] = ["--managed", "--take-over"];
+/// When one of the two is killed, from the start of the heir on.
+const MOMENTS: [Duration; 8] = [
+    Duration::ZERO,
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+];
 
 impl Node {
     /// Starts a second tunnel that is to take the device over.
@@ -48,6 +59,12 @@ fn replace(host: &Host, name: &str, tunnel: &mut Tunnel) -> Duration {
     took
 }
 
+/// The parent, and its worker with it.
+fn kill_all(tunnel: &mut Tunnel) {
+    tunnel.child.kill().unwrap();
+    tunnel.child.wait().unwrap();
+}
+
 fn took_over(heir: &Tunnel) {
     until("the heir has the device", SOON, || heir.log().contains("took the device over").then_some(()));
 }
@@ -75,6 +92,14 @@ impl Pings {
         for ping in &self.0 {
             let before = ping.received();
             until("traffic goes on", SOON, || (ping.received() > before + 200).then_some(()));
+        }
+    }
+
+    /// Ends them; none was without an answer for a second.
+    fn end_with_short_gaps(self) {
+        for report in self.stop() {
+            println!("{} sent, {} lost, longest gap {:?}", report.sent, report.lost(), report.longest_gap);
+            assert!(report.longest_gap < Duration::from_secs(1), "{report:?}");
         }
     }
 
@@ -145,12 +170,10 @@ fn an_heir_that_dies_leaves_the_device_where_it_was() {
     isolated!(|| {
         let mut net = Managed::configured();
         let running = Pings::start(&net);
-        for wait in [0, 5, 20, 50, 100, 200, 400, 800] {
+        for wait in MOMENTS {
             let mut heir = net.a.heir();
-            std::thread::sleep(Duration::from_millis(wait));
-            heir.child.kill().unwrap();
-            heir.child.wait().unwrap();
-            println!("heir killed after {wait} ms:\n{}", heir.log());
+            std::thread::sleep(wait);
+            kill_all(&mut heir);
             running.go_on();
             net.a.tunnel.wait_ready();
             let config = net.a.config(vec![net.b.as_peer()]);
@@ -159,10 +182,7 @@ fn an_heir_that_dies_leaves_the_device_where_it_was() {
         }
         net.a.replace();
         running.go_on();
-        for report in running.stop() {
-            println!("{} sent, {} lost, longest gap {:?}", report.sent, report.lost(), report.longest_gap);
-            assert!(report.longest_gap < Duration::from_secs(1), "{report:?}");
-        }
+        running.end_with_short_gaps();
     });
 }
 
@@ -171,19 +191,15 @@ fn a_predecessor_that_dies_leaves_the_device_to_its_heir() {
     isolated!(|| {
         let mut net = Managed::configured();
         let running = Pings::start(&net);
-        for wait in [0, 5, 20, 50, 100, 200, 400, 800] {
+        for wait in MOMENTS {
             let mut heir = net.a.heir();
-            std::thread::sleep(Duration::from_millis(wait));
+            std::thread::sleep(wait);
             std::mem::swap(&mut net.a.tunnel, &mut heir);
-            heir.child.kill().unwrap();
-            heir.child.wait().unwrap();
+            kill_all(&mut heir);
             running.go_on();
             net.a.tunnel.wait_ready();
         }
-        for report in running.stop() {
-            println!("{} sent, {} lost, longest gap {:?}", report.sent, report.lost(), report.longest_gap);
-            assert!(report.longest_gap < Duration::from_secs(1), "{report:?}");
-        }
+        running.end_with_short_gaps();
     });
 }
 

@@ -8,9 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
-use k8s_openapi::api::networking::v1::ServiceCIDR;
-use kube::api::ListParams;
+use k8s_openapi::api::core::v1::Node;
 use kube::client::Body;
 use kube::{Api, Client};
 
@@ -19,10 +17,10 @@ use super::super::finding::Finding;
 use super::Access;
 use super::access::{self, Rights};
 use super::admission::POLICY;
-use super::ranges::{self, Ranges};
+use super::ranges::Ranges;
 use crate::agent::client;
+use crate::cluster::discover;
 
-const SYSTEM: &str = "kube-system";
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -36,7 +34,7 @@ pub(super) struct Facts {
     /// None where the object does not exist.
     pub(super) policy: Result<Option<ValidatingAdmissionPolicy>, String>,
     pub(super) binding: Result<Option<ValidatingAdmissionPolicyBinding>, String>,
-    pub(super) ranges: Vec<Ranges>,
+    pub(super) ranges: Ranges,
 }
 
 /// # Errors
@@ -63,16 +61,18 @@ pub(super) async fn gather(access: &Access) -> Result<Facts, String> {
         }
         None => access::gather(&client, false).await,
     };
-    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
+    let seen = discover::Facts::fetch(&client).await;
+    let ranges = seen.as_ref().map(|seen| Ranges { pods: seen.pod_cidrs(), services: seen.service_cidrs() });
+    let ranges = ranges.unwrap_or_default();
     Ok(Facts {
         server,
         version,
         clock,
-        nodes: nodes.map(|list| list.items).map_err(|error| say(&error)),
+        nodes: seen.map(|seen| seen.nodes).map_err(|error| error.to_string()),
         rights,
         policy: optional(Api::all(client.clone()).get_opt(POLICY).await),
         binding: optional(Api::all(client.clone()).get_opt(POLICY).await),
-        ranges: find_ranges(&client).await,
+        ranges,
     })
 }
 
@@ -103,22 +103,4 @@ async fn version(client: &Client) -> anyhow::Result<(String, Option<Finding>)> {
     let body = response.into_body().collect_bytes().await.context("read the API server's version")?;
     let value: serde_json::Value = serde_json::from_slice(&body).context("read the API server's version")?;
     Ok((value["gitVersion"].as_str().unwrap_or("of unknown version").to_owned(), clock))
-}
-
-/// From every place that may tell; one that may not be seen is as good as one that does not exist.
-async fn find_ranges(client: &Client) -> Vec<Ranges> {
-    let mut found = Vec::new();
-    let pods: Api<Pod> = Api::namespaced(client.clone(), SYSTEM);
-    for component in ["kube-controller-manager", "kube-apiserver"] {
-        let select = ListParams::default().labels(&format!("component={component}"));
-        let pods = pods.list(&select).await.map(|list| list.items).unwrap_or_default();
-        found.extend(pods.iter().filter_map(|pod| ranges::of_pod(component, pod)));
-    }
-    let services = Api::<ServiceCIDR>::all(client.clone()).list(&ListParams::default()).await;
-    found.extend(services.ok().and_then(|list| ranges::of_service_cidrs(&list.items)));
-    let config: Api<ConfigMap> = Api::namespaced(client.clone(), SYSTEM);
-    let kubeadm = config.get_opt("kubeadm-config").await.ok().flatten();
-    let kubeadm = kubeadm.and_then(|map| map.data?.remove("ClusterConfiguration"));
-    found.extend(kubeadm.and_then(|text| ranges::of_kubeadm(&text)));
-    found
 }

@@ -52,7 +52,7 @@ fn judge(facts: &Facts, config: Option<&Config>) -> (Vec<Finding>, Option<String
             nodes.as_slice()
         }
         Err(error) => {
-            findings.push(Finding::skipped(nodes::CHECK, format!("Nodes cannot be listed: {error}")));
+            findings.push(Finding::skipped(nodes::CHECK, error.clone()));
             &[]
         }
     };

@@ -3,93 +3,44 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::api::networking::v1::ServiceCIDR;
-use serde_json::Value;
+use k8s_openapi::api::core::v1::Node;
 
 use super::super::finding::Finding;
 use super::nodes;
+use crate::cluster::discover::Found;
 use crate::config::Config;
 
 const CHECK: &str = "cluster-ranges";
 
-/// What one place tells. Of a kind that it does not tell, none.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ranges {
-    /// The place.
-    pub source: String,
-    /// Of pods.
-    pub pods: Vec<IpNet>,
-    /// Of Services.
-    pub services: Vec<IpNet>,
-}
-
-impl Ranges {
-    fn told(source: &str, pods: Vec<IpNet>, services: Vec<IpNet>) -> Option<Self> {
-        let source = source.to_owned();
-        (!pods.is_empty() || !services.is_empty()).then_some(Self { source, pods, services })
-    }
-}
-
-/// Comma-separated prefixes; what is none is left out.
+/// Prefixes as texts; what is none is left out.
 fn nets<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<IpNet> {
-    let texts = texts.into_iter().flat_map(|text| text.split(','));
-    texts.filter_map(|text| text.trim().parse::<IpNet>().ok()).map(|net| net.trunc()).collect()
+    texts.into_iter().filter_map(|text| text.trim().parse::<IpNet>().ok()).map(|net| net.trunc()).collect()
 }
 
-/// From the command line of a control plane's static pod.
-pub(super) fn of_pod(component: &str, pod: &Pod) -> Option<Ranges> {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let words = || {
-        let lists = containers.clone().flat_map(|container| [&container.command, &container.args]);
-        lists.flatten().flatten().map(String::as_str)
-    };
-    let flag = |name: &str| {
-        let value =
-            |word: &str| word.strip_prefix(name).map(|rest| rest.strip_prefix('=').map(str::to_owned));
-        let joined = words().find_map(|word| value(word).flatten());
-        joined.or_else(|| words().skip_while(|word| *word != name).nth(1).map(str::to_owned))
-    };
-    let of = |name: &str| nets(flag(name).as_deref());
-    Ranges::told(component, of("--cluster-cidr"), of("--service-cluster-ip-range"))
-}
-
-/// From `ServiceCIDR` objects (networking.k8s.io/v1, Kubernetes 1.33).
-pub(super) fn of_service_cidrs(objects: &[ServiceCIDR]) -> Option<Ranges> {
-    let texts = objects.iter().filter_map(|object| object.spec.as_ref()?.cidrs.as_ref()).flatten();
-    Ranges::told("ServiceCIDR objects", Vec::new(), nets(texts.map(String::as_str)))
-}
-
-/// From kubeadm's `ClusterConfiguration`.
-pub(super) fn of_kubeadm(text: &str) -> Option<Ranges> {
-    let value: Value = serde_saphyr::from_str(text).ok()?;
-    let of = |key: &str| nets(value["networking"][key].as_str());
-    Ranges::told("kubeadm-config", of("podSubnet"), of("serviceSubnet"))
-}
-
-/// The first place that tells of pods, and the best that tells of Services.
-fn choose(found: &[Ranges]) -> (Option<&Ranges>, Option<&Ranges>) {
-    let pods = found.iter().find(|ranges| !ranges.pods.is_empty());
-    let objects = found.iter().find(|ranges| ranges.pods.is_empty() && !ranges.services.is_empty());
-    let services = objects.or_else(|| found.iter().find(|ranges| !ranges.services.is_empty()));
-    (pods, services)
+/// What the cluster tells of its ranges.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Ranges {
+    /// Of pods.
+    pub(super) pods: Option<Found>,
+    /// Of Services.
+    pub(super) services: Option<Found>,
 }
 
 /// Findings, and lines for config.toml.
 pub(super) fn judge(
     config: Option<&Config>,
-    found: &[Ranges],
+    found: &Ranges,
     nodes: &[Node],
 ) -> (Vec<Finding>, Option<String>) {
-    let (pods, services) = choose(found);
+    let (pods, services) = (found.pods.as_ref(), found.services.as_ref());
     let of_nodes = of_nodes(nodes);
     let suggestion = suggest(pods, services, &of_nodes);
     let Some(config) = config else {
         return (vec![unconfigured(pods, services)], suggestion);
     };
     let mut findings: Vec<Finding> = [
-        pods.and_then(|told| differ("clusterPodCIDRs", &config.cluster_pod_cidrs, &told.pods, &told.source)),
-        services.and_then(|told| differ("serviceCIDRs", &config.service_cidrs, &told.services, &told.source)),
+        pods.and_then(|told| differ("clusterPodCIDRs", &config.cluster_pod_cidrs, &told.cidrs, &told.from)),
+        services.and_then(|told| differ("serviceCIDRs", &config.service_cidrs, &told.cidrs, &told.from)),
         outside(config, nodes),
     ]
     .into_iter()
@@ -109,8 +60,8 @@ pub(super) fn judge(
     (findings, suggestion)
 }
 
-fn unconfigured(pods: Option<&Ranges>, services: Option<&Ranges>) -> Finding {
-    let sources: BTreeSet<_> = pods.iter().chain(&services).map(|told| told.source.as_str()).collect();
+fn unconfigured(pods: Option<&Found>, services: Option<&Found>) -> Finding {
+    let sources: BTreeSet<_> = pods.iter().chain(&services).map(|told| told.from.as_str()).collect();
     match sources.is_empty() {
         true => Finding::skipped(CHECK, "the cluster tells its ranges nowhere, and none are configured"),
         false => {
@@ -165,12 +116,12 @@ fn line(key: &str, nets: &[IpNet]) -> String {
 }
 
 /// Ready to be pasted; where nobody tells the range of pods, a comment says what it has to hold.
-fn suggest(pods: Option<&Ranges>, services: Option<&Ranges>, nodes: &BTreeSet<IpNet>) -> Option<String> {
+fn suggest(pods: Option<&Found>, services: Option<&Found>, nodes: &BTreeSet<IpNet>) -> Option<String> {
     /// More are no help.
     const NODES: usize = 8;
     let mut lines = Vec::new();
     match pods {
-        Some(told) => lines.push(line("clusterPodCIDRs", &told.pods)),
+        Some(told) => lines.push(line("clusterPodCIDRs", &told.cidrs)),
         None if !nodes.is_empty() => {
             let list: Vec<_> = nodes.iter().take(NODES).map(ToString::to_string).collect();
             lines.push(format!(
@@ -180,7 +131,7 @@ fn suggest(pods: Option<&Ranges>, services: Option<&Ranges>, nodes: &BTreeSet<Ip
         }
         None => {}
     }
-    lines.extend(services.map(|told| line("serviceCIDRs", &told.services)));
+    lines.extend(services.map(|told| line("serviceCIDRs", &told.cidrs)));
     (!lines.is_empty()).then(|| lines.join("\n") + "\n")
 }
 
@@ -192,49 +143,18 @@ mod tests {
     use super::*;
 
     fn told(pods: &[&str], services: &[&str]) -> Ranges {
-        let of = |texts: &[&str]| nets(texts.iter().copied());
-        Ranges { source: "kube-controller-manager".into(), pods: of(pods), services: of(services) }
+        let of =
+            |texts: &[&str]| Some(Found { cidrs: nets(texts.iter().copied()), from: "its flags".into() });
+        Ranges { pods: of(pods), services: of(services) }
     }
 
-    fn severities(found: &[Ranges], nodes: &[Node]) -> Vec<Severity> {
+    fn severities(found: &Ranges, nodes: &[Node]) -> Vec<Severity> {
         judge(Some(&config("")), found, nodes).0.into_iter().map(|finding| finding.severity).collect()
     }
 
     #[test]
-    fn every_place_is_understood() {
-        let pod = |command: &[&str], args: &[&str]| -> Pod {
-            let container = serde_json::json!({"name": "c", "command": command, "args": args});
-            serde_json::from_value(serde_json::json!({"metadata": {}, "spec": {"containers": [container]}}))
-                .unwrap()
-        };
-        let joined = pod(
-            &["kube-controller-manager", "--cluster-cidr=10.244.0.0/16,fd00::/56", "--v=2"],
-            &["--service-cluster-ip-range=10.96.0.0/12"],
-        );
-        let expected = told(&["10.244.0.0/16", "fd00::/56"], &["10.96.0.0/12"]);
-        assert_eq!(of_pod("kube-controller-manager", &joined), Some(expected));
-        let apart = pod(&["x", "--cluster-cidr", "10.1.0.0/16"], &[]);
-        assert_eq!(of_pod("x", &apart).unwrap().pods, nets(["10.1.0.0/16"]));
-        assert_eq!(of_pod("x", &pod(&["x", "--cluster-cidr-not=10.1.0.0/16"], &[])), None);
-
-        let kubeadm = "apiServer: {}\nnetworking:\n  dnsDomain: cluster.local\n  podSubnet: 10.244.0.0/16\n  \
-                       serviceSubnet: 10.96.0.0/12,fd00:10:96::/112\n";
-        let found = of_kubeadm(kubeadm).unwrap();
-        assert_eq!(
-            (found.pods, found.services),
-            (nets(["10.244.0.0/16"]), nets(["10.96.0.0/12,fd00:10:96::/112"]))
-        );
-        assert_eq!(of_kubeadm(": ["), None);
-
-        let object =
-            serde_json::json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12"]}});
-        let objects: Vec<ServiceCIDR> = vec![serde_json::from_value(object).unwrap()];
-        assert_eq!(of_service_cidrs(&objects).unwrap().services, nets(["10.96.0.0/12"]));
-    }
-
-    #[test]
     fn what_is_found_is_ready_to_paste() {
-        let found = [told(&["10.244.0.0/16"], &["10.96.0.0/12"]), told(&[], &["10.96.0.0/12", "fd00::/112"])];
+        let found = told(&["10.244.0.0/16"], &["10.96.0.0/12", "fd00::/112"]);
         let (findings, suggestion) = judge(None, &found, &[]);
         assert_eq!(findings[0].severity, Severity::Ok);
         let suggestion = suggestion.unwrap();
@@ -243,24 +163,24 @@ mod tests {
             "clusterPodCIDRs = [\"10.244.0.0/16\"]\nserviceCIDRs = [\"10.96.0.0/12\", \"fd00::/112\"]\n"
         );
         Config::parse(std::path::Path::new("x"), &suggestion, &crate::config::Overrides::default()).unwrap();
-        let (_, suggestion) = judge(None, &[], &[node("a", &["10.1.0.0/24"])]);
+        let (_, suggestion) = judge(None, &Ranges::default(), &[node("a", &["10.1.0.0/24"])]);
         assert!(suggestion.unwrap().contains("the Nodes' 10.1.0.0/24"));
     }
 
     #[test]
     fn configured_and_found_are_compared() {
-        let right = [told(&["10.244.0.0/16"], &["10.96.0.0/12"])];
+        let right = told(&["10.244.0.0/16"], &["10.96.0.0/12"]);
         let (findings, suggestion) = judge(Some(&config("")), &right, &[]);
         assert_eq!((findings[0].severity, suggestion), (Severity::Ok, None));
-        assert_eq!(severities(&[], &[]), [Severity::Skipped]);
-        let wrong = [told(&["10.245.0.0/16"], &["10.96.0.0/16"])];
+        assert_eq!(severities(&Ranges::default(), &[]), [Severity::Skipped]);
+        let wrong = told(&["10.245.0.0/16"], &["10.96.0.0/16"]);
         assert_eq!(severities(&wrong, &[]), [Severity::Problem, Severity::Warning]);
         let (findings, _) = judge(Some(&config("")), &wrong, &[]);
         assert_eq!(
             findings[0].remedy.as_deref(),
             Some("write clusterPodCIDRs = [\"10.245.0.0/16\"] on every node")
         );
-        assert_eq!(severities(&[], &[node("a", &["10.244.1.0/24"])]), [Severity::Ok]);
-        assert_eq!(severities(&[], &[node("b", &["10.250.1.0/24"])]), [Severity::Problem]);
+        assert_eq!(severities(&Ranges::default(), &[node("a", &["10.244.1.0/24"])]), [Severity::Ok]);
+        assert_eq!(severities(&Ranges::default(), &[node("b", &["10.250.1.0/24"])]), [Severity::Problem]);
     }
 }
