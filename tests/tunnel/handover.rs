@@ -2,19 +2,20 @@
 //! when one of the two dies.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use selvedge::tunnel::api::PeerState;
+use selvedge::tunnel::api::{Applied, PeerState};
 use selvedge_lab::isolated;
 use selvedge_lab::traffic::{Ping, PingReport, Server, upload};
 
 use crate::managed::{Managed, Node};
 use crate::support::tunnel::Tunnel;
 use crate::support::{Host, SOON, until};
-use crate::{MS, pings};
+use crate::{MS, pings, refused};
 
 const TAKE_OVER: [&str; 2] = ["--managed", "--take-over"];
 /// When one of the two is killed, from the start of the heir on.
@@ -212,6 +213,7 @@ fn a_predecessor_that_is_told_to_stop_hands_over_first() {
         until("it hands over", SOON, || net.a.tunnel.log().contains("takes the device over").then_some(()));
         net.a.tunnel.signal(Signal::SIGTERM);
         assert!(net.a.tunnel.ended().success());
+        assert!(net.a.tunnel.log().contains("the device is handed over"), "{}", net.a.tunnel.log());
         took_over(&heir);
         std::mem::swap(&mut net.a.tunnel, &mut heir);
         running.go_on();
@@ -264,18 +266,41 @@ fn a_predecessor_that_hangs_is_gone_past() {
 }
 
 #[test]
-fn during_a_hand_over_changes_are_refused_and_whoever_does_not_know_how_gets_nothing() {
+fn whoever_does_not_know_how_gets_nothing_and_changes_nothing() {
     isolated!(|| {
         let net = Managed::configured();
         let door = net.a.tunnel.run.join("tunnel-wg1.door");
+        assert_eq!(std::fs::metadata(&door).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(ask_door(&door, "take 99"), "no this version understands `take 1`");
-        // A heir that never asks for UDP: the one before serves on, but takes no configuration.
+        // An heir that takes all it is given and never asks for UDP: the one before serves on.
         let silent = knock(&door, "take 1");
-        let config = net.a.config(vec![net.b.as_peer()]);
-        until("changes are refused", SOON, || net.a.put("/v1/config", &config).is_err().then_some(()));
-        drop(silent);
-        until("changes are taken", SOON, || net.a.put("/v1/config", &config).ok());
+        until("it is asked for", SOON, || net.a.tunnel.log().contains("takes the device over").then_some(()));
         pings(&net.a.host, inside(&net.b), &net.canary);
+        drop(silent);
+        until("it answers again", SOON, || net.a.tunnel.log().contains("going on").then_some(()));
+        net.a.put("/v1/config", &net.a.config(vec![net.b.as_peer()])).unwrap();
+    });
+}
+
+#[test]
+fn a_data_plane_is_not_made_anew_before_it_has_the_device() {
+    isolated!(|| {
+        let net = Managed::configured();
+        let running = Pings::start(&net);
+        let heir = net.a.heir();
+        until("the heir reads the TUN", SOON, || heir.log().contains("reading the TUN").then_some(()));
+        let mut config = net.a.config(vec![net.b.as_peer()]);
+        assert_eq!(net.a.put("/v1/config", &config).unwrap(), Applied::default(), "the same may be said");
+        config.mtu = 1300;
+        let (status, error) = refused(net.a.put("/v1/config", &config));
+        assert!(status == 409 && error.contains("handed over"), "{status} {error}");
+        took_over(&heir);
+        running.go_on();
+        for report in running.stop() {
+            assert_eq!(report.lost(), 0, "{report:?}");
+        }
+        net.a.put("/v1/config", &config).unwrap();
+        assert_eq!(net.a.host.link("wg1").unwrap().mtu, 1300);
     });
 }
 

@@ -44,17 +44,8 @@ struct State {
     roamed: Roamed,
     /// As it was when this data plane started: see [`Roamed`].
     roamed_before: Roamed,
-    hand_over: HandOver,
-}
-
-/// Whether there are two data planes on the device now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum HandOver {
-    No,
-    /// This one is to have the device.
-    Taking,
-    /// This one is to end.
-    Leaving,
+    /// The data plane before, in another process, is still there.
+    is_taking: bool,
 }
 
 #[derive(Debug)]
@@ -101,20 +92,20 @@ impl Engine {
         let (ends_sender, ends) = mpsc::unbounded_channel();
         let (taken_sender, taken) = oneshot::channel();
         let inheritance = descriptors.take(slot::LINK).map(|link| Inheritance { link, taken: taken_sender });
-        let hand_over = if inheritance.is_some() { HandOver::Taking } else { HandOver::No };
+        let is_taking = inheritance.is_some();
         let plane = Plane::start(tun, udp, mtu, Outlets { events, ends: ends_sender }, inheritance)?;
         if mark != 0 {
             plane.sockets().set_mark(mark)?;
         }
         plane.sockets().keep(&descriptors)?;
         let wanted = Wanted { config: Config::default(), port, mark, mtu };
-        let state = State { plane, mode, wanted, roamed: roamed.clone(), roamed_before: roamed, hand_over };
+        let state = State { plane, mode, wanted, roamed: roamed.clone(), roamed_before: roamed, is_taking };
         let (events, _) = broadcast::channel(EVENTS);
         let engine = Arc::new(Self { options, paths, descriptors, events, state: Mutex::new(state) });
         engine.set_up_link(mtu).await?;
         engine.apply_kept().await;
         tokio::spawn(Arc::clone(&engine).pump(from_worker));
-        if hand_over == HandOver::Taking {
+        if is_taking {
             tokio::spawn(Arc::clone(&engine).take(taken));
         }
         Ok(Start { engine, ends })
@@ -124,27 +115,20 @@ impl Engine {
     async fn take(self: Arc<Self>, taken: oneshot::Receiver<()>) {
         // The data plane ended before: whoever waits for its end knows.
         let Ok(()) = taken.await else { return };
-        self.state.lock().await.hand_over = HandOver::No;
+        self.state.lock().await.is_taking = false;
         info!(device = self.options.name, "took the device over");
         if let Err(error) = self.descriptors.taken() {
             warn!(%error, "cannot tell the parent process");
         }
     }
 
-    /// Hands the device over to the tunnel process at the other end of `link`, and refuses changes meanwhile.
+    /// Hands the device over to the tunnel process at the other end of `link`. Nobody may ask for changes meanwhile.
     pub async fn leave(&self, link: OwnedFd) -> Outcome {
-        let mut state = self.state.lock().await;
-        let answer = state.plane.leave(link);
-        state.hand_over = HandOver::Leaving;
-        drop(state);
-        let outcome = match answer {
+        let answer = self.state.lock().await.plane.leave(link);
+        match answer {
             Ok(answer) => answer.await.unwrap_or(Outcome::Stayed),
             Err(_) => Outcome::Stayed,
-        };
-        if outcome == Outcome::Stayed {
-            self.state.lock().await.hand_over = HandOver::No;
         }
-        outcome
     }
 
     /// The store of the parent.
@@ -250,8 +234,7 @@ impl Engine {
     async fn install(&self, state: &mut State, wanted: Wanted) -> Result<Applied, ChangeError> {
         // A port that was free for the taking may be the one that is asked for now.
         let here = [state.wanted.port, state.plane.port()].contains(&wanted.port);
-        let anew = !here || wanted.mtu != state.plane.mtu();
-        if state.hand_over == HandOver::Leaving || anew && state.hand_over == HandOver::Taking {
+        if state.is_taking && (!here || wanted.mtu != state.plane.mtu()) {
             return Err(ChangeError::HandingOver);
         }
         let applied = if here {

@@ -56,8 +56,8 @@ pub enum ChangeError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Another tunnel process takes the device over.
-    #[error("the device is being handed over to the next tunnel process; try once more")]
+    /// The data plane cannot be made anew: the device is not yet handed over by the tunnel process before.
+    #[error("the device is being handed over from the tunnel process before; try once more")]
     HandingOver,
     /// The data plane has ended; it is being started again.
     #[error("the data plane is starting again; try once more")]
