@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use selvedge::mesh::annotation::{self, PUBLIC_KEY};
 use serde_json::{Value, json};
 
 use super::workloads::get;
@@ -12,7 +13,8 @@ use crate::process;
 
 const IMPOSTOR: &str = "impostor";
 const POLICY: &str = "validatingadmissionpolicybinding/selvedge-nodes";
-const ANNOTATION: &str = "selvedge.dev/public-key";
+/// Where it says it is: where nobody is (RFC 5737).
+const ADDRESS: &str = "192.0.2.66";
 /// How long the API server may go on with a policy that is gone, and an agent may take to say something.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(300);
@@ -31,36 +33,56 @@ pub fn claims(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
     });
 }
 
+/// A Node that is sound in all but its key, which is that of the first node.
 fn impostor(cluster: &Kubernetes) -> Result<String, Failed> {
     let nodes = cluster.node_names();
     let victim = get(cluster, &["get", "node", nodes.first().map(String::as_str).unwrap_or_default()])?;
-    let annotations = victim["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
-    let copied =
-        annotations.into_iter().filter(|(name, _)| name.starts_with("selvedge.dev/")).collect::<Value>();
-    let key =
-        copied[ANNOTATION].as_str().ok_or_else(|| Failed("the node publishes no key".into()))?.to_owned();
-    let node =
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": IMPOSTOR, "annotations": copied}});
+    let claim = |name: &str| victim["metadata"]["annotations"][name].as_str().map(str::to_owned);
+    let key = claim(PUBLIC_KEY).ok_or_else(|| Failed("the node publishes no key".into()))?;
+    let epoch = claim(annotation::KEY_EPOCH).unwrap_or_default();
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": IMPOSTOR}});
     let file = cluster.folder().join("impostor.json");
     std::fs::write(&file, node.to_string()).map_err(|error| Failed(error.to_string()))?;
-    let (file, mut last) = (file.display().to_string(), String::new());
-    let create = || {
-        cluster.kubectl(&["create", "--filename", &file]).map_err(|error| last = error.to_string()).is_ok()
+    cluster.kubectl(&["create", "--filename", &file.display().to_string()])?;
+    let addresses =
+        json!({"status": {"addresses": [{"type": "InternalIP", "address": ADDRESS}]}}).to_string();
+    cluster.kubectl(&["patch", "node", IMPOSTOR, "--subresource=status", "--patch", &addresses])?;
+    let mut cidrs = String::new();
+    process::wait_every(LOOK, "pod CIDRs of the new Node", PATIENCE, || {
+        let node = get(cluster, &["get", "node", IMPOSTOR]).unwrap_or_default();
+        let all = node["spec"]["podCIDRs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        cidrs = all.collect::<Vec<_>>().join(",");
+        !cidrs.is_empty()
+    })?;
+    let claims = json!({"metadata": {"annotations": {
+        PUBLIC_KEY: key,
+        annotation::KEY_EPOCH: epoch,
+        annotation::ENDPOINTS: format!("{ADDRESS}:51830"),
+        annotation::NODE_ADDRESSES: ADDRESS,
+        annotation::POD_CIDRS: cidrs,
+    }}})
+    .to_string();
+    let mut last = String::new();
+    let put = || {
+        let patched = cluster.kubectl(&["patch", "node", IMPOSTOR, "--patch", &claims]);
+        patched.map_err(|error| last = error.to_string()).is_ok()
     };
-    process::wait_every(LOOK, "the policy to be off", PATIENCE, create)
+    process::wait_every(LOOK, "the policy to be off", PATIENCE, put)
         .map_err(|why| format!("{why}: {last}"))?;
     let mut reasons = Vec::new();
     process::wait_every(LOOK, "an Event of every agent", PATIENCE, || {
         reasons = events(cluster).unwrap_or_default();
-        reasons.len() >= nodes.len()
-    })?;
+        let said = |wanted: &str| reasons.iter().filter(|(reason, _)| reason == wanted).count();
+        (said("OwnKey"), said("KeyTaken")) == (1, nodes.len() - 1)
+    })
+    .map_err(|why| format!("{why}: {reasons:?}"))?;
     // Said again, it is the same Event, counted.
     process::wait_every(LOOK, "an Event that is counted", PATIENCE, || {
         let claim =
             |value: &str| cluster.kubectl(&["annotate", "--overwrite", "node", IMPOSTOR, value]).is_ok();
-        let _ = claim(&format!("{ANNOTATION}-")) && {
+        let _ = claim(&format!("{PUBLIC_KEY}-")) && {
             std::thread::sleep(LOOK * 3);
-            claim(&format!("{ANNOTATION}={key}"))
+            claim(&format!("{PUBLIC_KEY}={key}"))
         };
         std::thread::sleep(LOOK * 3);
         events(cluster).is_ok_and(|events| events.iter().any(|(_, count)| *count > 1))
