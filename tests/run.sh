@@ -58,8 +58,10 @@ kubernetes() {
 rust
 if [ -z "$fast" ]; then
   checks kubernetes kubernetes --nodes 3
-  # The other layout and the other datapath in one run.
-  checks outside kubernetes --nodes 2 --outside --datapath routed --churn 1x0
+  # The other layout and the other datapath in one run, which begins with an upgrade: to the same version, as there is no
+  # other one here, but with all that an upgrade does.
+  program=target/$(rustc -vV | sed -n 's/^host: //p')/release/selvedge
+  checks outside kubernetes --nodes 2 --outside --datapath routed --churn 1x0 --upgrade-from "$program"
 fi
 checks manifests deploy/check.sh target/debug # with the programs that the others have built
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::pair::{PAUSES, Pair, nothing_lost};
+use super::pair::{PAUSES, Pair};
 use super::{Failed, Report, Short, check};
 use crate::kubernetes::Kubernetes;
 use crate::traffic::Ping;
@@ -17,14 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Runs the check where there are three nodes, and tells `report` as it begins and ends.
 pub fn membership(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
     if let [_, _, .., last] = &cluster.node_names()[..] {
-        check("Node deleted, added again, ping every ms", report, || readded(cluster, last));
+        check("Node deleted and added, ping, bulk TCP", report, || readded(cluster, last));
     }
 }
 
 fn readded(cluster: &Kubernetes, node: &str) -> Result<String, Failed> {
     let pair = Pair::start(cluster, "membership")?;
     let mut took = Duration::ZERO;
-    let (report, whole) = pair.during(|| {
+    let traffic = pair.under_load(|| {
         cluster.kubectl(&["delete", "node", node])?;
         std::thread::sleep(AWAY);
         let begun = Instant::now();
@@ -42,9 +42,5 @@ fn readded(cluster: &Kubernetes, node: &str) -> Result<String, Failed> {
         Ok(cluster.delete_pod(POD)?)
     })?;
     pair.end()?;
-    Ok(format!(
-        "{} between others; its pods are reached after {}",
-        nothing_lost(&report, whole)?,
-        Short(took)
-    ))
+    Ok(format!("{} between others; its pods are reached after {}", traffic.nothing_lost()?, Short(took)))
 }

@@ -33,6 +33,7 @@ mod rights;
 mod throughput;
 mod traces;
 mod uninstall;
+mod upgrade;
 mod upkeep;
 mod workloads;
 
@@ -46,6 +47,7 @@ pub use membership::membership;
 pub use outside::outside;
 pub use rights::rights;
 pub use uninstall::uninstall;
+pub use upgrade::upgrade;
 pub use upkeep::upkeep;
 pub use workloads::workloads;
 

@@ -1,16 +1,19 @@
 //! Two pods on different nodes, of which one pings the other while something is done to the cluster.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use selvedge::kernel::netns::NetNs;
 
 use super::{Failed, Short};
 use crate::kubernetes::Kubernetes;
-use crate::traffic::{Ping, PingReport};
+use crate::traffic::{BURST, Ping, PingReport, Server, upload};
 
 const EVERY: Duration = Duration::from_millis(1);
+/// Bytes of one transfer.
+const TRANSFER: u64 = 2 * BURST;
 /// Containers of pods that do nothing.
 pub(super) const PAUSES: [&str; 1] = ["main"];
 
@@ -19,7 +22,25 @@ pub(super) struct Pair<'a> {
     cluster: &'a Kubernetes,
     names: [String; 2],
     from: Arc<NetNs>,
+    /// Of the one that is pinged.
+    far: Arc<NetNs>,
     to: IpAddr,
+}
+
+/// What became of the traffic beside some work.
+pub(super) struct Traffic {
+    ping: PingReport,
+    /// Bytes that came over TCP as they were sent.
+    bytes: u64,
+    took: Duration,
+}
+
+impl Traffic {
+    /// In words, or why it failed.
+    pub(super) fn nothing_lost(&self) -> Result<String, Failed> {
+        let lost = nothing_lost(&self.ping, self.took)?;
+        Ok(format!("{lost}, {} MiB of TCP beside", self.bytes >> 20))
+    }
 }
 
 impl<'a> Pair<'a> {
@@ -29,9 +50,9 @@ impl<'a> Pair<'a> {
         let [first, second, ..] = &nodes[..] else { return Err(Failed("two nodes are needed".into())) };
         let names = [1, 2].map(|number| format!("{name}-{number}"));
         let (from, _) = cluster.create_pod(&names[0], first, &PAUSES)?;
-        let (_, addresses) = cluster.create_pod(&names[1], second, &PAUSES)?;
+        let (far, addresses) = cluster.create_pod(&names[1], second, &PAUSES)?;
         let to = addresses.first().copied().ok_or_else(|| Failed("the pod has no address".into()))?;
-        Ok(Self { cluster, names, from, to })
+        Ok(Self { cluster, names, from, far, to })
     }
 
     /// The network namespace of the one that pings.
@@ -49,6 +70,39 @@ impl<'a> Pair<'a> {
         let done = work();
         let (report, took) = (ping.stop(), begun.elapsed());
         done.map(|()| (report, took))
+    }
+
+    /// Pings every millisecond and moves bytes over TCP while `work` is done.
+    pub(super) fn under_load(&self, work: impl FnOnce() -> Result<(), Failed>) -> Result<Traffic, Failed> {
+        let server = Server::start(&self.far, "bulk", &[0], self.cluster.world().canary())?;
+        let to = SocketAddr::new(self.to, server.ports().first().copied().unwrap_or_default());
+        let end = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let bulk = scope.spawn(|| self.transfer(to, &end));
+            let done = self.during(work);
+            end.store(true, Ordering::Relaxed);
+            let bytes = bulk.join().unwrap_or_else(|_| Err(Failed("the transfers broke off".into())));
+            let (ping, took) = done?;
+            Ok(Traffic { ping, bytes: bytes?, took })
+        })
+    }
+
+    /// One transfer after the other, each on a connection of its own, until the end; gives the bytes of all.
+    fn transfer(&self, to: SocketAddr, end: &AtomicBool) -> Result<u64, Failed> {
+        let world = self.cluster.world();
+        let mut pause = || drop(world.capture().seen());
+        let mut bytes = 0;
+        while !end.load(Ordering::Relaxed) {
+            let bulk = upload(&self.from, to, TRANSFER, world.canary(), &mut pause)?;
+            if bulk.bytes != TRANSFER || bulk.sent != bulk.received {
+                return Err(Failed(format!(
+                    "{} of {TRANSFER} bytes came, or others than were sent",
+                    bulk.bytes
+                )));
+            }
+            bytes += bulk.bytes;
+        }
+        Ok(bytes)
     }
 
     /// Deletes them.

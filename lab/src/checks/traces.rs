@@ -71,6 +71,13 @@ impl Traces {
         wrong
     }
 
+    /// Whether a pod has addresses.
+    pub(super) fn has(&self, namespace: &str, name: &str) -> bool {
+        self.leased
+            .iter()
+            .any(|(in_namespace, named, _)| (in_namespace.as_str(), named.as_str()) == (namespace, name))
+    }
+
     /// How many leases there are.
     pub(super) fn len(&self) -> usize {
         self.leased.len()

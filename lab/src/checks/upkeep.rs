@@ -1,13 +1,21 @@
-//! What operators do to a running cluster: agents and tunnels are replaced, and the API server goes away, while a pod
-//! pings one on another node every millisecond.
+//! What operators do to a running cluster, while a pod pings one on another node every millisecond: agents and tunnels are
+//! replaced, with large transfers beside, and the API server goes away.
 
 use std::time::{Duration, Instant};
 
 use super::pair::{PAUSES, Pair, nothing_lost};
+use super::traces::Traces;
 use super::{Failed, Report, Short, check};
-use crate::kubernetes::{Kubernetes, TAINT};
+use crate::kubernetes::{Kubernetes, StaticPod, TAINT};
+use crate::process;
 
-/// How long the API server is away.
+/// Pods from files: one that ends while the API server is away, and one that starts then.
+const EARLY: &str = "early";
+const LATE: &str = "late";
+/// For such a pod to start or end.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(200);
+/// How long the API server is away, at least.
 const AWAY: Duration = Duration::from_secs(4);
 /// How soon after that the agents have to be at work.
 const CONVERGED: Duration = Duration::from_secs(5);
@@ -20,8 +28,8 @@ pub fn upkeep(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
         Ok(String::from("one on each of two nodes"))
     });
     let Some(upkeep) = upkeep else { return };
-    check("agents replaced, ping every ms", report, || upkeep.agents());
-    check("tunnels replaced, ping every ms", report, || upkeep.tunnels());
+    check("agents replaced, ping and bulk TCP", report, || upkeep.agents());
+    check("tunnels replaced, ping and bulk TCP", report, || upkeep.tunnels());
     // Last: for minutes after it, controllers may wait before they look again at what they could not see.
     check("API server away, ping every ms", report, || upkeep.api_server());
     check("pods for upkeep end", report, || upkeep.pair.end().map(|()| String::new()));
@@ -35,28 +43,53 @@ struct Upkeep<'a> {
 impl Upkeep<'_> {
     /// The agents' rolling update costs no packet.
     fn agents(&self) -> Result<String, Failed> {
-        let (report, took) = self.pair.during(|| self.replace("daemonset/selvedge-agent"))?;
-        nothing_lost(&report, took)
+        self.pair.under_load(|| self.replace("daemonset/selvedge-agent"))?.nothing_lost()
     }
 
-    /// Nothing that flows depends on the API server. Once it is back, every agent acts on what it says, soon. A pod
+    /// Nothing that flows depends on the API server, nor does the way of a pod into the network and out of it: kubelets
+    /// have pods from files too, which come and go. Once it is back, every agent acts on what it says, soon. A pod
     /// starts as soon as its kubelet looks, which is told and not judged: client-go's reflectors try again after 0.8 s,
     /// then after twice as long each time, up to 30 s, and each wait may be twice that by chance.
     fn api_server(&self) -> Result<String, Failed> {
         let (mut agents, mut pod) = (Duration::ZERO, Duration::ZERO);
+        let node = &self.cluster.node_names()[0];
+        let [early, late] = [EARLY, LATE].map(|name| StaticPod::new(self.cluster, node, name));
+        early.start()?;
+        self.wired(&early, true)?;
         let (report, took) = self.pair.during(|| {
-            self.cluster.without_api_server(AWAY)?;
+            self.cluster.without_api_server(|| {
+                let begun = Instant::now();
+                early.end()?;
+                late.start()?;
+                self.wired(&early, false)?;
+                self.wired(&late, true)?;
+                std::thread::sleep(AWAY.saturating_sub(begun.elapsed()));
+                Ok::<_, Failed>(())
+            })?;
             let begun = Instant::now();
             agents = self.agents_act(begun)?;
-            self.cluster.create_pod("upkeep-3", &self.cluster.node_names()[0], &PAUSES)?;
+            self.cluster.create_pod("upkeep-3", node, &PAUSES)?;
             pod = begun.elapsed();
             Ok(self.cluster.delete_pod("upkeep-3")?)
         })?;
+        late.end()?;
+        self.wired(&late, false)?;
         let lost = nothing_lost(&report, took)?;
         if agents > CONVERGED {
             return Err(Failed(format!("the agents took {} to act; {lost}", Short(agents))));
         }
         Ok(format!("{lost}; agents act after {}, a new pod runs after {}", Short(agents), Short(pod)))
+    }
+
+    /// Waits until a pod has an address, or has none any more.
+    fn wired(&self, pod: &StaticPod<'_>, wanted: bool) -> Result<(), Failed> {
+        let what =
+            format!("{} to {}", pod.name(), if wanted { "have an address" } else { "give its address back" });
+        let holds = || {
+            let traces = Traces::read(self.cluster, pod.node());
+            traces.is_ok_and(|traces| traces.has("default", &pod.name()) == wanted)
+        };
+        Ok(process::wait_every(LOOK, &what, PATIENCE, holds)?)
     }
 
     /// Gives every node the start-up taint, and waits until its agent has taken it off: for that it has to see its own
@@ -75,8 +108,7 @@ impl Upkeep<'_> {
 
     /// The tunnels' rolling update: each hands over to the next, which costs no packet.
     fn tunnels(&self) -> Result<String, Failed> {
-        let (report, took) = self.pair.during(|| self.replace("daemonset/selvedge-tunnel"))?;
-        nothing_lost(&report, took)
+        self.pair.under_load(|| self.replace("daemonset/selvedge-tunnel"))?.nothing_lost()
     }
 
     fn replace(&self, what: &str) -> Result<(), Failed> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
+use super::given::Given;
 use super::{FAILED, Failure, Progress, Shape, run};
 use crate::kubernetes::{self, Assets, Kubernetes};
 use crate::state::Folder;
@@ -42,13 +43,13 @@ pub(super) struct Inside {
     #[command(flatten)]
     cases: Cases,
     #[command(flatten)]
-    assets: Assets,
+    assets: Given,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let shape = Shape { kubernetes: true, ..args.shape.clone() };
     super::preflight(&shape)?;
-    let assets = Assets::prepare(true).map_err(Failure::new)?;
+    let assets = Assets::prepare(true, None).map_err(Failure::new)?;
     let cases = ["--focus", &args.cases.focus, "--skip", &args.cases.skip].map(Into::into);
     run::launch("conformance-inside", &shape, Some(&assets), cases, args.keep)
 }
@@ -57,24 +58,25 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
     let folder = Folder::at(args.folder.clone());
     super::log_to(&folder.log())?;
     let progress = Progress::new();
-    let (nodes, datapath, assets) = (args.shape.nodes, args.shape.datapath, args.assets.clone());
+    let assets =
+        args.assets.get().ok_or_else(|| Failure::new("no assets of a real Kubernetes were given"))?;
     let options = kubernetes::Options {
-        nodes,
-        datapath,
+        nodes: args.shape.nodes,
+        datapath: args.shape.datapath,
         outside: args.shape.outside,
         folder: folder.path().to_owned(),
-        assets,
+        assets: assets.clone(),
         binary: args.shape.binary(),
     };
     let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
     progress.say("running upstream's end-to-end tests");
-    let mut command = Command::new(args.assets.binary("ginkgo"));
+    let mut command = Command::new(assets.binary("ginkgo"));
     command.args(["--nodes=4", "--timeout=30m", "--silence-skips"]);
     command.arg(format!("--focus={}", args.cases.focus));
     if !args.cases.skip.is_empty() {
         command.arg(format!("--skip={}", args.cases.skip));
     }
-    command.arg(args.assets.binary("e2e.test")).arg("--");
+    command.arg(assets.binary("e2e.test")).arg("--");
     command.arg(format!("--kubeconfig={}", cluster.kubeconfig().display()));
     command.args(["--provider=local", "--num-nodes=2"]);
     command.arg(format!("--report-dir={}", folder.path().join("e2e").display()));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::kubernetes::Assets;
+use crate::kubernetes::{Assets, Previous};
 
 /// Given all together, for a real Kubernetes; parsed one by one, because clap asks for what is required of a group even
 /// where the group as a whole is not.
@@ -16,16 +16,22 @@ pub(super) struct Given {
     deploy_folder: Option<PathBuf>,
     #[arg(long, hide = true)]
     end_to_end: Option<bool>,
+    #[arg(long, hide = true, requires = "previous_image")]
+    previous_binary: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    previous_image: Option<PathBuf>,
 }
 
 impl Given {
     /// The assets, if they were given.
     pub(super) fn get(&self) -> Option<Assets> {
+        let previous = self.previous_binary.clone().zip(self.previous_image.clone());
         Some(Assets {
             kubernetes_folder: self.kubernetes_folder.clone()?,
             selvedge_image: self.selvedge_image.clone()?,
             deploy_folder: self.deploy_folder.clone()?,
             end_to_end: self.end_to_end?,
+            previous: previous.map(|(binary, image)| Previous { binary, image }),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -36,6 +36,9 @@ pub(super) struct Args {
     /// On a real Kubernetes: so many pods created and deleted so many times, under traffic; 0 times for none
     #[arg(long, default_value_t = CHURN, requires = "kubernetes")]
     churn: Churn,
+    /// On a real Kubernetes: begin with this program (a static one), upgrade, roll back and upgrade again under traffic
+    #[arg(long, requires = "kubernetes", value_name = "SELVEDGE")]
+    upgrade_from: Option<PathBuf>,
     /// Keep the lab's folder, with the logs, also when all checks have passed
     #[arg(long)]
     keep: bool,
@@ -58,7 +61,10 @@ pub(super) struct Inside {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     super::preflight(&args.shape)?;
-    let assets = args.shape.kubernetes.then(|| Assets::prepare(false)).transpose().map_err(Failure::new)?;
+    let previous = args.upgrade_from.as_deref().map(Path::canonicalize).transpose();
+    let previous = previous.map_err(|error| Failure::new(format!("--upgrade-from: {error}")))?;
+    let prepare = || Assets::prepare(false, previous.as_deref());
+    let assets = args.shape.kubernetes.then(prepare).transpose().map_err(Failure::new)?;
     let churn = ["--churn".into(), args.churn.to_string().into()];
     let more = args.quick.then_some("--quick").map(OsString::from).into_iter().chain(churn);
     launch("inside", &args.shape, assets.as_ref(), more, args.keep)
@@ -124,6 +130,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
             let options = kubernetes::Options { nodes, datapath, outside, folder, assets, binary };
             let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
             let more = |report: &mut dyn FnMut(Report<'_>)| {
+                checks::upgrade(&cluster, report);
                 checks::workloads(&cluster, report);
                 checks::upkeep(&cluster, report);
                 checks::membership(&cluster, report);

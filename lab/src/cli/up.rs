@@ -77,7 +77,8 @@ impl Daemon {
 
 pub(super) fn up(args: &Args) -> Result<ExitCode, Failure> {
     super::preflight(&args.shape)?;
-    let assets = args.shape.kubernetes.then(|| Assets::prepare(false)).transpose().map_err(Failure::new)?;
+    let assets =
+        args.shape.kubernetes.then(|| Assets::prepare(false, None)).transpose().map_err(Failure::new)?;
     let objects = args.manifest.as_deref().map(manifest::load).transpose().map_err(Failure::new)?;
     let folder = Folder::open(&args.name.name)?;
     drop(folder.lock()?);

@@ -35,7 +35,10 @@ impl Kubernetes {
         };
         let status = ask("maintenance/status", &json!({}))?;
         ask("kv/compaction", &json!({"revision": status["header"]["revision"], "physical": true}))?;
-        self.without_api_server(RESTART)
+        self.without_api_server(|| {
+            std::thread::sleep(RESTART);
+            Ok(())
+        })
     }
 
     /// Has the API server turn away all that agents ask for (429), until what is given is dropped.

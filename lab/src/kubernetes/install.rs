@@ -1,12 +1,16 @@
 //! Selvedge as it is shipped: `selvedge install` with the values of this cluster, and CoreDNS beside it.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Command;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use selvedge::manifest::default_image;
 use serde_json::json;
 
-use super::{Kubernetes, dns_addresses};
+use super::assets::PREVIOUS_IMAGE;
+use super::{Kubernetes, dns_addresses, said};
 use crate::lab::{Doing as _, Error};
 use crate::plan::Plan;
 
@@ -36,11 +40,9 @@ impl Kubernetes {
             self.kubectl(&["patch", "node", &node, "--subresource=status", "--patch", &patch])?;
         }
         progress("selvedge install, which waits until the nodes are ready because of our CNI plugin");
-        let config = self.options.folder.join("config.toml");
-        std::fs::write(&config, configuration(self.world.plan())).doing("write the configuration")?;
-        let installed =
-            self.selvedge(&["install", "--timeout", INSTALL, "--config", &config.display().to_string()]);
-        installed.map_err(|error| Error::new(error.what, format!("{}\n{}", error.why, self.logs())))?;
+        std::fs::write(self.config(), configuration(self.world.plan())).doing("write the configuration")?;
+        let first = if self.options.assets.previous.is_some() { Version::Previous } else { Version::Ours };
+        self.install_version(first)?;
         self.wait("every node to admit pods", |cluster| {
             let nodes = cluster.client.list::<Node>("/api/v1/nodes")?;
             Ok(nodes.iter().all(admits_pods))
@@ -59,6 +61,45 @@ impl Kubernetes {
         rollout.map_err(|error| Error::new(error.what, format!("{}\n{}", error.why, self.logs())))?;
         Ok(())
     }
+
+    /// Whether the cluster began with another Selvedge.
+    #[must_use]
+    pub fn has_previous(&self) -> bool {
+        self.options.assets.previous.is_some()
+    }
+
+    /// Installs a version, over whatever is installed, and waits until all nodes run it and are ready.
+    pub fn install_version(&self, version: Version) -> Result<(), Error> {
+        let (binary, image) = match (version, &self.options.assets.previous) {
+            (Version::Previous, Some(previous)) => (&previous.binary, PREVIOUS_IMAGE.to_owned()),
+            _ => (&self.options.binary, default_image()),
+        };
+        let config = self.config();
+        let mut install = Command::new(binary);
+        install.args(["install", "--timeout", INSTALL, "--image", &image, "--config"]).arg(&config);
+        let said = said("selvedge install", install.arg("--kubeconfig").arg(self.kubeconfig()));
+        said.map_err(|error| Error::new(error.what, format!("{}\n{}", error.why, self.logs())))?;
+        // What was before may take its time to end.
+        self.wait(&format!("{image} alone to run"), |cluster| {
+            let pods = cluster.client.list::<Pod>("/api/v1/namespaces/selvedge-system/pods")?;
+            let containers = pods.iter().flat_map(|pod| pod.spec.iter().flat_map(|spec| &spec.containers));
+            let mut images = containers.map(|container| container.image.as_deref());
+            Ok(!pods.is_empty() && images.all(|running| running == Some(&image)))
+        })
+    }
+
+    fn config(&self) -> PathBuf {
+        self.options.folder.join("config.toml")
+    }
+}
+
+/// Which Selvedge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// That of this project.
+    Ours,
+    /// The one that the cluster began with.
+    Previous,
 }
 
 /// Neither the condition nor the taint of a new node is left.

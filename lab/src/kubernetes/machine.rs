@@ -31,6 +31,8 @@ const TUNABLES: [(&str, &str); 6] = [
 const OWN_LAYER: [&str; 3] = ["etc", "opt", "var"];
 /// Folders that are its own alone, on a file system on which containers' layers can be.
 const OWN: [&str; 3] = ["/var/lib/containerd", "/var/lib/kubelet", "/var/log/pods"];
+/// Folder of the pods that a kubelet runs whatever the API server says, on the machine's disk.
+pub(super) const MANIFESTS: &str = "manifests";
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 const PLUGINS: &str = "/opt/cni/bin";
 const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
@@ -196,6 +198,8 @@ impl Site<'_> {
             "imageGCHighThresholdPercent": 100,
             "imageGCLowThresholdPercent": 99,
             "maxPods": 250,
+            "staticPodPath": on_disk(MANIFESTS),
+            "fileCheckFrequency": "1s",
             // As operators do it: no pod starts before the agent has taken it off.
             "registerWithTaints": [{"key": super::install::TAINT, "effect": "NoSchedule"}],
         })
@@ -274,6 +278,7 @@ fn lay_out(disk: &Path) -> io::Result<()> {
         std::fs::create_dir_all(disk.join("own").join(own.trim_start_matches('/')))?;
     }
     std::fs::create_dir_all(disk.join("tunables"))?;
+    std::fs::create_dir_all(disk.join(MANIFESTS))?;
     for (key, value) in TUNABLES {
         std::fs::write(disk.join("tunables").join(key.replace('/', ".")), format!("{value}\n"))?;
     }

@@ -11,6 +11,7 @@ mod install;
 mod machine;
 mod obstacle;
 mod pki;
+mod static_pod;
 mod token;
 
 use std::net::IpAddr;
@@ -23,14 +24,15 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use selvedge::kernel::netns::NetNs;
 use serde_json::json;
 
-pub use assets::{Assets, Error as AssetsError};
+pub use assets::{Assets, Error as AssetsError, Previous};
 use client::Client;
 use control_plane::ControlPlane;
 pub use fault::Starved;
-pub use install::{PAUSE, TAINT};
+pub use install::{PAUSE, TAINT, Version};
 use machine::{Machine, Site};
 pub use obstacle::{Obstacle, Obstructed};
 use pki::Authority;
+pub use static_pod::StaticPod;
 pub use token::Replacement;
 
 use crate::capture::Seen;
@@ -325,14 +327,16 @@ impl Kubernetes {
         self.client.list("/api/v1/nodes")
     }
 
-    /// Kills the API server, keeps it away for so long, and waits until it answers again.
-    pub fn without_api_server(&self, time: Duration) -> Result<(), Error> {
+    /// Kills the API server, keeps it away while `work` is done, and waits until it answers again.
+    pub fn without_api_server<T, E: From<Error>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let api = &self.control_plane.api;
         api.hold();
-        std::thread::sleep(time);
+        let done = work();
         api.resume();
         let ready = process::wait_every(LOOK, "the API server to be back", READY, || self.client.is_ready());
-        ready.map_err(|why| Error::new("the cluster", format!("{why}\n{}", self.control_plane.logs())))
+        let done = done?;
+        ready.map_err(|why| Error::new("the cluster", format!("{why}\n{}", self.control_plane.logs())))?;
+        Ok(done)
     }
 
     /// Where the containerd of a node writes its log.
