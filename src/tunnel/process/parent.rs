@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
 
 use super::backoff::Backoff;
 use super::channel::Channel;
@@ -26,8 +25,6 @@ use crate::tunnel::handover::Link;
 /// How long the pair that had the device before may take to go.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(10);
-/// How long a worker may take to end when it is told to.
-const STOP_WAIT: Duration = Duration::from_secs(2);
 /// How long a hand-over may take to end when we are told to stop: longer than all its steps together.
 const LEAVE_WAIT: Duration = Duration::from_secs(20);
 /// How often a parent that has handed over looks whether the device is free again.
@@ -320,20 +317,10 @@ impl Parent<'_> {
     }
 }
 
-/// Asks the worker to end, and after a while makes it.
+/// Ends the worker. There is nothing that it would do before: it may die at any time, and it inherits our blocked signals.
 fn stop(worker: &mut Child) -> io::Result<()> {
-    let pid = i32::try_from(worker.id()).map_err(io::Error::other)?;
-    // It may have ended by itself already.
-    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-    let end = Instant::now() + STOP_WAIT;
-    while worker.try_wait()?.is_none() {
-        if Instant::now() >= end {
-            worker.kill()?;
-            worker.wait()?;
-            break;
-        }
-        std::thread::sleep(LOCK_POLL);
-    }
+    worker.kill()?;
+    worker.wait()?;
     Ok(())
 }
 
