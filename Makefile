@@ -57,10 +57,13 @@ bench: toolchain ## Throughput and round trip beside wireguard-go and boringtun-
 reference: toolchain ## Write the pages of docs/reference that are made from the program
 	UPDATE_REFERENCE=1 $(CARGO) test --quiet --package selvedge --lib reference
 
+MDBOOK = target/tools/bin/mdbook
+$(MDBOOK): | toolchain
+	$(CARGO) install --locked --root target/tools mdbook
+
 .PHONY: book
-book: toolchain ## The documents as a browsable book in target/book (needs mdbook: cargo install mdbook)
-	@command -v mdbook >/dev/null || { echo "no mdbook: $(CARGO) install mdbook"; exit 1; }
-	mdbook build docs
+book: $(MDBOOK) ## The documents as a browsable book in target/book
+	$(MDBOOK) build docs
 
 .PHONY: bench-cni
 bench-cni: lab ## CNI ADD and DEL beside bridge and host-local of the CNI project
