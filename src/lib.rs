@@ -8,6 +8,7 @@
 //! asks `guard` to be there before it wires anything. `doctor` and `support` look at all of them, for `cli` alone.
 
 pub mod agent;
+mod cause;
 pub mod cli;
 pub mod cluster;
 #[cfg(test)]

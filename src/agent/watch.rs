@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch::Sender;
 
 use super::retry::Retry;
+use crate::cause;
 use crate::observe::metrics::Metrics;
 
 /// A set of objects by name, as last seen. Complete: never a half-read list.
@@ -61,7 +62,7 @@ where
             Ok(None) => return,
             Err(error) => {
                 metrics.watch_errors.inc();
-                tracing::warn!(%error, "the watch on nodes broke off; trying again");
+                tracing::warn!(error = %cause::told(&error), "the watch on nodes broke off; trying again");
             }
         }
     }

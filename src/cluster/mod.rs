@@ -10,6 +10,8 @@ pub mod rollout;
 
 use std::time::Duration;
 
+use crate::cause;
+
 pub use connect::{Access, connect};
 
 /// The field manager that owns what is applied here.
@@ -22,8 +24,8 @@ const LOOK: Duration = Duration::from_millis(500);
 pub enum Error {
     /// Nobody answered.
     #[error(
-        "cannot {doing}: the API server does not answer: {source}; is it up, and is this the right kubeconfig and \
-         context?"
+        "cannot {doing}: the API server does not answer: {}; is it up, and is this the right kubeconfig and context?",
+        cause::told(source)
     )]
     Unreachable {
         /// The call.
@@ -67,7 +69,7 @@ impl Error {
 fn said(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
+        other => cause::told(other),
     }
 }
 

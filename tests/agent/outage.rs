@@ -37,6 +37,34 @@ fn traffic_flows_while_the_api_server_is_away_and_all_converges_on_its_return() 
     });
 }
 
+/// An hour: no certificate is believed then, in either direction.
+#[test]
+fn traffic_flows_while_clocks_are_apart_and_all_converges_when_they_agree() {
+    isolated!(|| {
+        let cluster = Cluster::start();
+        let (pod, _) = cluster.lab.create_pod("one", "node1", &[]).unwrap();
+        let (_, there) = cluster.lab.create_pod("two", "node2", &[]).unwrap();
+        let ping = Ping::start(&pod, there[1], Duration::from_millis(1), cluster.lab.canary()).unwrap();
+
+        cluster.lab.api().set_mode(Mode::Ahead);
+        cluster.create(&Claim::good("late", 1));
+        cluster.wait_for("the agent to say why", |cluster| {
+            cluster.status(0).is_some_and(|status| status.problems.iter().any(|p| p.contains("clock right?")))
+        });
+        // A new one knows no more.
+        assert!(cluster.lab.nodes()[0].agent.kill());
+        cluster.wait_for("the agent's successor", |cluster| {
+            cluster.status(0).is_some_and(|status| status.problems.iter().any(|p| p.contains("API server")))
+        });
+        assert!(cluster.has_peer("node2"), "the tunnel keeps its peers");
+        assert!(!cluster.has_peer("late"));
+        cluster.lab.api().set_mode(Mode::Serving);
+        let back = cluster.wait_for("late to be believed", |cluster| cluster.has_peer("late"));
+        println!("converged {back:?} after the clocks agreed");
+        cluster.assert_nothing_lost(&ping.stop());
+    });
+}
+
 #[test]
 fn an_api_server_that_fails_now_and_then_is_asked_again() {
     isolated!(|| {

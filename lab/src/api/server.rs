@@ -20,7 +20,7 @@ use super::fault::{Fault, Faults, Injected};
 use super::handler;
 use super::resource::Resource;
 use super::store::Store;
-use super::tls::{self, TlsError};
+use super::tls::{Tls, TlsError};
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -80,6 +80,9 @@ pub enum Mode {
     Refusing,
     /// Connections stay and new ones are accepted, but no request is answered and no watch tells anything.
     Hanging,
+    /// Its clock is an hour ahead of its clients': present connections are reset, and the certificate that new ones are
+    /// shown is not valid yet.
+    Ahead,
 }
 
 /// Why a server could not start.
@@ -96,8 +99,7 @@ pub enum StartError {
 /// A running API server. Dropped, it ends with all its connections.
 pub struct Server {
     state: Arc<State>,
-    tls: TlsAcceptor,
-    ca: String,
+    tls: Arc<Tls>,
     end: CancellationToken,
 }
 
@@ -122,7 +124,7 @@ impl Server {
     pub fn start(listeners: Vec<std::net::TcpListener>, options: Options) -> Result<Self, StartError> {
         let mut names = options.names.clone();
         names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
-        let (config, ca) = tls::server(&names)?;
+        let tls = Arc::new(Tls::create(&names)?);
         let state = State {
             store: Store::new(options.history),
             users: Users::default(),
@@ -133,7 +135,7 @@ impl Server {
             connections: Mutex::default(),
             watches: Mutex::default(),
         };
-        let server = Self { state: Arc::new(state), tls: config.into(), ca, end: CancellationToken::new() };
+        let server = Self { state: Arc::new(state), tls, end: CancellationToken::new() };
         for listener in listeners {
             server.listen(listener)?;
         }
@@ -147,7 +149,7 @@ impl Server {
     pub fn listen(&self, listener: std::net::TcpListener) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
-        let serving = accept(Arc::clone(&self.state), self.tls.clone(), listener, self.end.clone());
+        let serving = accept(Arc::clone(&self.state), Arc::clone(&self.tls), listener, self.end.clone());
         let end = self.end.clone();
         tokio::spawn(async move { end.run_until_cancelled(serving).await });
         Ok(())
@@ -170,13 +172,13 @@ impl Server {
     pub fn kubeconfig(&self, user: &str, url: &str) -> String {
         let users = &self.state.users;
         let token = users.token(user).unwrap_or_else(|| users.add(User::admin(user)));
-        kubeconfig(&self.ca, url, user, &token)
+        kubeconfig(&self.tls.ca, url, user, &token)
     }
 
     /// The certificate to trust, in PEM.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
-        &self.ca
+        &self.tls.ca
     }
 
     /// The last requests answered, oldest first.
@@ -193,7 +195,7 @@ impl Server {
     /// Takes the server down or back up; what it stores stays.
     pub fn set_mode(&self, mode: Mode) {
         self.state.mode.send_replace(mode);
-        if mode == Mode::Refusing {
+        if matches!(mode, Mode::Refusing | Mode::Ahead) {
             renew(&self.state.connections);
         }
     }
@@ -236,7 +238,7 @@ fn renew(token: &Mutex<CancellationToken>) {
     std::mem::take(&mut *token.lock().unwrap_or_else(PoisonError::into_inner)).cancel();
 }
 
-async fn accept(state: Arc<State>, tls: TlsAcceptor, listener: TcpListener, end: CancellationToken) {
+async fn accept(state: Arc<State>, tls: Arc<Tls>, listener: TcpListener, end: CancellationToken) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -246,12 +248,16 @@ async fn accept(state: Arc<State>, tls: TlsAcceptor, listener: TcpListener, end:
                 continue;
             }
         };
-        if *state.mode.borrow() == Mode::Refusing {
-            drop(stream.set_zero_linger());
-            continue;
-        }
+        let tls = match *state.mode.borrow() {
+            Mode::Refusing => {
+                drop(stream.set_zero_linger());
+                continue;
+            }
+            Mode::Ahead => tls.ahead.clone(),
+            Mode::Serving | Mode::Hanging => tls.right.clone(),
+        };
         let cut = current(&state.connections);
-        let connection = serve(Arc::clone(&state), tls.clone(), stream);
+        let connection = serve(Arc::clone(&state), tls, stream);
         let end = end.clone();
         tokio::spawn(async move { end.run_until_cancelled(cut.run_until_cancelled(connection)).await });
     }

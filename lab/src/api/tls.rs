@@ -1,6 +1,7 @@
-//! The lab's own certificate authority and the server's certificate.
+//! The lab's own certificate authority and the server's certificates.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -8,6 +9,7 @@ use rcgen::{
 };
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::TlsAcceptor;
 
 /// What went wrong while making certificates.
 #[derive(Debug, thiserror::Error)]
@@ -20,18 +22,39 @@ pub enum TlsError {
     Tls(#[from] rustls::Error),
 }
 
-/// A server configuration with a fresh certificate for these DNS names and IP addresses, and in PEM the CA that a
-/// client has to trust. The CA's key is dropped at once.
-pub(super) fn server(names: &[String]) -> Result<(Arc<ServerConfig>, String), TlsError> {
-    let ca = CertifiedIssuer::self_signed(ca_params()?, KeyPair::generate()?)?;
+/// How far ahead a server's clock is that is ahead.
+const AHEAD: Duration = Duration::from_secs(3600);
+
+/// What a server shows its clients.
+pub(super) struct Tls {
+    /// The CA that a client has to trust, in PEM. Its key was dropped at once.
+    pub(super) ca: String,
+    /// With a certificate as it should be.
+    pub(super) right: TlsAcceptor,
+    /// With one that is not valid yet.
+    pub(super) ahead: TlsAcceptor,
+}
+
+impl Tls {
+    /// Makes certificates for these DNS names and IP addresses.
+    pub(super) fn create(names: &[String]) -> Result<Self, TlsError> {
+        let ca = CertifiedIssuer::self_signed(ca_params()?, KeyPair::generate()?)?;
+        let right = server_params(names)?;
+        let mut ahead = right.clone();
+        ahead.not_before = (SystemTime::now() + AHEAD).into();
+        Ok(Self { ca: ca.pem(), right: acceptor(&right, &ca)?, ahead: acceptor(&ahead, &ca)? })
+    }
+}
+
+fn acceptor(params: &CertificateParams, ca: &CertifiedIssuer<'_, KeyPair>) -> Result<TlsAcceptor, TlsError> {
     let key = KeyPair::generate()?;
-    let certificate = server_params(names)?.signed_by(&key, &ca)?;
+    let certificate = params.signed_by(&key, ca)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::from(key))?;
-    Ok((Arc::new(config), ca.pem()))
+    Ok(Arc::new(config).into())
 }
 
 fn ca_params() -> Result<CertificateParams, rcgen::Error> {

@@ -27,6 +27,7 @@ use super::parts::{Name, Parts};
 use super::serve::{Pass, Report};
 use super::tunnel::Link;
 use super::watch::Objects;
+use crate::cause;
 use crate::config::Config;
 use crate::guard::{self, GuardConfig};
 use crate::kernel::netlink::Netlink;
@@ -289,7 +290,7 @@ where
 /// What the API server does not answer in time is tried again with the next pass.
 async fn in_time<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
     match tokio::time::timeout(API_PATIENCE, answer).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Ok(answer) => answer.map_err(|error| cause::told(&error)),
         Err(_) => Err(format!("the API server has not answered within {API_PATIENCE:?}")),
     }
 }

@@ -19,6 +19,7 @@ use super::access::{self, Rights};
 use super::admission::POLICY;
 use super::ranges::Ranges;
 use crate::agent::client;
+use crate::cause;
 use crate::cluster::discover;
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -84,7 +85,7 @@ fn optional<T>(result: kube::Result<Option<T>>) -> Result<Option<T>, String> {
 pub(super) fn say(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-        other => other.to_string(),
+        other => cause::told(other),
     }
 }
 
