@@ -13,11 +13,13 @@ esac
 
 tests/setup.sh || { echo "setting up the tests failed, see above"; exit 1; }
 
+SECONDS=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-passed=0 failed=0
+passed=0 failed=0 parts=
 
-# count NAME STATUS PASSED FAILED: what ended badly without a failure to show for it counts as one.
+# count NAME STATUS PASSED FAILED: what ended badly without a failure to show for it counts as one. Its time is that since
+# the part before.
 count() {
   local lost=$4
   if [ "$2" -ne 0 ] && [ "$lost" -eq 0 ]; then
@@ -25,6 +27,8 @@ count() {
     lost=1
   fi
   passed=$((passed + $3)) failed=$((failed + lost))
+  parts+="  $1: $3 passed, $lost failed, $((SECONDS / 60)) min $((SECONDS % 60)) s"$'\n'
+  SECONDS=0
 }
 
 rust() {
@@ -66,5 +70,6 @@ fi
 checks manifests deploy/check.sh target/debug # with the programs that the others have built
 
 grep -hE '^test .* FAILED$|^FAIL ' "$work"/*
+printf '%s' "$parts"
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
