@@ -12,6 +12,7 @@ pub mod host;
 mod ini;
 pub mod keys;
 mod mtu;
+mod naming;
 mod network;
 mod networkd;
 mod networkmanager;
@@ -25,6 +26,7 @@ mod sysctls;
 mod system;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::path::PathBuf;
 
@@ -115,7 +117,7 @@ impl Doctor {
         match Ruleset::gather(&self.host) {
             Ok(ruleset) => {
                 findings.push(proxy::judge(&network, &ruleset));
-                findings.extend(firewall::judge(&ruleset, config));
+                findings.extend(firewall::judge(&ruleset, config, network.has_link("docker0")));
             }
             Err(error) => findings.push(Finding::skipped("firewall", error.to_string())),
         }

@@ -11,7 +11,7 @@ pub(super) const IPVS_DEVICE: &str = "kube-ipvs0";
 pub(super) fn judge(network: &Network, ruleset: &Ruleset) -> Finding {
     let modes = modes(network, ruleset);
     match modes.as_slice() {
-        [] if ruleset.legacy.iter().any(|table| table == "nat") => Finding::skipped(
+        [] if ruleset.has_legacy("nat") => Finding::skipped(
             CHECK,
             "not seen, but the old iptables is in use here, whose chains nftables does not show",
         ),
@@ -68,7 +68,7 @@ mod tests {
         assert_eq!(judge(&network(&[]), &ruleset("nat", &[])).severity, Severity::Warning);
         let both = judge(&network(&["kube-ipvs0"]), &ruleset("kube-proxy", &[]));
         assert!(both.severity == Severity::Warning && both.seen.ends_with("nftables, ipvs"), "{both:?}");
-        let legacy = Ruleset { legacy: vec!["filter".into(), "nat".into()], ..Ruleset::default() };
+        let legacy = Ruleset { legacy: [(Family::Ipv4, "nat".into())].into(), ..Ruleset::default() };
         assert_eq!(judge(&network(&[]), &legacy).severity, Severity::Skipped);
     }
 }
