@@ -17,8 +17,9 @@ use crate::paths::Paths;
   selvedge doctor --kubeconfig /etc/kubernetes/admin.conf --as-agent
   selvedge doctor --output json | jq '.findings[] | select(.severity == \"problem\")'
 
-Run it as root. It changes nothing on the node and runs no other program. What the kernel can do is tried in a
-network namespace that is gone afterwards; the kernel may load modules for that, as it will for Selvedge.
+Run it as root. It changes nothing on the node, and runs no other program but one that the kubeconfig names to get
+credentials by (exec). What the kernel can do is tried in a network namespace that is gone afterwards; the kernel
+may load modules for that, as it will for Selvedge.
 
 Exit codes: 0 no problem, 3 there is one.")]
 pub(super) struct Args {
@@ -26,10 +27,17 @@ pub(super) struct Args {
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
     /// Ask the API server for the rights of the agent, by impersonating it.
-    #[arg(long, value_name = "USER", num_args = 0..=1, require_equals = true, default_missing_value = AGENT)]
+    #[arg(long, value_name = "USER", num_args = 0..=1, require_equals = true, default_missing_value = AGENT,
+        value_parser = user, conflicts_with = "offline")]
     as_agent: Option<String>,
     #[command(flatten)]
     place: Place,
+}
+
+/// A name that a header can carry.
+fn user(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty() && http::HeaderValue::from_str(text).is_ok();
+    fits.then(|| text.to_owned()).ok_or_else(|| "it is no name of a user".into())
 }
 
 /// Where to look: options of the verbs that look at a whole node.

@@ -1,5 +1,7 @@
 //! Selvedge's own parts on this node, once it has been installed.
 
+use std::net::IpAddr;
+
 use super::finding::Finding;
 use super::host::Host;
 use crate::agent::status::AgentStatus;
@@ -45,6 +47,14 @@ impl Facts {
             tunnel: ask(paths.tunnel_socket(interface)).get("/v1/status").await,
             guard,
         }
+    }
+}
+
+impl Facts {
+    /// Where the tunnel reaches its peers.
+    pub(super) fn peers(&self) -> Vec<IpAddr> {
+        let peers = self.tunnel.iter().flat_map(|status| &status.peers);
+        peers.filter_map(|peer| Some(peer.endpoint?.ip())).collect()
     }
 }
 
