@@ -182,7 +182,7 @@ fn unread(family: Family, error: &str) -> Finding {
     let program = program(family);
     Finding::warning(
         CHECK,
-        format!("the old iptables is in use for {family}, and its table filter cannot be read: {error}"),
+        format!("whether the old iptables drops packets of family {family} cannot be read: {error}"),
         format!("see `{program} -S FORWARD` and `{program} -S INPUT` for what drops"),
     )
 }

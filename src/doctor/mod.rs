@@ -96,9 +96,9 @@ impl Doctor {
             ranges::configuration(&path, &self.config, installed),
             keys::judge(&keys::Facts::gather(&self.paths.keys()), root),
         ];
-        findings.extend(sysctls::judge(&sysctls::Facts::gather(&self.host, interface), config, installed));
+        findings.extend(sysctls::judge(&sysctls::Facts::gather(&self.host, config, installed), config));
         findings.extend(networkd::judge(&networkd::Facts::gather(&self.host)));
-        findings.extend(networkmanager::judge(&networkmanager::Facts::gather(&self.host)));
+        findings.extend(networkmanager::judge(&networkmanager::Facts::gather(&self.host), interface));
         findings
     }
 
@@ -113,7 +113,7 @@ impl Doctor {
         let folder = config.map_or(PathBuf::from("/etc/cni/net.d"), |config| config.cni.conf_dir.clone());
         let mut findings = mtu::judge(&network, config, ways, installed);
         findings.extend(config.into_iter().flat_map(|config| ranges::judge(config, &network)));
-        findings.extend(cni::judge(&cni::Facts::gather(&self.host, &folder), &network));
+        findings.extend(cni::judge(&cni::Facts::gather(&self.host, &folder), &network, installed));
         match Ruleset::gather(&self.host) {
             Ok(ruleset) => {
                 findings.push(proxy::judge(&network, &ruleset));

@@ -1,9 +1,10 @@
 //! Selvedge's own parts on this node, once it has been installed.
 
+use std::io;
 use std::net::IpAddr;
 
 use super::finding::Finding;
-use super::host::Host;
+use super::host::{Host, is_there};
 use crate::agent::status::AgentStatus;
 use crate::config::Config;
 use crate::guard::{self, GuardConfig};
@@ -21,6 +22,8 @@ const GUARD: &str = "guard";
 pub(super) struct Facts {
     /// Selvedge has been here: `node.json`, or the CNI configuration.
     pub(super) installed: bool,
+    /// Why that cannot be told.
+    unsure: Option<io::Error>,
     agent: Result<AgentStatus, ClientError>,
     pub(super) tunnel: Result<DeviceStatus, ClientError>,
     /// The guard is as it should be; an error is for people. None without a configuration.
@@ -30,7 +33,11 @@ pub(super) struct Facts {
 impl Facts {
     pub(super) async fn gather(host: &Host, paths: &Paths, config: Option<&Config>) -> Self {
         let conf_dir = config.map_or("/etc/cni/net.d".into(), |config| config.cni.conf_dir.clone());
-        let installed = paths.node().exists() || host.exists(conf_dir.join(CONFLIST));
+        let traces = [is_there(&paths.node()), host.try_exists(conf_dir.join(CONFLIST))];
+        let ask = |socket: std::path::PathBuf| Client::new(&socket);
+        let agent: Result<AgentStatus, _> = ask(paths.agent_socket()).get("/v1/status").await;
+        let installed = agent.is_ok() || traces.iter().any(|trace| matches!(trace, Ok(true)));
+        let unsure = traces.into_iter().find_map(Result::err);
         let interface = config.map_or("selvedge0", |config| &config.interface);
         let guard = config.filter(|_| installed).map(|config| {
             let wanted = GuardConfig {
@@ -40,10 +47,10 @@ impl Facts {
             };
             guard::is_right(&wanted).map_err(|error| error.to_string())
         });
-        let ask = |socket: std::path::PathBuf| Client::new(&socket);
         Self {
             installed,
-            agent: ask(paths.agent_socket()).get("/v1/status").await,
+            unsure,
+            agent,
             tunnel: ask(paths.tunnel_socket(interface)).get("/v1/status").await,
             guard,
         }
@@ -61,7 +68,11 @@ impl Facts {
 /// Nothing before Selvedge is installed.
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     if !facts.installed {
-        return vec![Finding::skipped(AGENT, "Selvedge is not installed on this node yet")];
+        let seen = match &facts.unsure {
+            None => "Selvedge is not installed on this node yet".to_owned(),
+            Some(error) => format!("it cannot be told whether Selvedge is installed: {error}"),
+        };
+        return vec![Finding::skipped(AGENT, seen)];
     }
     let mut findings = agent(&facts.agent);
     findings.push(tunnel(&facts.tunnel));
@@ -191,7 +202,7 @@ mod tests {
 
     #[test]
     fn before_it_is_installed_silence_is_no_problem() {
-        let facts = Facts { installed: false, agent: silent(), tunnel: silent(), guard: None };
+        let facts = Facts { installed: false, unsure: None, agent: silent(), tunnel: silent(), guard: None };
         assert!(judge(&facts).iter().all(|finding| finding.severity == Severity::Skipped));
         let facts = Facts { installed: true, guard: Some(Ok(false)), ..facts };
         let problems: Vec<_> = judge(&facts).into_iter().map(|f| (f.check, f.severity)).collect();

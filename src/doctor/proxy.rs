@@ -30,11 +30,13 @@ pub(super) fn judge(network: &Network, ruleset: &Ruleset) -> Finding {
 }
 
 fn modes(network: &Network, ruleset: &Ruleset) -> Vec<&'static str> {
+    let ipvs = network.has_link(IPVS_DEVICE);
+    // In mode IPVS it has KUBE-SERVICES too, but no chain for each Service.
+    let iptables = ["KUBE-SVC-", "KUBE-NODEPORTS"].iter().any(|start| ruleset.has_compat(start));
     let found = [
         ("nftables", ruleset.has_table("kube-proxy")),
-        // In IPVS mode it has a few chains of that name too.
-        ("iptables", ruleset.has_compat("KUBE-SERVICES") && !network.has_link(IPVS_DEVICE)),
-        ("ipvs", network.has_link(IPVS_DEVICE)),
+        ("iptables", iptables || (!ipvs && ruleset.has_compat("KUBE-SERVICES"))),
+        ("ipvs", ipvs),
     ];
     found.into_iter().filter_map(|(mode, there)| there.then_some(mode)).collect()
 }
@@ -61,6 +63,8 @@ mod tests {
         assert_eq!(judge(&network(&[]), &ruleset("kube-proxy", &[])).seen, "mode nftables");
         assert_eq!(judge(&network(&[]), &iptables).seen, "mode iptables");
         assert_eq!(judge(&network(&["kube-ipvs0"]), &iptables).seen, "mode ipvs");
+        let left = ruleset("nat", &["KUBE-SERVICES", "KUBE-SVC-ABC"]);
+        assert!(judge(&network(&["kube-ipvs0"]), &left).seen.ends_with("iptables, ipvs"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What of others' nftables, and of both kinds of iptables, the doctor looks at. Read, never changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use super::host::Host;
 use super::walk::{End, Walk};
@@ -83,7 +84,12 @@ impl Ruleset {
 
     /// A table is asked for only when it is listed: asking makes it.
     fn look_into_legacy(&mut self, host: &Host, ip: Ip, family: Family, names: &str) {
-        let listed = host.read(format!("/proc/net/{names}")).unwrap_or_default();
+        let listed = match host.try_read(format!("/proc/net/{names}")) {
+            Ok(listed) => listed,
+            // The kernel has none, or the doctor sees no /proc at all.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.unread.push((family, error.to_string())),
+        };
         self.legacy.extend(listed.lines().map(|table| (family, table.to_owned())));
         if !self.legacy.contains(&(family, "filter".to_owned())) {
             return;
