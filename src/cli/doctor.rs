@@ -112,9 +112,9 @@ fn paragraph(finding: &Finding) -> String {
     const SEVERITY: usize = 9;
     const CHECK: usize = 16;
     const TEXT: usize = 55;
-    let mut lines = table::wrap(&finding.seen, TEXT);
+    let mut lines = table::wrap(&table::visible(&finding.seen), TEXT);
     if let Some(remedy) = &finding.remedy {
-        lines.extend(table::wrap(&format!("-> {remedy}"), TEXT));
+        lines.extend(table::wrap(&table::visible(&format!("-> {remedy}")), TEXT));
     }
     let mut text = String::new();
     for (index, line) in lines.iter().enumerate() {
@@ -138,7 +138,7 @@ mod tests {
                 format!("clusterPodCIDRs lacks {long}"),
                 "write it on every node",
             ),
-            Finding::skipped("rbac", "not asked"),
+            Finding::skipped("rbac", "not asked \u{1b}[31m"),
         ];
         let suggested_config = Some("serviceCIDRs = [\"10.96.0.0/12\"]\n".into());
         Report { version: "0", installed: false, findings, suggested_config }
@@ -157,6 +157,7 @@ mod tests {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");
         }
         assert!(letters.contains("5555:6666:7777/128,fd00:1111"), "{text}");
+        assert!(text.contains("not asked \\u{1b}[31m") && !text.contains('\u{1b}'), "{text}");
         assert!(text.contains("\nserviceCIDRs = [\"10.96.0.0/12\"]\n"));
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use super::finding::Finding;
+use super::finding::{Finding, some};
 use super::host::{Host, is_there};
 use crate::agent::status::AgentStatus;
 use crate::config::Config;
@@ -16,6 +16,8 @@ use crate::tunnel::api::{DeviceStatus, PeerState};
 const AGENT: &str = "agent";
 const TUNNEL: &str = "tunnel";
 const GUARD: &str = "guard";
+/// Most refused nodes that are listed.
+const REFUSED: usize = 10;
 
 /// What they say of themselves.
 #[derive(Debug)]
@@ -91,10 +93,14 @@ fn agent(status: &Result<AgentStatus, ClientError>) -> Vec<Finding> {
     };
     let mut findings: Vec<_> =
         status.problems.iter().map(|problem| Finding::problem(AGENT, problem.clone(), remedy)).collect();
-    findings.extend(status.refused.iter().map(|refused| {
+    findings.extend(status.refused.iter().take(REFUSED).map(|refused| {
         let seen = format!("refuses node {}: {}", refused.node, refused.message);
         Finding::warning(AGENT, seen, "see the Events of that Node, and whether it is what it claims to be")
     }));
+    if let Some(more) = status.refused.len().checked_sub(REFUSED).filter(|more| *more > 0) {
+        let seen = format!("refuses {more} more nodes");
+        findings.push(Finding::warning(AGENT, seen, "see `selvedge status` for all of them"));
+    }
     if findings.is_empty() {
         findings.push(match status.ready {
             true => Finding::ok(AGENT, format!("node {} is ready", status.node)),
@@ -125,7 +131,7 @@ fn peers(status: &DeviceStatus) -> Finding {
     if !handshaking.is_empty() {
         return Finding::warning(
             TUNNEL,
-            format!("no answer to handshakes from {}", handshaking.join(", ")),
+            format!("no answer to handshakes from {}", some(handshaking)),
             format!(
                 "let UDP port {port} pass between the nodes, both ways; see their endpoints in `selvedge status`"
             ),
@@ -133,7 +139,7 @@ fn peers(status: &DeviceStatus) -> Finding {
     }
     if !unreachable.is_empty() {
         let remedy = "set `endpoints` on those nodes, or let them call: `persistentKeepalive = 25`";
-        return Finding::warning(TUNNEL, format!("no endpoint known of {}", unreachable.join(", ")), remedy);
+        return Finding::warning(TUNNEL, format!("no endpoint known of {}", some(unreachable)), remedy);
     }
     Finding::ok(TUNNEL, format!("{} on UDP {port}, {} peers", status.device, status.peers.len()))
 }
@@ -212,6 +218,8 @@ mod tests {
     #[test]
     fn the_agents_own_words_are_passed_on() {
         let refused = Refused { node: "n2".into(), reason: "r".into(), message: "its key is n1's".into() };
+        let many = AgentStatus { refused: vec![refused.clone(); 12], ..status() };
+        assert_eq!(agent(&Ok(many)).last().unwrap().seen, "refuses 2 more nodes");
         let sick = AgentStatus { problems: vec!["no TUN".into()], refused: vec![refused], ..status() };
         let found: Vec<_> = agent(&Ok(sick)).into_iter().map(|f| (f.severity, f.seen)).collect();
         assert_eq!(found[0], (Severity::Problem, "no TUN".into()));

@@ -59,7 +59,8 @@ fn judge(facts: &Facts, config: Option<&Config>) -> Seen {
     findings.extend(facts.clock.clone());
     let installed = facts.nodes.as_ref().is_ok_and(|nodes| nodes.iter().any(nodes::is_member));
     findings.push(access::judge(&facts.rights));
-    findings.push(admission::judge(&facts.policy, &facts.binding, installed));
+    let taint = config.map(|config| config.agent.startup_taint.as_str());
+    findings.push(admission::judge(&facts.policy, &facts.binding, taint, installed));
     let nodes = match &facts.nodes {
         Ok(nodes) => {
             findings.push(nodes::judge(nodes));

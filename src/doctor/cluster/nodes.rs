@@ -3,12 +3,10 @@
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
 
-use super::super::finding::Finding;
+use super::super::finding::{Finding, some};
 use crate::mesh::annotation::PUBLIC_KEY;
 
 pub(super) const CHECK: &str = "nodes";
-/// Most names that a finding lists.
-const NAMES: usize = 5;
 
 /// Whether an agent has been on it.
 pub(super) fn is_member(node: &Node) -> bool {
@@ -23,11 +21,7 @@ pub(super) fn pod_cidrs(node: &Node) -> Vec<String> {
 
 /// The first few names, and how many more there are.
 pub(super) fn names(nodes: &[&Node]) -> String {
-    let mut names: Vec<_> = nodes.iter().take(NAMES).map(|node| node.name_any()).collect();
-    if nodes.len() > NAMES {
-        names.push(format!("and {} more", nodes.len() - NAMES));
-    }
-    names.join(", ")
+    some(nodes.iter().map(|node| node.name_any()))
 }
 
 pub(super) fn judge(nodes: &[Node]) -> Finding {
