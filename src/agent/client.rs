@@ -8,7 +8,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::watch;
 
-/// Where the API server is and who asks: from `kubeconfig`, else in the cluster, else `KUBECONFIG` or `~/.kube/config`.
+/// Where the API server is and who asks: from `kubeconfig`, else `KUBECONFIG` or `~/.kube/config`, else in the cluster.
 ///
 /// # Errors
 /// When there is none or it cannot be used.

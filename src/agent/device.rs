@@ -14,19 +14,29 @@ pub const OVERHEAD: u32 = 80;
 /// What a path of Ethernets carries, for a node none of whose addresses is found on a device.
 const ETHERNET: u32 = 1500;
 
-/// MTU for the tunnel and the pods: that of the device with the node's addresses less [`OVERHEAD`], always for an
-/// IPv6 underlay, since any peer may be reached over it. With several devices the smallest counts.
+/// Index of `lo` in every network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
+
+/// MTU for the tunnel and the pods: that of the [`underlay`] less [`OVERHEAD`], always for an IPv6 underlay, since any
+/// peer may be reached over it.
 ///
 /// # Errors
 /// When the kernel does not list devices and addresses.
 pub async fn tunnel_mtu(netlink: &Netlink, node_addresses: &[IpAddr]) -> Result<u32, Error> {
     let addresses = netlink.addresses(None).await?;
     let links = netlink.links().await?;
-    let carries = |link: &Link| {
+    let mtu = underlay(&links, &addresses, node_addresses).map_or(ETHERNET, |link| link.mtu);
+    Ok(mtu.saturating_sub(OVERHEAD))
+}
+
+/// The device with the node's addresses; the one of least MTU where there are several. An address on `lo`, as routing
+/// to the host has it, tells nothing of the way to other nodes.
+#[must_use]
+pub fn underlay<'a>(links: &'a [Link], addresses: &[Address], node_addresses: &[IpAddr]) -> Option<&'a Link> {
+    let carries = |link: &&Link| {
         addresses.iter().any(|a| a.device == link.index && node_addresses.contains(&a.net.addr()))
     };
-    let underlay = links.iter().filter(|link| carries(link)).map(|link| link.mtu).min();
-    Ok(underlay.unwrap_or(ETHERNET) - OVERHEAD)
+    links.iter().filter(|link| link.index != LOOPBACK).filter(carries).min_by_key(|link| link.mtu)
 }
 
 /// Brings `link` to its desired state and tells what was changed.
@@ -65,4 +75,29 @@ pub async fn ensure(
 /// The kernel gives IPv6 devices one by itself.
 fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::link::Bridge;
+    use crate::kernel::mac::Mac;
+
+    #[test]
+    fn an_address_on_lo_does_not_make_it_the_underlay() {
+        selvedge_lab::isolated!(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let netlink = Netlink::new().unwrap();
+                let on_lo: IpNet = "192.0.2.1/32".parse().unwrap();
+                netlink.apply([Address::new(LOOPBACK, on_lo).add()]).await.unwrap();
+                let node = [on_lo.addr(), "192.0.2.9".parse().unwrap()];
+                assert_eq!(tunnel_mtu(&netlink, &node).await.unwrap(), ETHERNET - OVERHEAD);
+                let bridge = Bridge { name: "br", mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1400, group: 0 };
+                let device = netlink.ensure_bridge(&bridge).await.unwrap().index;
+                netlink.apply([Address::new(device, IpNet::from(node[1])).add()]).await.unwrap();
+                assert_eq!(tunnel_mtu(&netlink, &node).await.unwrap(), 1400 - OVERHEAD);
+            });
+        });
+    }
 }

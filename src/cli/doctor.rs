@@ -17,8 +17,9 @@ use crate::paths::Paths;
   selvedge doctor --kubeconfig /etc/kubernetes/admin.conf --as-agent
   selvedge doctor --output json | jq '.findings[] | select(.severity == \"problem\")'
 
-Run it as root. It changes nothing on the node and runs no other program. What the kernel can do is tried in a
-network namespace that is gone afterwards; the kernel may load modules for that, as it will for Selvedge.
+Run it as root. It changes nothing on the node, and runs no other program but one that the kubeconfig names to get
+credentials by (exec). What the kernel can do is tried in a network namespace that is gone afterwards; the kernel
+may load modules for that, as it will for Selvedge.
 
 Exit codes: 0 no problem, 3 there is one.")]
 pub(super) struct Args {
@@ -26,10 +27,17 @@ pub(super) struct Args {
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
     /// Ask the API server for the rights of the agent, by impersonating it.
-    #[arg(long, value_name = "USER", num_args = 0..=1, require_equals = true, default_missing_value = AGENT)]
+    #[arg(long, value_name = "USER", num_args = 0..=1, require_equals = true, default_missing_value = AGENT,
+        value_parser = user, conflicts_with = "offline")]
     as_agent: Option<String>,
     #[command(flatten)]
     place: Place,
+}
+
+/// A name that a header can carry.
+fn user(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty() && http::HeaderValue::from_str(text).is_ok();
+    fits.then(|| text.to_owned()).ok_or_else(|| "it is no name of a user".into())
 }
 
 /// Where to look: options of the verbs that look at a whole node.
@@ -104,9 +112,9 @@ fn paragraph(finding: &Finding) -> String {
     const SEVERITY: usize = 9;
     const CHECK: usize = 16;
     const TEXT: usize = 55;
-    let mut lines = table::wrap(&finding.seen, TEXT);
+    let mut lines = table::wrap(&table::visible(&finding.seen), TEXT);
     if let Some(remedy) = &finding.remedy {
-        lines.extend(table::wrap(&format!("-> {remedy}"), TEXT));
+        lines.extend(table::wrap(&table::visible(&format!("-> {remedy}")), TEXT));
     }
     let mut text = String::new();
     for (index, line) in lines.iter().enumerate() {
@@ -130,7 +138,7 @@ mod tests {
                 format!("clusterPodCIDRs lacks {long}"),
                 "write it on every node",
             ),
-            Finding::skipped("rbac", "not asked"),
+            Finding::skipped("rbac", "not asked \u{1b}[31m"),
         ];
         let suggested_config = Some("serviceCIDRs = [\"10.96.0.0/12\"]\n".into());
         Report { version: "0", installed: false, findings, suggested_config }
@@ -149,6 +157,7 @@ mod tests {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");
         }
         assert!(letters.contains("5555:6666:7777/128,fd00:1111"), "{text}");
+        assert!(text.contains("not asked \\u{1b}[31m") && !text.contains('\u{1b}'), "{text}");
         assert!(text.contains("\nserviceCIDRs = [\"10.96.0.0/12\"]\n"));
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::doctor::Place;
-use super::{Exit, Failure};
+use super::{Exit, Failure, table};
 use crate::support::{self, archive};
 
 /// Options of `selvedge support`.
@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     }
     for missing in &bundle.manifest.missing {
         let why = missing.why.lines().next().unwrap_or_default();
-        println!("without {}: {why}", missing.what);
+        println!("without {}: {}", missing.what, table::visible(why));
     }
     Ok(Exit::Ok)
 }

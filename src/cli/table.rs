@@ -50,6 +50,16 @@ fn cut(cell: &str, width: usize) -> String {
     kept + "…"
 }
 
+/// `text` with its control characters escaped: it may be of foreign bytes. White space stays.
+#[must_use]
+pub fn visible(text: &str) -> String {
+    let escaped = |letter: char| match letter.is_control() && !letter.is_whitespace() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(escaped).collect()
+}
+
 /// `text` in lines of at most `width` characters, broken between words, and within those that are longer.
 #[must_use]
 pub fn wrap(text: &str, width: usize) -> Vec<String> {

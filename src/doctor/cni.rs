@@ -57,10 +57,17 @@ fn kind(text: &str) -> String {
     kind.unwrap_or("unknown").to_owned()
 }
 
-pub(super) fn judge(facts: &Facts, network: &Network) -> Vec<Finding> {
+/// `installed`: ours should be there.
+pub(super) fn judge(facts: &Facts, network: &Network, installed: bool) -> Vec<Finding> {
     let mut findings = vec![files(facts)];
+    findings.extend((installed && !facts.ours).then(|| gone(facts)));
     findings.extend(devices(network));
     findings
+}
+
+fn gone(facts: &Facts) -> Finding {
+    let seen = format!("Selvedge is installed, and there is no {CONFLIST} in {}", facts.folder.display());
+    Finding::problem(CHECK, seen, "start the agent, which writes it; see what removes files there")
 }
 
 /// Runtimes take the first file by name.
@@ -113,7 +120,7 @@ mod tests {
 
     fn severities(files: &[(&str, &str)], links: &[&str]) -> Vec<Severity> {
         let facts = Facts::gather(&Fake::with(files).host, Path::new("/etc/cni/net.d"));
-        judge(&facts, &network(links)).into_iter().map(|finding| finding.severity).collect()
+        judge(&facts, &network(links), false).into_iter().map(|finding| finding.severity).collect()
     }
 
     const OURS: (&str, &str) = ("/etc/cni/net.d/10-selvedge.conflist", "{}");
@@ -126,6 +133,15 @@ mod tests {
     fn one_network_is_well_and_loopback_is_none() {
         assert_eq!(severities(&[], &[]), [Severity::Ok]);
         assert_eq!(severities(&[OURS, LOOPBACK], &["selvedge0"]), [Severity::Ok]);
+    }
+
+    #[test]
+    fn ours_is_missed_once_it_was_there() {
+        let severity = |files: &[(&str, &str)]| {
+            let facts = Facts::gather(&Fake::with(files).host, Path::new("/etc/cni/net.d"));
+            judge(&facts, &network(&[]), true).last().unwrap().severity
+        };
+        assert_eq!((severity(&[OURS]), severity(&[])), (Severity::Ok, Severity::Problem));
     }
 
     #[test]

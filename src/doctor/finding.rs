@@ -71,6 +71,17 @@ impl Finding {
     }
 }
 
+/// The first few names, and how many more there are.
+pub(super) fn some(names: impl IntoIterator<Item = impl Into<String>>) -> String {
+    /// Most that are listed.
+    const NAMES: usize = 5;
+    let mut names = names.into_iter().map(Into::into);
+    let mut first: Vec<String> = names.by_ref().take(NAMES).collect();
+    let more = names.count();
+    first.extend((more > 0).then(|| format!("and {more} more")));
+    first.join(", ")
+}
+
 /// All that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -3,121 +3,188 @@
 use ipnet::IpNet;
 
 use super::finding::Finding;
+use super::naming::{Named, Pods};
 use super::ruleset::{Dropping, Ruleset};
 use crate::config::Config;
-use crate::kernel::nft::{Expression, Hook, Rule, Verdict, octets};
+use crate::kernel::nft::{Family, Hook};
 
 const CHECK: &str = "firewall";
 /// The default `listenPort`.
 const PORT: u16 = 51830;
+/// What stands for a range that is not known.
+const SOME: &str = "POD-CIDR";
 
-pub(super) fn judge(ruleset: &Ruleset, config: Option<&Config>) -> Vec<Finding> {
+/// What the judgement hangs on.
+struct Judge<'a> {
+    ruleset: &'a Ruleset,
+    pods: Pods<'a>,
+    interface: &'a str,
+    port: u16,
+    /// There is a device `docker0`.
+    docker: bool,
+}
+
+pub(super) fn judge(ruleset: &Ruleset, config: Option<&Config>, docker: bool) -> Vec<Finding> {
     let port = config.map_or(PORT, |config| config.listen_port);
-    let pods = config.map(|config| config.cluster_pod_cidrs.as_slice()).unwrap_or_default();
-    let mut findings: Vec<_> =
-        ruleset.dropping.iter().filter_map(|chain| dropping(chain, ruleset, pods, port)).collect();
-    findings.extend(ruleset.has_table("firewalld").then(|| firewalld(pods, port)));
-    findings.extend(legacy(ruleset));
+    let interface = config.map_or("selvedge0", |config| &config.interface);
+    let judge = Judge { ruleset, pods: Pods::new(config), interface, port, docker };
+    let mut findings: Vec<_> = ruleset.dropping.iter().filter_map(|chain| judge.dropping(chain)).collect();
+    findings.extend(ruleset.has_table("firewalld").then(|| judge.firewalld()));
+    findings.extend(ruleset.unread.iter().map(|(family, error)| unread(*family, error)));
     if findings.is_empty() {
         findings.push(Finding::ok(CHECK, "nothing drops what is forwarded or comes to the tunnel"));
     }
     findings
 }
 
-fn dropping(chain: &Dropping, ruleset: &Ruleset, pods: &[IpNet], port: u16) -> Option<Finding> {
-    let Dropping { family, table, chain: name, base, rules } = chain;
-    let place = format!("chain {name} of table {family} {table}");
-    match base.hook {
-        Hook::Forward if rules.iter().any(|rule| accepts_pods(rule, pods)) => Some(Finding::warning(
-            CHECK,
-            format!("{place} drops what is forwarded, but for rules that name pods"),
-            "see that they accept every address in clusterPodCIDRs, in both directions",
-        )),
-        Hook::Forward => Some(Finding::problem(
-            CHECK,
-            format!("{place} drops what is forwarded: pods' packets too{}", owner(ruleset)),
-            forward_remedy(ruleset, chain, pods),
-        )),
-        Hook::Input => Some(Finding::warning(
-            CHECK,
-            format!("{place} drops what comes in, but for what its rules accept"),
-            format!("see that it accepts UDP port {port} from the other nodes"),
-        )),
-        _ => None,
-    }
-}
-
-/// Whether a rule accepts packets by one of our devices, or from or to an address in `pods`.
-fn accepts_pods(rule: &Rule, pods: &[IpNet]) -> bool {
-    let accepts = rule.expressions.contains(&Expression::Verdict(Verdict::Accept));
-    let names_pods = |value: &[u8]| {
-        let device = value.starts_with(b"selvedge") || value.starts_with(b"slv");
-        // Whole bytes of a prefix are compared, as in 10.244.0.0/16.
-        let prefix = |net: &IpNet| {
-            let bytes = usize::from(net.prefix_len() / 8);
-            bytes > 0 && value.len() >= bytes && octets(net.addr())[..bytes] == value[..bytes]
-        };
-        device || pods.iter().any(prefix)
-    };
-    accepts
-        && rule.expressions.iter().any(|expression| match expression {
-            Expression::Compare { value, .. } => names_pods(value),
-            _ => false,
+impl Judge<'_> {
+    fn dropping(&self, chain: &Dropping) -> Option<Finding> {
+        // What it refuses has a finding of its own.
+        if chain.table == "firewalld" {
+            return None;
+        }
+        let place = place(chain);
+        let port = self.port;
+        Some(match chain.hook {
+            Hook::Forward => return self.forward(chain, &place),
+            Hook::Input => Finding::warning(
+                CHECK,
+                format!("{place} drops what comes in, but for what its rules accept"),
+                format!("see that it accepts UDP port {port} from the other nodes"),
+            ),
+            Hook::Output => Finding::warning(
+                CHECK,
+                format!("{place} drops what this node sends, but for what its rules accept"),
+                format!("see that it accepts UDP from port {port} and to the other nodes' ports"),
+            ),
+            _ => Finding::warning(
+                CHECK,
+                format!("{place} drops what passes, but for what its rules accept"),
+                format!(
+                    "see that it accepts UDP port {port} of all nodes, and clusterPodCIDRs in both directions"
+                ),
+            ),
         })
-}
+    }
 
-fn is_docker(ruleset: &Ruleset) -> bool {
-    ruleset.has_compat("DOCKER")
-}
+    /// Nothing for a family that has no pods.
+    fn forward(&self, chain: &Dropping, place: &str) -> Option<Finding> {
+        if !self.pods.ranges.is_empty() && self.ranges(chain.family).is_empty() {
+            return None;
+        }
+        let but = match self.pods.named_by(&chain.rules) {
+            Named::No => {
+                let owner = self.owner(chain).map(|owner| format!(" ({owner} is here)")).unwrap_or_default();
+                return Some(Finding::problem(
+                    CHECK,
+                    format!("{place} drops what is forwarded: pods' packets too{owner}"),
+                    self.remedy(chain),
+                ));
+            }
+            Named::Perhaps => "but for rules with sets that may name pods",
+            Named::Yes => "but for rules that name pods",
+        };
+        Some(Finding::warning(
+            CHECK,
+            format!("{place} drops what is forwarded, {but}"),
+            "see that they accept every address in clusterPodCIDRs, in both directions",
+        ))
+    }
 
-fn is_ufw(ruleset: &Ruleset) -> bool {
-    ruleset.has_compat("ufw-")
-}
+    /// The configured ranges that packets in a table of this family can have.
+    fn ranges(&self, family: Family) -> Vec<IpNet> {
+        let fits = |net: &&IpNet| match family {
+            Family::Ipv4 => net.addr().is_ipv4(),
+            Family::Ipv6 => net.addr().is_ipv6(),
+            _ => true,
+        };
+        self.pods.ranges.iter().filter(fits).copied().collect()
+    }
 
-fn owner(ruleset: &Ruleset) -> &'static str {
-    match (is_ufw(ruleset), is_docker(ruleset)) {
-        (true, _) => " (ufw is here)",
-        (false, true) => " (Docker is here)",
-        _ => "",
+    /// Who sets the policy of iptables' table `filter`.
+    fn owner(&self, chain: &Dropping) -> Option<&'static str> {
+        let Dropping { family, table, legacy, by_policy, .. } = chain;
+        if table != "filter" || *family == Family::Inet || !by_policy {
+            return None;
+        }
+        let has = |start| !legacy && self.ruleset.has_compat_in(*family, table, start);
+        match (has("ufw-"), has("DOCKER") || (*legacy && self.docker)) {
+            (true, _) => Some("ufw"),
+            (false, true) => Some("Docker"),
+            _ => None,
+        }
+    }
+
+    fn remedy(&self, chain: &Dropping) -> String {
+        match self.owner(chain) {
+            Some("ufw") => {
+                return "set DEFAULT_FORWARD_POLICY=\"ACCEPT\" in /etc/default/ufw, then `ufw reload`".into();
+            }
+            Some(_) => {
+                return "set \"ip-forward-no-drop\": true in Docker's /etc/docker/daemon.json (Docker 28) and reboot, or \
+                        accept clusterPodCIDRs in chain DOCKER-USER"
+                    .into();
+            }
+            None => {}
+        }
+        let commands = match self.ranges(chain.family).as_slice() {
+            [] => commands(chain, if chain.family == Family::Ipv6 { "ip6" } else { "ip" }, SOME),
+            nets => nets
+                .iter()
+                .map(|net| commands(chain, word(net), &net.to_string()))
+                .collect::<Vec<_>>()
+                .join(" && "),
+        };
+        format!("accept clusterPodCIDRs there as source and destination: {commands}")
+    }
+
+    fn firewalld(&self) -> Finding {
+        let (interface, port) = (self.interface, self.port);
+        let sources: String = self.pods.ranges.iter().map(|net| format!(" --add-source={net}")).collect();
+        let sources = if sources.is_empty() { format!(" --add-source={SOME}") } else { sources };
+        Finding::warning(
+            CHECK,
+            "firewalld is running: it refuses what is forwarded between zones, and unknown ports",
+            format!(
+                "firewall-cmd --permanent --zone=trusted{sources} --add-interface={interface} && firewall-cmd \
+                 --permanent --add-port={port}/udp && firewall-cmd --reload"
+            ),
+        )
     }
 }
 
-fn forward_remedy(ruleset: &Ruleset, chain: &Dropping, pods: &[IpNet]) -> String {
-    if is_ufw(ruleset) {
-        return "set DEFAULT_FORWARD_POLICY=\"ACCEPT\" in /etc/default/ufw, then `ufw reload`".into();
-    }
-    if is_docker(ruleset) {
-        return "set \"ip-forward-no-drop\": true in Docker's /etc/docker/daemon.json (Docker 28) and reboot, or accept \
-                clusterPodCIDRs in chain DOCKER-USER"
-            .into();
-    }
-    let example = pods.first().map_or("10.244.0.0/16".to_owned(), ToString::to_string);
-    format!(
-        "accept clusterPodCIDRs there as source and destination: nft insert rule {} {} {} ip saddr {example} accept",
-        chain.family, chain.table, chain.chain
-    )
+fn place(chain: &Dropping) -> String {
+    let Dropping { family, table, chain, legacy, .. } = chain;
+    let old = if *legacy { " of the old iptables" } else { "" };
+    format!("chain {chain} of table {family} {table}{old}")
 }
 
-fn firewalld(pods: &[IpNet], port: u16) -> Finding {
-    let sources: String = pods.iter().map(|net| format!(" --add-source={net}")).collect();
-    let sources = if sources.is_empty() { " --add-source=POD-CIDR".to_owned() } else { sources };
+/// The word that addresses of a range have in front.
+fn word(net: &IpNet) -> &'static str {
+    if net.addr().is_ipv4() { "ip" } else { "ip6" }
+}
+
+fn commands(chain: &Dropping, word: &str, net: &str) -> String {
+    let Dropping { family, table, chain, legacy, .. } = chain;
+    let one = |direction: &str, flag: &str| match legacy {
+        true => format!("{} -I {chain} {flag} {net} -j ACCEPT", program(*family)),
+        false => format!("nft insert rule {family} {table} {chain} {word} {direction} {net} accept"),
+    };
+    format!("{} && {}", one("saddr", "-s"), one("daddr", "-d"))
+}
+
+/// The program of the old iptables.
+fn program(family: Family) -> &'static str {
+    if family == Family::Ipv6 { "ip6tables-legacy" } else { "iptables-legacy" }
+}
+
+fn unread(family: Family, error: &str) -> Finding {
+    let program = program(family);
     Finding::warning(
         CHECK,
-        "firewalld is running: it refuses what is forwarded between zones, and unknown ports",
-        format!(
-            "firewall-cmd --permanent --zone=trusted{sources} --add-interface=selvedge0 && firewall-cmd --permanent \
-             --add-port={port}/udp && firewall-cmd --reload"
-        ),
+        format!("whether the old iptables drops packets of family {family} cannot be read: {error}"),
+        format!("see `{program} -S FORWARD` and `{program} -S INPUT` for what drops"),
     )
-}
-
-fn legacy(ruleset: &Ruleset) -> Option<Finding> {
-    let seen = "the old iptables is in use here, whose rules nftables does not show";
-    ruleset
-        .legacy
-        .iter()
-        .any(|table| table == "filter")
-        .then(|| Finding::warning(CHECK, seen, "see `iptables-legacy -S FORWARD` for a policy of DROP"))
 }
 
 #[cfg(test)]
@@ -125,12 +192,11 @@ mod tests {
     use super::super::finding::Severity;
     use super::super::tests::config;
     use super::*;
-    use crate::kernel::nft::{Base, ChainKind, End, Family, Ip, Policy};
+    use crate::kernel::nft::{End, Ip, Rule};
 
     fn chain(hook: Hook, rules: Vec<Rule>) -> Dropping {
-        let base = Base { kind: ChainKind::Filter, hook, priority: 0, policy: Policy::Drop, device: None };
         let (table, chain) = ("filter".to_owned(), "FORWARD".to_owned());
-        Dropping { family: Family::Ipv4, table, chain, base, rules }
+        Dropping { family: Family::Ipv4, table, chain, hook, by_policy: true, legacy: false, rules }
     }
 
     fn with(dropping: Vec<Dropping>, chains: &[&str]) -> Ruleset {
@@ -140,7 +206,7 @@ mod tests {
     }
 
     fn only(ruleset: &Ruleset) -> Finding {
-        let mut findings = judge(ruleset, Some(&config("")));
+        let mut findings = judge(ruleset, Some(&config("")), true);
         assert_eq!(findings.len(), 1, "{findings:?}");
         findings.remove(0)
     }
@@ -148,7 +214,50 @@ mod tests {
     #[test]
     fn nothing_is_well() {
         assert_eq!(only(&Ruleset::default()).severity, Severity::Ok);
-        assert_eq!(only(&with(vec![chain(Hook::Output, vec![])], &[])).severity, Severity::Ok);
+        for hook in [Hook::Output, Hook::Input, Hook::Prerouting, Hook::Postrouting] {
+            assert_eq!(only(&with(vec![chain(hook, vec![])], &[])).severity, Severity::Warning);
+        }
+    }
+
+    #[test]
+    fn a_family_without_pods_is_left_alone_and_others_get_their_own_commands() {
+        let forward =
+            |family| vec![Dropping { family, table: "mine".into(), ..chain(Hook::Forward, vec![]) }];
+        assert_eq!(only(&with(forward(Family::Ipv6), &[])).severity, Severity::Ok);
+        let both = config("clusterPodCIDRs = [\"10.244.0.0/16\", \"fd00:1::/56\"]");
+        let remedy = |family| {
+            let ruleset = with(forward(family), &["DOCKER-USER"]);
+            judge(&ruleset, Some(&both), true).remove(0).remedy.unwrap()
+        };
+        let six = "nft insert rule ip6 mine FORWARD ip6 saddr fd00:1::/56 accept && \
+                   nft insert rule ip6 mine FORWARD ip6 daddr fd00:1::/56 accept";
+        assert!(remedy(Family::Ipv6).ends_with(six), "{}", remedy(Family::Ipv6));
+        assert!(!remedy(Family::Ipv6).contains("10.244"));
+        let inet = remedy(Family::Inet);
+        for part in ["inet mine FORWARD ip daddr 10.244.0.0/16", "inet mine FORWARD ip6 daddr fd00:1::/56"] {
+            assert!(inet.contains(part), "{inet}");
+        }
+        let unknown = judge(&with(forward(Family::Ipv6), &[]), None, false).remove(0);
+        assert!(unknown.remedy.unwrap().contains("ip6 saddr POD-CIDR"));
+    }
+
+    #[test]
+    fn the_old_iptables_is_judged_alike() {
+        let legacy = |hook, rules| Dropping { legacy: true, ..chain(hook, rules) };
+        let finding = only(&with(vec![legacy(Hook::Forward, vec![])], &[]));
+        assert_eq!(finding.severity, Severity::Problem);
+        assert!(
+            finding.seen.contains("old iptables") && finding.seen.contains("Docker is here"),
+            "{finding:?}"
+        );
+        let mine = judge(&with(vec![legacy(Hook::Forward, vec![])], &[]), Some(&config("")), false).remove(0);
+        assert!(mine.remedy.unwrap().contains("iptables-legacy -I FORWARD -d 10.244.0.0/16 -j ACCEPT"));
+        let named = Rule::new().address(End::Source, "10.244.0.0".parse().unwrap()).accept();
+        assert_eq!(only(&with(vec![legacy(Hook::Forward, vec![named])], &[])).severity, Severity::Warning);
+        assert_eq!(only(&with(vec![legacy(Hook::Input, vec![])], &[])).severity, Severity::Warning);
+        let ruleset = Ruleset { unread: vec![(Family::Ipv6, "EPERM".into())], ..Ruleset::default() };
+        let remedy = only(&ruleset).remedy.unwrap();
+        assert!(remedy.contains("ip6tables-legacy -S FORWARD") && remedy.contains("-S INPUT"), "{remedy}");
     }
 
     #[test]
@@ -184,7 +293,5 @@ mod tests {
         let firewalld = Ruleset { tables: [(Family::Inet, "firewalld".into())].into(), ..Ruleset::default() };
         let remedy = only(&firewalld).remedy.unwrap();
         assert!(remedy.contains("--add-source=10.244.0.0/16") && remedy.contains("51830/udp"), "{remedy}");
-        let legacy = Ruleset { legacy: vec!["filter".into()], ..Ruleset::default() };
-        assert_eq!(only(&legacy).severity, Severity::Warning);
     }
 }

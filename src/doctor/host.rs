@@ -41,13 +41,29 @@ impl Host {
     /// The value of a key below `/proc/sys/net`.
     #[must_use]
     pub fn sysctl(&self, key: &str) -> Option<String> {
-        self.read(Path::new("/proc/sys/net").join(key))
+        self.try_sysctl(key).ok()
+    }
+
+    /// The value of a key below `/proc/sys/net`.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn try_sysctl(&self, key: &str) -> io::Result<String> {
+        self.try_read(Path::new("/proc/sys/net").join(key)).map(|text| text.trim().to_owned())
     }
 
     /// Whether there is such a file or folder.
     #[must_use]
     pub fn exists(&self, path: impl AsRef<Path>) -> bool {
         self.path(path).symlink_metadata().is_ok()
+    }
+
+    /// Whether there is such a file or folder.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn try_exists(&self, path: impl AsRef<Path>) -> io::Result<bool> {
+        is_there(&self.path(path))
     }
 
     /// The names in a folder, sorted; none when it cannot be read.
@@ -58,6 +74,18 @@ impl Host {
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort_unstable();
         names
+    }
+}
+
+/// Whether there is such a file or folder.
+///
+/// # Errors
+/// When that cannot be told.
+pub(super) fn is_there(path: &Path) -> io::Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -7,6 +7,7 @@ use selvedge_keys::{KeyStore, StoreError};
 use serde::Serialize;
 
 use super::finding::Finding;
+use super::host::is_there;
 
 const CHECK: &str = "keys";
 
@@ -49,6 +50,8 @@ pub fn entries(folder: &Path) -> std::io::Result<Vec<Entry>> {
 pub(super) enum Facts {
     /// There is none.
     Absent,
+    /// It cannot be told whether there is one.
+    Unseen(std::io::Error),
     /// All its keys can be read: the epoch in use, and how many there are.
     Good(Option<u64>, usize),
     /// What is wrong.
@@ -58,8 +61,10 @@ pub(super) enum Facts {
 impl Facts {
     pub(super) fn gather(folder: &Path) -> Self {
         // Opening it would make it.
-        if folder.symlink_metadata().is_err() {
-            return Self::Absent;
+        match is_there(folder) {
+            Ok(true) => {}
+            Ok(false) => return Self::Absent,
+            Err(error) => return Self::Unseen(error),
         }
         let read = || {
             let store = KeyStore::open(folder)?;
@@ -75,6 +80,9 @@ impl Facts {
 pub(super) fn judge(facts: &Facts, root: bool) -> Finding {
     match facts {
         Facts::Absent => Finding::ok(CHECK, "no keys yet: the agent makes them on its first start"),
+        Facts::Unseen(error) => {
+            Finding::skipped(CHECK, format!("the key store cannot be looked at: {error}"))
+        }
         Facts::Good(Some(epoch), count) => {
             Finding::ok(CHECK, format!("epoch {epoch} is in use, of {count}; folder 0700, files 0600"))
         }
@@ -110,6 +118,9 @@ mod tests {
         let keys = folder.path().join("keys");
         assert_eq!(judge(&Facts::gather(&keys), true).severity, Severity::Ok);
         assert!(!keys.exists() && entries(&keys).is_err());
+        std::fs::write(&keys, "").unwrap();
+        let below = Facts::gather(&keys.join("below"));
+        assert_eq!(judge(&below, true).severity, Severity::Skipped, "{below:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `selvedge doctor`: what stands in the way of Selvedge on this node, before it is installed and after.
 //!
 //! Each check is a file: thin gathering of facts, from files below a root or by netlink, and a pure judgement of them.
-//! Nothing of the node is changed, no other program is run.
+//! Nothing of the node is changed. No other program is run, but one that a kubeconfig names to get credentials by.
 
 mod clock;
 pub mod cluster;
@@ -12,6 +12,7 @@ pub mod host;
 mod ini;
 pub mod keys;
 mod mtu;
+mod naming;
 mod network;
 mod networkd;
 mod networkmanager;
@@ -25,6 +26,7 @@ mod sysctls;
 mod system;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::path::PathBuf;
 
@@ -60,15 +62,15 @@ impl Doctor {
         findings.push(self.port(node.tunnel.as_ref().ok().map(|status| status.listen_port)));
         findings.push(clock::judge(kernel::clock::is_synchronised().ok()));
         findings.extend(self.files(node.installed));
-        findings.extend(self.network().await);
+        let cluster = match &self.cluster {
+            Some(access) => cluster::look(access, config).await,
+            None => cluster::Seen::default(),
+        };
+        let ways = mtu::Ways { node: cluster.own_addresses, peers: node.peers() };
+        findings.extend(self.network(&ways, node.installed).await);
         findings.extend(node::judge(&node));
-        let mut suggested_config = None;
-        if let Some(access) = &self.cluster {
-            let (found, suggestion) = cluster::look(access, config).await;
-            findings.extend(found);
-            suggested_config = suggestion;
-        }
-        let version = env!("CARGO_PKG_VERSION");
+        findings.extend(cluster.findings);
+        let (version, suggested_config) = (env!("CARGO_PKG_VERSION"), cluster.suggestion);
         Report { version, installed: node.installed, findings, suggested_config }
     }
 
@@ -94,14 +96,14 @@ impl Doctor {
             ranges::configuration(&path, &self.config, installed),
             keys::judge(&keys::Facts::gather(&self.paths.keys()), root),
         ];
-        findings.extend(sysctls::judge(&sysctls::Facts::gather(&self.host, interface), config, installed));
+        findings.extend(sysctls::judge(&sysctls::Facts::gather(&self.host, config, installed), config));
         findings.extend(networkd::judge(&networkd::Facts::gather(&self.host)));
-        findings.extend(networkmanager::judge(&networkmanager::Facts::gather(&self.host)));
+        findings.extend(networkmanager::judge(&networkmanager::Facts::gather(&self.host), interface));
         findings
     }
 
     /// What takes netlink.
-    async fn network(&self) -> Vec<Finding> {
+    async fn network(&self, ways: &mtu::Ways, installed: bool) -> Vec<Finding> {
         let config = self.config.as_ref().ok();
         let network = async { Network::gather(&Netlink::new()?).await };
         let network = match network.await {
@@ -109,13 +111,13 @@ impl Doctor {
             Err(error) => return vec![Finding::skipped("network", error.to_string())],
         };
         let folder = config.map_or(PathBuf::from("/etc/cni/net.d"), |config| config.cni.conf_dir.clone());
-        let mut findings = vec![mtu::judge(&network, config)];
+        let mut findings = mtu::judge(&network, config, ways, installed);
         findings.extend(config.into_iter().flat_map(|config| ranges::judge(config, &network)));
-        findings.extend(cni::judge(&cni::Facts::gather(&self.host, &folder), &network));
+        findings.extend(cni::judge(&cni::Facts::gather(&self.host, &folder), &network, installed));
         match Ruleset::gather(&self.host) {
             Ok(ruleset) => {
                 findings.push(proxy::judge(&network, &ruleset));
-                findings.extend(firewall::judge(&ruleset, config));
+                findings.extend(firewall::judge(&ruleset, config, network.has_link("docker0")));
             }
             Err(error) => findings.push(Finding::skipped("firewall", error.to_string())),
         }

@@ -7,6 +7,7 @@ use crate::kernel::address::Address;
 use crate::kernel::foreign::AnyRoute;
 use crate::kernel::link::Link;
 use crate::kernel::netlink::{Error, Netlink};
+use crate::kernel::route::MAIN;
 
 /// Numbers of the routing tables that hold the node's own addresses.
 const LOCAL: u32 = 255;
@@ -39,17 +40,23 @@ impl Network {
         self.link(index).is_some_and(|link| link.group == LINK_GROUP)
     }
 
-    /// The devices of the default routes, each once.
-    pub(super) fn underlay(&self) -> Vec<&Link> {
-        let defaults = self.routes.iter().filter(|route| route.destination.prefix_len() == 0);
-        let mut indices: Vec<u32> = defaults.flat_map(|route| route.devices.clone()).collect();
-        indices.sort_unstable();
-        indices.dedup();
-        indices
-            .into_iter()
-            .filter(|index| !self.is_ours(*index))
-            .filter_map(|index| self.link(index))
-            .collect()
+    /// The devices of the main table's default routes.
+    pub(super) fn default_devices(&self) -> Vec<&Link> {
+        self.devices(|route| route.destination.prefix_len() == 0)
+    }
+
+    /// The devices by which the main table leads to `address`: those of its longest prefixes.
+    pub(super) fn devices_to(&self, address: IpAddr) -> Vec<&Link> {
+        let leads = |route: &&AnyRoute| route.table == MAIN && route.destination.contains(&address);
+        let longest = self.routes.iter().filter(leads).map(|route| route.destination.prefix_len()).max();
+        self.devices(|route| leads(&route) && Some(route.destination.prefix_len()) == longest)
+    }
+
+    /// Not ours; of routes of the main table.
+    fn devices(&self, picks: impl Fn(&AnyRoute) -> bool) -> Vec<&Link> {
+        let routes = self.routes.iter().filter(|route| route.table == MAIN && picks(route));
+        let indices = routes.flat_map(|route| &route.devices).filter(|index| !self.is_ours(**index));
+        indices.filter_map(|index| self.link(*index)).collect()
     }
 
     /// Addresses of devices that are not ours, with the devices' names; none that only mean the host or its link.
@@ -66,7 +73,6 @@ impl Network {
 #[cfg(test)]
 pub(super) mod fake {
     use super::*;
-    use crate::kernel::route::MAIN;
 
     pub(crate) fn link(index: u32, name: &str, mtu: u32) -> Link {
         Link {

@@ -26,8 +26,8 @@ impl Facts {
             let last = entries.iter().rev().find(|(section, key, _)| section == "Network" && key == setting);
             last.is_none_or(|(_, _, value)| !is_no(value))
         };
-        // The folder is there while it runs: it keeps the links' states in it.
-        let running = host.exists("/run/systemd/netif");
+        // It keeps its state there while it runs; systemd makes the folder in any case.
+        let running = host.exists("/run/systemd/netif/state");
         Self { running, manages: SETTINGS.into_iter().filter(is_on).collect() }
     }
 }

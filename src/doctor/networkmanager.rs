@@ -1,17 +1,21 @@
 //! NetworkManager, which takes every device for its own unless told not to (NetworkManager.conf(5)).
 
+use std::collections::BTreeMap;
+
 use super::finding::Finding;
 use super::host::Host;
 use super::ini;
+use crate::pod::attachment::PREFIX;
+use crate::pod::gateway::BRIDGE;
 
 const CHECK: &str = "networkmanager";
 const NEAR: &str = "/etc/NetworkManager/conf.d";
 const RUN: &str = "/run/NetworkManager/conf.d";
 const FAR: &str = "/usr/lib/NetworkManager/conf.d";
 const MAIN: &str = "/etc/NetworkManager/NetworkManager.conf";
-/// A device of each kind that Selvedge makes: name and type.
-const DEVICES: [(&str, &str); 3] =
-    [("selvedge0", "tun"), ("selvedge-br", "bridge"), ("slv0123456789a", "veth")];
+
+/// A section that names no devices.
+const EVERY: (&str, bool) = ("*", false);
 
 /// What it leaves alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,18 +33,24 @@ impl Facts {
         entries.extend(ini::entries(&host.read(MAIN).unwrap_or_default()));
         entries.extend(ini::folder(host, NEAR, &[]));
         let mut facts = Self { running: host.exists("/run/NetworkManager"), unmanaged: Vec::new() };
-        let mut matched = (String::new(), String::new());
+        // The devices of a section, and whether it leaves them alone; in whatever order it says so.
+        let mut sections: BTreeMap<&str, (&str, bool)> = BTreeMap::new();
         for (section, key, value) in &entries {
+            let of_devices = section.starts_with("device");
             match key.as_str() {
                 "unmanaged-devices" if section == "keyfile" => facts.unmanaged = vec![value.clone()],
                 "unmanaged-devices+" if section == "keyfile" => facts.unmanaged.push(value.clone()),
-                "match-device" => matched = (section.clone(), value.clone()),
-                "managed" if *section == matched.0 && ["0", "no", "false"].contains(&value.as_str()) => {
-                    facts.unmanaged.push(matched.1.clone());
+                "match-device" if of_devices => sections.entry(section).or_insert(EVERY).0 = value,
+                "managed" if of_devices => {
+                    sections.entry(section).or_insert(EVERY).1 =
+                        ["0", "no", "false"].contains(&value.as_str());
                 }
                 _ => {}
             }
         }
+        facts
+            .unmanaged
+            .extend(sections.values().filter(|(_, alone)| *alone).map(|(list, _)| (*list).to_owned()));
         facts
     }
 
@@ -74,11 +84,14 @@ fn glob(pattern: &str, text: &str) -> bool {
     }
 }
 
-pub(super) fn judge(facts: &Facts) -> Option<Finding> {
+/// `interface`: the tunnel's device.
+pub(super) fn judge(facts: &Facts, interface: &str) -> Option<Finding> {
     if !facts.running {
         return None;
     }
-    let managed: Vec<_> = DEVICES.iter().filter(|(name, kind)| !facts.leaves_alone(name, kind)).collect();
+    let port = format!("{PREFIX}0123456789a");
+    let devices = [(interface, "tun"), (BRIDGE, "bridge"), (port.as_str(), "veth")];
+    let managed: Vec<_> = devices.iter().filter(|(name, kind)| !facts.leaves_alone(name, kind)).collect();
     if managed.is_empty() {
         return Some(Finding::ok(CHECK, "NetworkManager leaves Selvedge's devices alone"));
     }
@@ -86,8 +99,10 @@ pub(super) fn judge(facts: &Facts) -> Option<Finding> {
     Some(Finding::warning(
         CHECK,
         format!("NetworkManager may change Selvedge's devices ({})", names.join(", ")),
-        "write [keyfile] and unmanaged-devices+=interface-name:selvedge*;interface-name:slv* to \
-         /etc/NetworkManager/conf.d/selvedge.conf, reload NetworkManager",
+        format!(
+            "write [keyfile] and unmanaged-devices+=interface-name:{interface};interface-name:{BRIDGE};\
+             interface-name:{PREFIX}* to /etc/NetworkManager/conf.d/selvedge.conf, reload NetworkManager"
+        ),
     ))
 }
 
@@ -99,12 +114,12 @@ mod tests {
 
     fn severity(files: &[(&str, &str)]) -> Option<Severity> {
         let files = [&[("/run/NetworkManager/state", "")], files].concat();
-        judge(&Facts::gather(&Fake::with(&files).host)).map(|finding| finding.severity)
+        judge(&Facts::gather(&Fake::with(&files).host), "selvedge0").map(|finding| finding.severity)
     }
 
     #[test]
     fn it_counts_only_where_it_runs() {
-        assert_eq!(judge(&Facts::gather(&Fake::with(&[]).host)), None);
+        assert_eq!(judge(&Facts::gather(&Fake::with(&[]).host), "selvedge0"), None);
         assert_eq!(severity(&[]), Some(Severity::Warning));
     }
 
@@ -145,5 +160,14 @@ mod tests {
             "[device-selvedge]\nmatch-device=interface-name:selvedge*;interface-name:slv*\nmanaged=0\n";
         assert_eq!(severity(&[(MAIN, device)]), Some(Severity::Ok));
         assert_eq!(severity(&[(MAIN, &device.replace('0', "1"))]), Some(Severity::Warning));
+        let first =
+            "[device-selvedge]\nmanaged=0\nmatch-device=interface-name:selvedge*;interface-name:slv*\n";
+        assert_eq!(severity(&[(MAIN, first)]), Some(Severity::Ok));
+        let fake = Fake::with(&[("/run/NetworkManager/state", ""), (MAIN, device)]);
+        let renamed = judge(&Facts::gather(&fake.host), "mesh0").unwrap();
+        assert!(
+            renamed.severity == Severity::Warning
+                && renamed.remedy.unwrap().contains("interface-name:mesh0;")
+        );
     }
 }

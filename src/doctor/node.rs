@@ -1,7 +1,10 @@
 //! Selvedge's own parts on this node, once it has been installed.
 
-use super::finding::Finding;
-use super::host::Host;
+use std::io;
+use std::net::IpAddr;
+
+use super::finding::{Finding, some};
+use super::host::{Host, is_there};
 use crate::agent::status::AgentStatus;
 use crate::config::Config;
 use crate::guard::{self, GuardConfig};
@@ -13,12 +16,16 @@ use crate::tunnel::api::{DeviceStatus, PeerState};
 const AGENT: &str = "agent";
 const TUNNEL: &str = "tunnel";
 const GUARD: &str = "guard";
+/// Most refused nodes that are listed.
+const REFUSED: usize = 10;
 
 /// What they say of themselves.
 #[derive(Debug)]
 pub(super) struct Facts {
     /// Selvedge has been here: `node.json`, or the CNI configuration.
     pub(super) installed: bool,
+    /// Why that cannot be told.
+    unsure: Option<io::Error>,
     agent: Result<AgentStatus, ClientError>,
     pub(super) tunnel: Result<DeviceStatus, ClientError>,
     /// The guard is as it should be; an error is for people. None without a configuration.
@@ -28,7 +35,11 @@ pub(super) struct Facts {
 impl Facts {
     pub(super) async fn gather(host: &Host, paths: &Paths, config: Option<&Config>) -> Self {
         let conf_dir = config.map_or("/etc/cni/net.d".into(), |config| config.cni.conf_dir.clone());
-        let installed = paths.node().exists() || host.exists(conf_dir.join(CONFLIST));
+        let traces = [is_there(&paths.node()), host.try_exists(conf_dir.join(CONFLIST))];
+        let ask = |socket: std::path::PathBuf| Client::new(&socket);
+        let agent: Result<AgentStatus, _> = ask(paths.agent_socket()).get("/v1/status").await;
+        let installed = agent.is_ok() || traces.iter().any(|trace| matches!(trace, Ok(true)));
+        let unsure = traces.into_iter().find_map(Result::err);
         let interface = config.map_or("selvedge0", |config| &config.interface);
         let guard = config.filter(|_| installed).map(|config| {
             let wanted = GuardConfig {
@@ -38,20 +49,32 @@ impl Facts {
             };
             guard::is_right(&wanted).map_err(|error| error.to_string())
         });
-        let ask = |socket: std::path::PathBuf| Client::new(&socket);
         Self {
             installed,
-            agent: ask(paths.agent_socket()).get("/v1/status").await,
+            unsure,
+            agent,
             tunnel: ask(paths.tunnel_socket(interface)).get("/v1/status").await,
             guard,
         }
     }
 }
 
+impl Facts {
+    /// Where the tunnel reaches its peers.
+    pub(super) fn peers(&self) -> Vec<IpAddr> {
+        let peers = self.tunnel.iter().flat_map(|status| &status.peers);
+        peers.filter_map(|peer| Some(peer.endpoint?.ip())).collect()
+    }
+}
+
 /// Nothing before Selvedge is installed.
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     if !facts.installed {
-        return vec![Finding::skipped(AGENT, "Selvedge is not installed on this node yet")];
+        let seen = match &facts.unsure {
+            None => "Selvedge is not installed on this node yet".to_owned(),
+            Some(error) => format!("it cannot be told whether Selvedge is installed: {error}"),
+        };
+        return vec![Finding::skipped(AGENT, seen)];
     }
     let mut findings = agent(&facts.agent);
     findings.push(tunnel(&facts.tunnel));
@@ -70,10 +93,14 @@ fn agent(status: &Result<AgentStatus, ClientError>) -> Vec<Finding> {
     };
     let mut findings: Vec<_> =
         status.problems.iter().map(|problem| Finding::problem(AGENT, problem.clone(), remedy)).collect();
-    findings.extend(status.refused.iter().map(|refused| {
+    findings.extend(status.refused.iter().take(REFUSED).map(|refused| {
         let seen = format!("refuses node {}: {}", refused.node, refused.message);
         Finding::warning(AGENT, seen, "see the Events of that Node, and whether it is what it claims to be")
     }));
+    if let Some(more) = status.refused.len().checked_sub(REFUSED).filter(|more| *more > 0) {
+        let seen = format!("refuses {more} more nodes");
+        findings.push(Finding::warning(AGENT, seen, "see `selvedge status` for all of them"));
+    }
     if findings.is_empty() {
         findings.push(match status.ready {
             true => Finding::ok(AGENT, format!("node {} is ready", status.node)),
@@ -104,7 +131,7 @@ fn peers(status: &DeviceStatus) -> Finding {
     if !handshaking.is_empty() {
         return Finding::warning(
             TUNNEL,
-            format!("no answer to handshakes from {}", handshaking.join(", ")),
+            format!("no answer to handshakes from {}", some(handshaking)),
             format!(
                 "let UDP port {port} pass between the nodes, both ways; see their endpoints in `selvedge status`"
             ),
@@ -112,7 +139,7 @@ fn peers(status: &DeviceStatus) -> Finding {
     }
     if !unreachable.is_empty() {
         let remedy = "set `endpoints` on those nodes, or let them call: `persistentKeepalive = 25`";
-        return Finding::warning(TUNNEL, format!("no endpoint known of {}", unreachable.join(", ")), remedy);
+        return Finding::warning(TUNNEL, format!("no endpoint known of {}", some(unreachable)), remedy);
     }
     Finding::ok(TUNNEL, format!("{} on UDP {port}, {} peers", status.device, status.peers.len()))
 }
@@ -181,7 +208,7 @@ mod tests {
 
     #[test]
     fn before_it_is_installed_silence_is_no_problem() {
-        let facts = Facts { installed: false, agent: silent(), tunnel: silent(), guard: None };
+        let facts = Facts { installed: false, unsure: None, agent: silent(), tunnel: silent(), guard: None };
         assert!(judge(&facts).iter().all(|finding| finding.severity == Severity::Skipped));
         let facts = Facts { installed: true, guard: Some(Ok(false)), ..facts };
         let problems: Vec<_> = judge(&facts).into_iter().map(|f| (f.check, f.severity)).collect();
@@ -191,6 +218,8 @@ mod tests {
     #[test]
     fn the_agents_own_words_are_passed_on() {
         let refused = Refused { node: "n2".into(), reason: "r".into(), message: "its key is n1's".into() };
+        let many = AgentStatus { refused: vec![refused.clone(); 12], ..status() };
+        assert_eq!(agent(&Ok(many)).last().unwrap().seen, "refuses 2 more nodes");
         let sick = AgentStatus { problems: vec!["no TUN".into()], refused: vec![refused], ..status() };
         let found: Vec<_> = agent(&Ok(sick)).into_iter().map(|f| (f.severity, f.seen)).collect();
         assert_eq!(found[0], (Severity::Problem, "no TUN".into()));

@@ -1,5 +1,7 @@
 //! Whether the tunnel's UDP port is free, or the tunnel's.
 
+use std::io;
+
 use super::finding::Finding;
 use super::host::Host;
 
@@ -8,10 +10,10 @@ const CHECK: &str = "port";
 const OURS: &str = "selvedge";
 
 /// Who has the port.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Facts {
     /// Somebody has.
-    taken: bool,
+    taken: io::Result<bool>,
     /// Name of the process, where it can be seen.
     process: Option<String>,
     /// The tunnel says that it has it.
@@ -21,11 +23,21 @@ pub(super) struct Facts {
 impl Facts {
     /// `tunnel`: the port that the tunnel says it has, if it answers.
     pub(super) fn gather(host: &Host, port: u16, tunnel: Option<u16>) -> Self {
-        let files = ["udp", "udp6"].into_iter().filter_map(|name| host.read(format!("/proc/net/{name}")));
-        let inodes: Vec<String> = files.flat_map(|table| sockets(&table, port)).collect();
-        let process = inodes.iter().find_map(|inode| process(host, inode));
-        Self { taken: !inodes.is_empty(), process, tunnel: tunnel == Some(port) }
+        let inodes = inodes(host, port);
+        let process = inodes.iter().flatten().find_map(|inode| process(host, inode));
+        Self { taken: inodes.map(|inodes| !inodes.is_empty()), process, tunnel: tunnel == Some(port) }
     }
+}
+
+/// Inodes of the sockets on `port`. A kernel without IPv6 has one table alone.
+fn inodes(host: &Host, port: u16) -> io::Result<Vec<String>> {
+    let mut inodes = sockets(&host.try_read("/proc/net/udp")?, port);
+    match host.try_read("/proc/net/udp6") {
+        Ok(table) => inodes.extend(sockets(&table, port)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    Ok(inodes)
 }
 
 /// Inodes of the sockets on `port` in a table like `/proc/net/udp` (proc(5)).
@@ -56,11 +68,24 @@ fn process(host: &Host, inode: &str) -> Option<String> {
 }
 
 pub(super) fn judge(facts: &Facts, port: u16) -> Finding {
+    if facts.tunnel {
+        return Finding::ok(CHECK, format!("UDP {port} is the tunnel's"));
+    }
+    match &facts.taken {
+        Ok(true) => taken(facts.process.as_deref(), port),
+        Ok(false) => Finding::ok(CHECK, format!("UDP {port} is free")),
+        Err(error) => Finding::skipped(CHECK, format!("what has UDP {port} cannot be read: {error}")),
+    }
+}
+
+fn taken(process: Option<&str>, port: u16) -> Finding {
     let remedy = "end it, or set another listenPort on every node and open that";
-    match &facts.process {
-        _ if facts.tunnel => Finding::ok(CHECK, format!("UDP {port} is the tunnel's")),
-        _ if !facts.taken => Finding::ok(CHECK, format!("UDP {port} is free")),
-        Some(name) if name.starts_with(OURS) => Finding::ok(CHECK, format!("UDP {port} is {name}'s")),
+    match process {
+        Some(name) if name.starts_with(OURS) => Finding::warning(
+            CHECK,
+            format!("UDP {port} is taken by {name}, and the tunnel does not say that it has it"),
+            "see whether it is the tunnel, and whether that answers: `selvedge status`",
+        ),
         Some(name) => Finding::problem(CHECK, format!("UDP {port} is taken by {name}"), remedy),
         None => Finding::problem(
             CHECK,
@@ -93,7 +118,9 @@ mod tests {
     #[test]
     fn a_free_port_and_our_own_are_well() {
         assert_eq!(judge(&gather("", None, None), 51830).seen, "UDP 51830 is free");
-        assert_eq!(judge(&gather(TAKEN, Some("selvedge"), None), 51830).severity, Severity::Ok);
+        assert_eq!(judge(&gather(TAKEN, Some("selvedge"), None), 51830).severity, Severity::Warning);
+        let blind = Facts::gather(&Fake::with(&[]).host, 51830, None);
+        assert_eq!(judge(&blind, 51830).severity, Severity::Skipped);
         assert_eq!(judge(&gather(TAKEN, None, Some(51830)), 51830).severity, Severity::Ok);
     }
 

@@ -13,6 +13,7 @@ use crate::kernel::mac::Mac;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::NetNs;
 use crate::kernel::nft::{self, Chain, Family, Rule, Table};
+use crate::pod::hostport;
 use crate::tunnel::io::tun::{Offload, TunQueue};
 
 /// What of a TUN device works.
@@ -60,7 +61,8 @@ fn nftables() -> Result<(), nft::Error> {
     ports.counter("dropped");
     let rule = Rule::new().ethertype(0x0806).count("dropped").drop();
     ports.chain("lo", Chain::ingress("lo", 0, vec![rule]));
-    nft::apply(&[guard::table(&guard_config()), egress::table(&egress_config()), ports]).map(drop)
+    let tables = [guard::table(&guard_config()), egress::table(&egress_config()), hostport::empty(), ports];
+    nft::apply(&tables).map(drop)
 }
 
 fn nets(texts: [&str; 2]) -> Vec<IpNet> {

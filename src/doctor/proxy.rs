@@ -11,7 +11,7 @@ pub(super) const IPVS_DEVICE: &str = "kube-ipvs0";
 pub(super) fn judge(network: &Network, ruleset: &Ruleset) -> Finding {
     let modes = modes(network, ruleset);
     match modes.as_slice() {
-        [] if ruleset.legacy.iter().any(|table| table == "nat") => Finding::skipped(
+        [] if ruleset.has_legacy("nat") => Finding::skipped(
             CHECK,
             "not seen, but the old iptables is in use here, whose chains nftables does not show",
         ),
@@ -30,11 +30,13 @@ pub(super) fn judge(network: &Network, ruleset: &Ruleset) -> Finding {
 }
 
 fn modes(network: &Network, ruleset: &Ruleset) -> Vec<&'static str> {
+    let ipvs = network.has_link(IPVS_DEVICE);
+    // In mode IPVS it has KUBE-SERVICES too, but no chain for each Service.
+    let iptables = ["KUBE-SVC-", "KUBE-NODEPORTS"].iter().any(|start| ruleset.has_compat(start));
     let found = [
         ("nftables", ruleset.has_table("kube-proxy")),
-        // In IPVS mode it has a few chains of that name too.
-        ("iptables", ruleset.has_compat("KUBE-SERVICES") && !network.has_link(IPVS_DEVICE)),
-        ("ipvs", network.has_link(IPVS_DEVICE)),
+        ("iptables", iptables || (!ipvs && ruleset.has_compat("KUBE-SERVICES"))),
+        ("ipvs", ipvs),
     ];
     found.into_iter().filter_map(|(mode, there)| there.then_some(mode)).collect()
 }
@@ -61,6 +63,8 @@ mod tests {
         assert_eq!(judge(&network(&[]), &ruleset("kube-proxy", &[])).seen, "mode nftables");
         assert_eq!(judge(&network(&[]), &iptables).seen, "mode iptables");
         assert_eq!(judge(&network(&["kube-ipvs0"]), &iptables).seen, "mode ipvs");
+        let left = ruleset("nat", &["KUBE-SERVICES", "KUBE-SVC-ABC"]);
+        assert!(judge(&network(&["kube-ipvs0"]), &left).seen.ends_with("iptables, ipvs"));
     }
 
     #[test]
@@ -68,7 +72,7 @@ mod tests {
         assert_eq!(judge(&network(&[]), &ruleset("nat", &[])).severity, Severity::Warning);
         let both = judge(&network(&["kube-ipvs0"]), &ruleset("kube-proxy", &[]));
         assert!(both.severity == Severity::Warning && both.seen.ends_with("nftables, ipvs"), "{both:?}");
-        let legacy = Ruleset { legacy: vec!["filter".into(), "nat".into()], ..Ruleset::default() };
+        let legacy = Ruleset { legacy: [(Family::Ipv4, "nat".into())].into(), ..Ruleset::default() };
         assert_eq!(judge(&network(&[]), &legacy).severity, Severity::Skipped);
     }
 }

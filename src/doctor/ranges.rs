@@ -7,6 +7,7 @@ use super::network::Network;
 use super::proxy::IPVS_DEVICE;
 use crate::config::range::overlap;
 use crate::config::{Config, ConfigError};
+use crate::kernel::route::MAIN;
 
 const CHECK: &str = "ranges";
 /// Devices that have Service addresses on purpose: kube-proxy's in mode IPVS, NodeLocal DNSCache's.
@@ -58,8 +59,18 @@ fn overlaps(key: &str, net: IpNet, network: &Network) -> Vec<Finding> {
             addresses.iter().any(|(address, of)| *of == device && route.destination.contains(address))
         });
         if overlap(&route.destination, &net) && !ours && !told && !devices().any(of_services) {
-            let devices: Vec<_> = devices().collect();
-            findings.push(found(format!("the route {} ({})", route.destination, devices.join(", "))));
+            let what =
+                format!("the route {} ({})", route.destination, devices().collect::<Vec<_>>().join(", "));
+            findings.extend(match route.destination.prefix_len() < net.prefix_len() {
+                false => Some(found(what)),
+                // Ours are longer and go first, in their own table.
+                true if route.table == MAIN => None,
+                true => Some(Finding::warning(
+                    CHECK,
+                    format!("{what} of table {} covers {key} {net}", route.table),
+                    "see that no rule sends packets of pods to that table before the main one: `ip rule`",
+                )),
+            });
         }
     }
     findings
@@ -101,10 +112,23 @@ mod tests {
             seen(&network),
             [
                 "the route 10.244.7.0/24 (cni0) lies in clusterPodCIDRs 10.244.0.0/16",
-                "the route 10.0.0.0/8 (eth0) lies in clusterPodCIDRs 10.244.0.0/16",
                 "the node's address 10.100.3.4 (eth1) lies in serviceCIDRs 10.96.0.0/12",
-                "the route 10.0.0.0/8 (eth0) lies in serviceCIDRs 10.96.0.0/12",
             ]
+        );
+    }
+
+    #[test]
+    fn a_covering_route_matters_in_another_table() {
+        let mut network = network(&["wg0"]);
+        let covering = route("10.0.0.0/8", 3);
+        network.routes.push(covering.clone());
+        assert_eq!(judge(&config(""), &network)[0].severity, Severity::Ok);
+        network.routes.push(crate::kernel::foreign::AnyRoute { table: 52, ..covering });
+        let finding = judge(&config(""), &network).remove(0);
+        assert_eq!(finding.severity, Severity::Warning);
+        assert_eq!(
+            finding.seen,
+            "the route 10.0.0.0/8 (wg0) of table 52 covers clusterPodCIDRs 10.244.0.0/16"
         );
     }
 

@@ -154,6 +154,7 @@ fn conntrack(table: Option<(u64, u64)>, works: bool) -> Finding {
     const CHECK: &str = "conntrack";
     const REMEDY: &str = "raise net.netfilter.nf_conntrack_max: new connections are dropped when it is full";
     match table {
+        Some((count, 0)) => Finding::ok(CHECK, format!("{count} connections, without a limit")),
         Some((count, max)) if count >= max => {
             Finding::problem(CHECK, format!("the table is full: {count} of {max}"), REMEDY)
         }
@@ -276,5 +277,6 @@ mod tests {
         assert_eq!(conntrack(Some((100, 100)), true).severity, Problem);
         assert_eq!(conntrack(Some((90, 100)), true).severity, Warning);
         assert_eq!(conntrack(Some((9, 100)), true).severity, Severity::Ok);
+        assert_eq!(conntrack(Some((9, 0)), true).severity, Severity::Ok);
     }
 }

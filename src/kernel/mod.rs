@@ -14,6 +14,7 @@ pub mod nft;
 pub mod route;
 pub mod rule;
 pub mod sysctl;
+pub mod xtables;
 
 #[cfg(test)]
 mod tests;

@@ -104,9 +104,8 @@ impl Settings {
 
     /// The policy lets the agent take one taint off, which it knows by its key.
     fn policy(&self, object: &mut Object) {
-        let taint = format!("'{}'", self.config.agent.startup_taint);
-        if object.0["kind"] == "ValidatingAdmissionPolicy" && taint != TAINT {
-            replace(&mut object.0["spec"], TAINT, &taint);
+        if object.0["kind"] == "ValidatingAdmissionPolicy" {
+            know_taint(object, &self.config.agent.startup_taint);
         }
     }
 
@@ -155,6 +154,22 @@ fn config_map(name: &str, data: &Value) -> Object {
 }
 
 /// Puts `to` in the place of `from` in every text below `value`.
+/// The admission policy for agents with this start-up taint; with the shipped one where none is given.
+#[must_use]
+pub fn admission_policy(startup_taint: Option<&str>) -> Option<Object> {
+    let mut policy =
+        base::objects().into_iter().find(|object| object.0["kind"] == "ValidatingAdmissionPolicy")?;
+    startup_taint.into_iter().for_each(|taint| know_taint(&mut policy, taint));
+    Some(policy)
+}
+
+fn know_taint(policy: &mut Object, taint: &str) {
+    let taint = format!("'{taint}'");
+    if taint != TAINT {
+        replace(&mut policy.0["spec"], TAINT, &taint);
+    }
+}
+
 fn replace(value: &mut Value, from: &str, to: &str) {
     match value {
         Value::String(text) => *text = text.replace(from, to),

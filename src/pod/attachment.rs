@@ -64,7 +64,7 @@ pub struct Port {
 }
 
 /// With this the names of the node's ends begin.
-const PREFIX: &str = "slv";
+pub(crate) const PREFIX: &str = "slv";
 const DIGITS: usize = 11;
 
 /// Whether a device name is one that [`Attachment::port`] gives.

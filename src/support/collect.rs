@@ -39,6 +39,10 @@ const SYSCTLS: [&str; 6] = [
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Most of what a metrics endpoint may send.
 const METRICS: u64 = 16 << 20;
+/// Most Events that are kept, how many are asked for at once, and how often at most.
+const EVENTS: usize = 1000;
+const PAGE: u32 = 500;
+const PAGES: usize = 40;
 /// Who writes our Events.
 const CONTROLLER: &str = "selvedge.dev/agent";
 
@@ -73,7 +77,7 @@ pub(super) async fn all(doctor: &Doctor) -> Collected {
     collected.put_json("doctor.json", Ok(doctor.examine().await));
     processes(doctor, &mut collected).await;
     files(doctor, &mut collected);
-    collected.put("nftables.txt", tables());
+    collected.put("nftables.txt", Ok(tables()));
     collected.put("network.txt", network().await);
     collected.put("metrics.txt", metrics(doctor).await);
     collected.put_json("events.json", events(doctor).await);
@@ -126,21 +130,19 @@ fn files(doctor: &Doctor, collected: &mut Collected) {
 }
 
 /// Our tables.
-fn tables() -> anyhow::Result<Vec<u8>> {
+fn tables() -> Vec<u8> {
     let names = [
         (Family::Inet, guard::TABLE),
         (Family::Inet, egress::TABLE),
         (Family::Netdev, spoof::TABLE),
         (Family::Inet, hostport::TABLE),
     ];
-    let mut text = String::new();
-    for (family, name) in names {
-        match nft::read(family, name)? {
-            Some(state) => text += &render::table(&state),
-            None => text += &format!("table {family} {name} is not there\n"),
-        }
-    }
-    Ok(text.into_bytes())
+    let one = |(family, name): (Family, &str)| match nft::read(family, name) {
+        Ok(Some(state)) => render::table(&state),
+        Ok(None) => format!("table {family} {name} is not there\n"),
+        Err(error) => format!("table {family} {name} cannot be read: {error}\n"),
+    };
+    names.map(one).concat().into_bytes()
 }
 
 /// Our devices, routes and rules.
@@ -172,6 +174,9 @@ async fn get_metrics(address: SocketAddr) -> anyhow::Result<Vec<u8>> {
     stream.write_all(request.as_bytes()).await.context("ask for metrics")?;
     let mut answer = Vec::new();
     stream.take(METRICS).read_to_end(&mut answer).await.context("read metrics")?;
+    if answer.len() as u64 == METRICS {
+        answer.extend_from_slice(b"\n# cut off here\n");
+    }
     let head = answer.windows(4).position(|end| end == b"\r\n\r\n").context("the metrics are no HTTP")?;
     Ok(answer.split_off(head + 4))
 }
@@ -183,9 +188,26 @@ async fn events(doctor: &Doctor) -> anyhow::Result<Vec<Event>> {
     (config.connect_timeout, config.read_timeout) = (Some(DEADLINE), Some(DEADLINE));
     config.default_retry = false;
     let events: Api<Event> = Api::namespaced(Kubernetes::try_from(config)?, "default");
-    let list = events.list(&ListParams::default()).await.context("the API server gives no Events")?;
-    let ours = |event: &Event| event.reporting_controller.as_deref() == Some(CONTROLLER);
-    let mut ours: Vec<Event> = list.items.into_iter().filter(ours).collect();
-    ours.iter_mut().for_each(|event| event.metadata.managed_fields = None);
+    let (mut ours, mut page) = (Vec::new(), ListParams::default().limit(PAGE));
+    for _ in 0..PAGES {
+        let list = events.list(&page).await.context("the API server gives no Events")?;
+        ours.extend(list.items.into_iter().filter(is_ours).map(bare));
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) if ours.len() < EVENTS => page = page.continue_token(&token),
+            _ => break,
+        }
+    }
+    ours.truncate(EVENTS);
     Ok(ours)
+}
+
+fn is_ours(event: &Event) -> bool {
+    event.reporting_controller.as_deref() == Some(CONTROLLER)
+}
+
+/// Without what anybody may have hung on to it.
+fn bare(mut event: Event) -> Event {
+    let metadata = &mut event.metadata;
+    (metadata.managed_fields, metadata.annotations, metadata.labels) = (None, None, None);
+    event
 }

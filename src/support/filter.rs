@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::{label, pattern};
 
 /// What stands in a secret's place.
-const REPLACEMENT: &[u8] = b"[redacted]";
+pub(super) const REPLACEMENT: &[u8] = b"[redacted]";
 /// No file of the store is larger.
 const MAX_FILE: usize = 16 << 10;
 /// Characters of a key in base64, with padding.
@@ -98,9 +98,7 @@ impl Filter {
         };
         let nothing = |_| false;
         needle(key.to_vec(), false, nothing);
-        for separator in ["", ":", " ", ", 0x"] {
-            needle(join(key, separator, |byte| format!("{byte:02x}")), true, is_hex);
-        }
+        needle(hex(key), true, is_hex);
         let text = Zeroizing::new(STANDARD.encode(key));
         for alphabet in [alphabet::STANDARD, alphabet::URL_SAFE] {
             let engine = GeneralPurpose::new(&alphabet, NO_PAD);
@@ -111,6 +109,14 @@ impl Filter {
             }
         }
         self.keys.push(Zeroizing::new(*key));
+    }
+
+    /// One that knows what both know.
+    #[must_use]
+    pub fn with(mut self, mut other: Self) -> Self {
+        self.needles.append(&mut other.needles);
+        self.keys.append(&mut other.keys);
+        self
     }
 
     /// Without its secrets, and how many they were.
@@ -136,7 +142,8 @@ impl Filter {
             needle.find(content, &mut found);
         }
         for key in &self.keys {
-            find_numbers(content, key, &mut found);
+            find_numbers(content, key, 10, &mut found);
+            find_numbers(content, key, 16, &mut found);
         }
         pattern::find(content, &mut found);
         label::find(content, &mut found);
@@ -184,11 +191,11 @@ fn merged(mut ranges: Vec<Range>) -> Vec<Range> {
     merged
 }
 
-fn join(key: &[u8; KEY_LEN], separator: &str, form: impl Fn(u8) -> String) -> Vec<u8> {
-    let parts: Vec<String> = key.iter().map(|byte| form(*byte)).collect();
-    let joined = parts.join(separator).into_bytes();
-    parts.into_iter().for_each(|part| drop(Zeroizing::new(part)));
-    joined
+fn hex(key: &[u8; KEY_LEN]) -> Vec<u8> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = Vec::with_capacity(2 * KEY_LEN);
+    key.iter().for_each(|byte| text.extend([byte >> 4, byte & 15].map(|half| DIGITS[usize::from(half)])));
+    text
 }
 
 /// The characters that depend on `secret` alone when it stands `shift` bytes into something that is written in base64.
@@ -202,24 +209,34 @@ fn shifted(engine: &GeneralPurpose, secret: &[u8], shift: usize) -> Vec<u8> {
     text.as_bytes()[first..last].to_vec()
 }
 
-/// The key as a list of decimal numbers, with commas and white space between, as in JSON.
-fn find_numbers(content: &[u8], key: &[u8; KEY_LEN], found: &mut Vec<Range>) {
-    let is_digit = |at: usize| content.get(at).is_some_and(u8::is_ascii_digit);
+/// The key as a list of numbers: decimal as in JSON, or hexadecimal with something between, be it `0x` or `\x`.
+fn find_numbers(content: &[u8], key: &[u8; KEY_LEN], radix: u32, found: &mut Vec<Range>) {
+    /// More than a byte has.
+    const DIGITS: usize = 4;
+    let of_number = |byte: &u8| char::from(*byte).is_digit(radix);
+    let is_digit = |at: usize| content.get(at).is_some_and(of_number);
     for from in (0..content.len()).filter(|at| is_digit(*at) && (*at == 0 || !is_digit(*at - 1))) {
         let mut to = from;
         let all = key.iter().enumerate().all(|(index, byte)| {
             if index > 0 {
-                let between = |byte: &&u8| **byte == b',' || byte.is_ascii_whitespace();
-                to += content[to..].iter().take_while(between).count();
+                to += between(&content[to..]);
             }
-            let digits = content[to..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-            let number =
-                std::str::from_utf8(&content[to..to + digits]).ok().and_then(|text| text.parse().ok());
+            let digits = content[to..].iter().take(DIGITS).take_while(|byte| of_number(byte)).count();
+            let text = std::str::from_utf8(&content[to..to + digits]).ok();
             to += digits;
-            number == Some(*byte)
+            text.and_then(|text| u8::from_str_radix(text, radix).ok()) == Some(*byte)
         });
         found.extend(all.then_some((from, to)));
     }
+}
+
+/// What stands between two numbers of a list, up to the digits of the second.
+fn between(text: &[u8]) -> usize {
+    let separators =
+        text.iter().take_while(|byte| b",:;\\".contains(byte) || byte.is_ascii_whitespace()).count();
+    let prefixes: [&[u8]; 3] = [b"0x", b"0X", b"x"];
+    let prefix = prefixes.into_iter().find(|prefix| text[separators..].starts_with(prefix));
+    separators + prefix.map_or(0, <[u8]>::len)
 }
 
 /// Both alphabets, and padding.
@@ -272,8 +289,7 @@ mod tests {
     #[test]
     fn every_form_of_a_key_is_taken_out() {
         let key = key();
-        let hex =
-            |separator: &str| String::from_utf8(join(&key, separator, |byte| format!("{byte:02x}"))).unwrap();
+        let hex = |separator: &str| key.map(|byte| format!("{byte:02x}")).join(separator);
         let wide = [&b"ab"[..], &key, b"more behind it"].concat();
         for form in [
             STANDARD.encode(key),
@@ -287,6 +303,13 @@ mod tests {
             hex(":"),
             hex(" "),
             format!("[0x{}]", hex(", 0x")),
+            format!("[0x{}]", hex(",0x")),
+            format!("[{}]", hex(", ")),
+            format!("[{}]", hex(",")),
+            format!("{key:x?}"),
+            format!("{key:#X?}"),
+            format!("\\x{}", hex("\\x")),
+            format!("\\\\x{}", hex("\\\\x")),
             format!("{key:?}"),
             format!("{key:#?}"),
             STANDARD.encode(format!("{{\"private\": \"{}\"}}", STANDARD.encode(key))),
@@ -298,6 +321,17 @@ mod tests {
         }
         let raw = [&b"\x00x"[..], &key, b"y"].concat();
         assert_eq!(filter().clean(&raw).unwrap(), (b"\x00x[redacted]y".to_vec(), 1));
+    }
+
+    #[test]
+    fn what_still_holds_a_secret_is_refused() {
+        // What is put in a secret's place makes the key whole.
+        let key: [u8; KEY_LEN] = *b"0123456789!\x5bredacted\x5d!9876543210";
+        let mut filter = Filter::default();
+        filter.learn(STANDARD.encode(key).as_bytes());
+        let pem = "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----";
+        let content = [&key[..11], pem.as_bytes(), &key[21..]].concat();
+        assert_eq!(filter.clean(&content), Err(Refused));
     }
 
     #[test]

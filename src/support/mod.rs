@@ -77,6 +77,9 @@ const MANIFEST: &str = "manifest.json";
 pub async fn bundle(doctor: &Doctor, now: Timestamp) -> anyhow::Result<Bundle> {
     let (filter, blind) = Filter::load(&doctor.paths.keys());
     let collect::Collected { files, mut missing } = collect::all(doctor).await;
+    // A rotation may have made keys in the meantime.
+    let (later, still_blind) = Filter::load(&doctor.paths.keys());
+    let (filter, blind) = (filter.with(later), blind.or(still_blind));
     missing.extend(blind.map(|why| Missing { what: "filter for this node's keys".into(), why }));
     // Messages quote what they are about.
     for missing in &mut missing {

@@ -51,6 +51,12 @@ fn plant(host: &Host, keys: &[PrivateKey]) {
     let raw = [b"before ", &first.as_bytes()[..], b" behind", &second.as_bytes()[..]].concat();
     std::fs::write(host.path("/proc/net/snmp"), raw).unwrap();
     host.write("/proc/net/netstat", &format!("private_key={}\nBearer {JWT}\n", hex(first.as_bytes())));
+    let numbers = first.as_bytes().map(|byte| format!("{byte:02x}"));
+    let wrapped = STANDARD.encode(PEM);
+    host.write(
+        "/proc/net/sockstat",
+        &format!("[{}] \\x{} {wrapped}\n", numbers.join(", "), numbers.join("\\x")),
+    );
 }
 
 /// Answers every request on a unix socket with `body`, for as long as the test runs.
@@ -83,6 +89,8 @@ fn forms(key: &PrivateKey) -> Vec<Vec<u8>> {
         list(", ").into_bytes(),
         list(",\n    ").into_bytes(),
     ];
+    let hexes = |separator: &str| bytes.map(|byte| format!("{byte:02x}")).join(separator);
+    forms.extend([", ", ",", ":", " ", "\\x", ",0x", ", 0x"].map(|separator| hexes(separator).into_bytes()));
     // Inside something that is base64 again.
     let text = STANDARD.encode(bytes);
     for outer in 0..3 {
@@ -102,6 +110,8 @@ pub(crate) fn assert_clean(files: &BTreeMap<String, Vec<u8>>, keys: &[PrivateKey
         }
         assert!(!has(content, &JWT.as_bytes()[..40]), "{name} holds a token");
         assert!(!has(content, b"PlantedPlanted"), "{name} holds a PEM key");
+        let inside = STANDARD.encode(PEM);
+        assert!(!has(content, &inside.as_bytes()[..40]), "{name} holds a PEM key inside base64");
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) enum Rights {
     NotAgent(Option<String>),
     /// The server does not tell.
     Unknown(String),
+    /// Nobody but the agent may ask as the agent.
+    Forbidden(String),
     /// The rights that the agent does not have.
     Missing(Vec<Right>),
 }
@@ -51,6 +53,9 @@ pub(super) async fn gather(client: &Client, sure: bool) -> Rights {
         match may(client, right).await {
             Ok(true) => {}
             Ok(false) => missing.push(right),
+            Err(kube::Error::Api(status)) if sure && status.code == 403 => {
+                return Rights::Forbidden(status.message.clone());
+            }
             Err(error) => return Rights::Unknown(say(&error)),
         }
     }
@@ -88,6 +93,11 @@ pub(super) fn judge(rights: &Rights) -> Finding {
             Finding::skipped(CHECK, format!("asked as {who}; --as-agent asks for the agent's rights"))
         }
         Rights::Unknown(error) => Finding::skipped(CHECK, format!("the API server does not tell: {error}")),
+        Rights::Forbidden(error) => Finding::problem(
+            CHECK,
+            format!("the agent's rights cannot be asked for: {error}"),
+            "use a kubeconfig whose user may impersonate the agent, or leave --as-agent out",
+        ),
         Rights::Missing(missing) if missing.is_empty() => {
             Finding::ok(CHECK, format!("the agent may do all {} things that it has to", NEEDED.len()))
         }
@@ -147,5 +157,6 @@ mod tests {
         assert_eq!(finding.seen, "the agent may not patch nodes/status, create events");
         assert_eq!(judge(&Rights::NotAgent(Some("admin".into()))).severity, Severity::Skipped);
         assert_eq!(judge(&Rights::Unknown("404".into())).severity, Severity::Skipped);
+        assert_eq!(judge(&Rights::Forbidden("403".into())).severity, Severity::Problem);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use http::{HeaderValue, Request, header};
+use http::{Request, header};
 use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
@@ -55,9 +55,7 @@ pub(super) async fn gather(access: &Access) -> Result<Facts, String> {
     let (version, clock) = version(&client).await.map_err(plain)?;
     let rights = match &access.as_agent {
         Some(user) => {
-            let user = HeaderValue::from_str(user).map_err(|error| format!("--as-agent: {error}"))?;
-            config.headers.push((header::HeaderName::from_static("impersonate-user"), user));
-            let agent = Client::try_from(config).map_err(|error| error.to_string())?;
+            let agent = Client::try_from(impersonating(config, user)).map_err(|error| error.to_string())?;
             access::gather(&agent, true).await
         }
         None => access::gather(&client, false).await,
@@ -75,6 +73,14 @@ pub(super) async fn gather(access: &Access) -> Result<Facts, String> {
         binding: optional(Api::all(client.clone()).get_opt(POLICY).await),
         ranges,
     })
+}
+
+/// Asks as `user` and as nobody beside, whomever the kubeconfig impersonates.
+fn impersonating(mut config: kube::Config, user: &str) -> kube::Config {
+    let who = &mut config.auth_info;
+    who.impersonate = Some(user.to_owned());
+    (who.impersonate_uid, who.impersonate_groups, who.impersonate_user_extra) = (None, None, None);
+    config
 }
 
 fn optional<T>(result: kube::Result<Option<T>>) -> Result<Option<T>, String> {
@@ -104,4 +110,25 @@ async fn version(client: &Client) -> anyhow::Result<(String, Option<Finding>)> {
     let body = response.into_body().collect_bytes().await.context("read the API server's version")?;
     let value: serde_json::Value = serde_json::from_slice(&body).context("read the API server's version")?;
     Ok((value["gitVersion"].as_str().unwrap_or("of unknown version").to_owned(), clock))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::config::{KubeConfigOptions, Kubeconfig};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kubeconfigs_own_impersonation_does_not_stay() {
+        let text = "{clusters: [{name: c, cluster: {server: 'https://192.0.2.1'}}], current-context: x, \
+                    contexts: [{name: x, context: {cluster: c, user: u}}], users: [{name: u, user: {as: root, \
+                    as-uid: '0', as-groups: ['system:masters'], as-user-extra: {scopes: [all]}}}]}";
+        let read = Kubeconfig::from_yaml(text).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.unwrap();
+        assert!(config.auth_info.impersonate_groups.is_some());
+        let who = impersonating(config, "agent").auth_info;
+        assert_eq!(who.impersonate.as_deref(), Some("agent"));
+        assert!(who.impersonate_uid.is_none() && who.impersonate_groups.is_none());
+        assert!(who.impersonate_user_extra.is_none());
+    }
 }

@@ -8,9 +8,13 @@ mod gather;
 mod nodes;
 pub mod ranges;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
+use kube::ResourceExt as _;
+
 use super::finding::Finding;
+use crate::agent::own;
 use crate::config::Config;
 use gather::Facts;
 
@@ -22,33 +26,45 @@ pub const AGENT: &str = "system:serviceaccount:selvedge-system:selvedge-agent";
 /// How to reach it, and as whom.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// The kubeconfig; none: in-cluster, `KUBECONFIG` or `~/.kube/config`.
+    /// The kubeconfig; none: `KUBECONFIG` or `~/.kube/config`, else in the cluster.
     pub kubeconfig: Option<PathBuf>,
     /// Ask for the rights of this user, by impersonation.
     pub as_agent: Option<String>,
 }
 
-/// What was found, and lines for config.toml.
-pub(super) async fn look(access: &Access, config: Option<&Config>) -> (Vec<Finding>, Option<String>) {
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) findings: Vec<Finding>,
+    /// Lines for config.toml.
+    pub(super) suggestion: Option<String>,
+    /// Addresses of this node's Node.
+    pub(super) own_addresses: Vec<IpAddr>,
+}
+
+pub(super) async fn look(access: &Access, config: Option<&Config>) -> Seen {
+    let only = |finding| Seen { findings: vec![finding], ..Seen::default() };
     match gather::gather(access).await {
         Ok(facts) => judge(&facts, config),
-        // Whoever names a kubeconfig wants it to work.
-        Err(error) if access.kubeconfig.is_some() => {
-            (vec![Finding::problem(CHECK, error, "see the error; --offline leaves the cluster out")], None)
+        // Whoever names a kubeconfig, or asks for somebody's rights, wants it to work.
+        Err(error) if access.kubeconfig.is_some() || access.as_agent.is_some() => {
+            only(Finding::problem(CHECK, error, "see the error; --offline leaves the cluster out"))
         }
-        Err(error) => (vec![Finding::skipped(CHECK, error)], None),
+        Err(error) => only(Finding::skipped(CHECK, error)),
     }
 }
 
-fn judge(facts: &Facts, config: Option<&Config>) -> (Vec<Finding>, Option<String>) {
+fn judge(facts: &Facts, config: Option<&Config>) -> Seen {
     let mut findings = vec![Finding::ok(CHECK, format!("Kubernetes {} at {}", facts.version, facts.server))];
     findings.extend(facts.clock.clone());
     let installed = facts.nodes.as_ref().is_ok_and(|nodes| nodes.iter().any(nodes::is_member));
     findings.push(access::judge(&facts.rights));
-    findings.push(admission::judge(&facts.policy, &facts.binding, installed));
+    let taint = config.map(|config| config.agent.startup_taint.as_str());
+    findings.push(admission::judge(&facts.policy, &facts.binding, taint, installed));
     let nodes = match &facts.nodes {
         Ok(nodes) => {
             findings.push(nodes::judge(nodes));
+            findings.extend(config.and_then(|config| nodes::missing(nodes, &config.node_name)));
             nodes.as_slice()
         }
         Err(error) => {
@@ -58,5 +74,7 @@ fn judge(facts: &Facts, config: Option<&Config>) -> (Vec<Finding>, Option<String
     };
     let (ranges, suggestion) = ranges::judge(config, &facts.ranges, nodes);
     findings.extend(ranges);
-    (findings, suggestion)
+    let own = config.and_then(|config| nodes.iter().find(|node| node.name_any() == config.node_name));
+    let own_addresses = own.map(|node| own::addresses(node, "InternalIP")).unwrap_or_default();
+    Seen { findings, suggestion, own_addresses }
 }

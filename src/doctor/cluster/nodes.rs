@@ -3,15 +3,14 @@
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
 
-use super::super::finding::Finding;
+use super::super::finding::{Finding, some};
+use crate::mesh::annotation::PUBLIC_KEY;
 
 pub(super) const CHECK: &str = "nodes";
-/// Most names that a finding lists.
-const NAMES: usize = 5;
 
 /// Whether an agent has been on it.
 pub(super) fn is_member(node: &Node) -> bool {
-    node.annotations().contains_key("selvedge.dev/public-key")
+    node.annotations().contains_key(PUBLIC_KEY)
 }
 
 /// `spec.podCIDRs`, or the older `spec.podCIDR`.
@@ -22,11 +21,7 @@ pub(super) fn pod_cidrs(node: &Node) -> Vec<String> {
 
 /// The first few names, and how many more there are.
 pub(super) fn names(nodes: &[&Node]) -> String {
-    let mut names: Vec<_> = nodes.iter().take(NAMES).map(|node| node.name_any()).collect();
-    if nodes.len() > NAMES {
-        names.push(format!("and {} more", nodes.len() - NAMES));
-    }
-    names.join(", ")
+    some(nodes.iter().map(|node| node.name_any()))
 }
 
 pub(super) fn judge(nodes: &[Node]) -> Finding {
@@ -44,6 +39,13 @@ pub(super) fn judge(nodes: &[Node]) -> Finding {
         "run kube-controller-manager with --allocate-node-cidrs=true and --cluster-cidr (kubeadm: \
          --pod-network-cidr), or have what gives out pod CIDRs give them some",
     )
+}
+
+/// Without its Node a node gets no pod CIDRs, and can publish nothing.
+pub(super) fn missing(nodes: &[Node], name: &str) -> Option<Finding> {
+    let remedy = "set nodeName to the name that `kubectl get nodes` shows for this node, or let its kubelet join first";
+    let there = nodes.iter().any(|node| node.name_any() == name);
+    (!there).then(|| Finding::problem(CHECK, format!("there is no Node {name}"), remedy))
 }
 
 #[cfg(test)]
@@ -65,5 +67,16 @@ pub(super) mod tests {
         let finding = judge(&nodes);
         assert_eq!(finding.severity, Severity::Problem);
         assert_eq!(finding.seen, "Nodes without spec.podCIDRs: b, c, d, e, f, and 2 more");
+    }
+
+    #[test]
+    fn a_node_has_to_have_its_node() {
+        let nodes = [node("a", &[]), node("b", &[])];
+        assert_eq!(missing(&nodes, "b"), None);
+        let finding = missing(&nodes, "b.example").unwrap();
+        assert_eq!(
+            (finding.severity, finding.seen.as_str()),
+            (Severity::Problem, "there is no Node b.example")
+        );
     }
 }

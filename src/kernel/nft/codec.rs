@@ -46,6 +46,8 @@ fn name(expression: &Expression) -> &str {
         Expression::Limit { .. } => "limit",
         Expression::Numgen { .. } => "numgen",
         Expression::Notrack => "notrack",
+        Expression::Match(_) => "match",
+        Expression::Target(_) => "target",
         Expression::Unknown(name) => name,
     }
 }
@@ -112,6 +114,7 @@ fn encode_data(out: &mut Writer, expression: &Expression) {
         Expression::Numgen { kind, modulus, offset, to } => {
             numbers(out, &[(1, to.number()), (2, *modulus), (3, kind.number()), (4, *offset)]);
         }
+        Expression::Match(name) | Expression::Target(name) => out.put_str(1, name),
         Expression::Counter | Expression::Notrack | Expression::Unknown(_) => {}
     }
 }
@@ -260,6 +263,8 @@ fn decode_data(name: &str, fields: &Fields<'_>) -> Option<Expression> {
             to: fields.register(1)?,
         },
         "notrack" => Expression::Notrack,
+        "match" => Expression::Match(fields.text(1)?),
+        "target" => Expression::Target(fields.text(1)?),
         _ => return None,
     })
 }

@@ -314,6 +314,10 @@ pub enum Expression {
     Numgen { kind: Numgen, modulus: u32, offset: u32, to: Register },
     /// Leaves the packet out of connection tracking.
     Notrack,
+    /// A match of iptables, by its name; what it asks for is not read, and none can be written.
+    Match(String),
+    /// A target of iptables, likewise.
+    Target(String),
     /// One that this model does not know.
     Unknown(String),
 }

@@ -195,7 +195,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    pub(super) fn number(self) -> u32 {
+    pub(in crate::kernel) fn number(self) -> u32 {
         match self {
             Self::Prerouting | Self::Ingress => 0,
             Self::Input => 1,

@@ -42,6 +42,12 @@ pub enum Error {
 /// Where host ports lead.
 type Targets = BTreeMap<Key, SocketAddr>;
 
+/// The table of a node without host ports: all but what its maps hold.
+#[must_use]
+pub fn empty() -> Table {
+    table::table(&Targets::new())
+}
+
 /// Opens the host ports of `lease`, which is among `leases`.
 ///
 /// # Errors
