@@ -43,6 +43,16 @@ pub struct Found {
     pub from: String,
 }
 
+impl Found {
+    /// What of it lies in none of `ranges`.
+    #[must_use]
+    pub fn outside(&self, ranges: &[IpNet]) -> Vec<IpNet> {
+        // Neighbours hold together what neither holds alone.
+        let ranges = IpNet::aggregate(&ranges.to_vec());
+        self.cidrs.iter().filter(|net| !ranges.iter().any(|range| range.contains(*net))).copied().collect()
+    }
+}
+
 impl Facts {
     /// Asks for all of it. What the operator may not see counts as not there.
     ///
@@ -204,7 +214,9 @@ fn list(text: &str) -> Vec<IpNet> {
     text.split(',').filter_map(|net| net.trim().parse::<IpNet>().ok()).map(|net| net.trunc()).collect()
 }
 
+/// Ranges that overlap, as those of ServiceCIDRs may, become one: a configuration takes none that do.
 fn found(cidrs: Vec<IpNet>, from: String) -> Option<Found> {
+    let cidrs = IpNet::aggregate(&cidrs);
     (!cidrs.is_empty()).then_some(Found { cidrs, from })
 }
 
@@ -265,6 +277,21 @@ mod tests {
         facts.service_cidrs = vec![object("kubernetes", "10.2.0.0/16"), object("more", "10.3.0.0/24")];
         let services = told(facts.service_cidrs());
         assert_eq!(services, ("10.2.0.0/16,10.3.0.0/24".into(), "ServiceCIDR kubernetes, more".into()));
+    }
+
+    #[test]
+    fn service_cidrs_that_overlap_are_one_range() {
+        let object = |name: &str, nets: &[&str]| {
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"cidrs": nets}})).unwrap()
+        };
+        let service_cidrs =
+            vec![object("a", &["10.2.0.0/16", "fd00::/112"]), object("b", &["10.2.3.0/24", "10.3.0.0/16"])];
+        let facts = Facts { service_cidrs, ..Facts::default() };
+        let found = facts.service_cidrs().unwrap();
+        assert_eq!(told(Some(found.clone())).0, "10.2.0.0/15,fd00::/112");
+        let configured = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
+        assert_eq!(found.outside(&configured(&["10.2.0.0/16", "10.3.0.0/16", "fd00::/112"])), []);
+        assert_eq!(found.outside(&configured(&["10.2.0.0/15"])), configured(&["fd00::/112"]));
     }
 
     #[test]
