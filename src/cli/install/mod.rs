@@ -9,11 +9,10 @@ mod choice;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use ipnet::IpNet;
 
 use super::progress::Progress;
-use super::{Exit, Failure, Output};
+use super::{Exit, Failure, Output, print};
 use crate::cluster::apply::{self, Mode};
 use crate::cluster::discover::Facts;
 use crate::cluster::{Access, connect, finding, rollout};
@@ -86,7 +85,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     if args.render
         && let Some(choice) = Choice::offline(args)?
     {
-        return print(&manifest::yaml(&choice.settings.objects()));
+        print(&manifest::yaml(&choice.settings.objects()))?;
+        return Ok(Exit::Ok);
     }
     super::block_on(install(args))
 }
@@ -99,7 +99,8 @@ async fn install(args: &Args) -> Result<Exit, Failure> {
     choice.found.iter().for_each(|text| progress.say(text));
     let objects = choice.settings.objects();
     if args.render {
-        return print(&manifest::yaml(&objects));
+        print(&manifest::yaml(&objects))?;
+        return Ok(Exit::Ok);
     }
     let findings = finding::look(&client, &facts, &choice.settings.config, old).await?;
     let mut answer = Answer::new(&choice.settings, args.dry_run);
@@ -146,11 +147,4 @@ fn end(args: &Args, answer: &Answer, exit: Exit) -> Result<Exit, Failure> {
         Output::Table => print(&answer.table(exit))?,
     };
     Ok(exit)
-}
-
-fn print(text: &str) -> Result<Exit, Failure> {
-    use std::io::Write as _;
-    let written = std::io::stdout().write_all(text.as_bytes());
-    written.map_err(|error| anyhow!("cannot write to standard output: {error}"))?;
-    Ok(Exit::Ok)
 }
