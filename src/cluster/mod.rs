@@ -5,7 +5,9 @@ pub mod apply;
 mod connect;
 pub mod discover;
 pub mod finding;
+pub mod installed;
 mod ours;
+pub mod prune;
 pub mod removal;
 pub mod rollout;
 

@@ -12,7 +12,7 @@ mod render;
 
 pub use distribution::Distribution;
 pub use object::{Id, Object};
-pub use render::{ApiServer, Settings};
+pub use render::{ApiServer, SERVER_HOST, SERVER_PORT, Settings, is_generated};
 
 /// Where the DaemonSets run. The admission policy names their account by it.
 pub const NAMESPACE: &str = "selvedge-system";
