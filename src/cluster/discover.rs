@@ -152,7 +152,7 @@ impl Facts {
         let cidrs: Vec<IpNet> =
             specs.flat_map(|spec| spec.cidrs.iter().flatten()).filter_map(|net| net.parse().ok()).collect();
         let names: Vec<String> = self.service_cidrs.iter().map(kube::ResourceExt::name_any).collect();
-        found(cidrs, format!("ServiceCIDR {}", names.join(", ")))
+        found(&cidrs, format!("ServiceCIDR {}", names.join(", ")))
     }
 
     /// A flag of a part of the control plane, where that runs as a pod.
@@ -166,7 +166,7 @@ impl Facts {
             let words =
                 containers.flat_map(|container| container.command.iter().chain(&container.args).flatten());
             let words: Vec<&str> = words.map(String::as_str).collect();
-            found(list(value(&words, flag)?), format!("--{flag} of the pod {}", pod.name_any()))
+            found(&list(value(&words, flag)?), format!("--{flag} of the pod {}", pod.name_any()))
         })
     }
 
@@ -178,9 +178,9 @@ impl Facts {
         let told = self.nodes.iter().find_map(|node| {
             let words: Vec<String> = serde_json::from_str(node.annotations().get(K3S_ARGS)?).ok()?;
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            found(list(value(&words, flag)?), format!("--{flag} of k3s on Node {}", node.name_any()))
+            found(&list(value(&words, flag)?), format!("--{flag} of k3s on Node {}", node.name_any()))
         });
-        told.or_else(|| found(list(default), "k3s's default".into()))
+        told.or_else(|| found(&list(default), "k3s's default".into()))
     }
 }
 
@@ -198,7 +198,7 @@ fn entry(map: ConfigMap, key: &str) -> Option<String> {
 
 fn from_yaml(text: Option<&str>, pointer: &str, place: &str) -> Option<Found> {
     let document: Value = serde_saphyr::from_str(text?).ok()?;
-    found(list(document.pointer(pointer)?.as_str()?), place.into())
+    found(&list(document.pointer(pointer)?.as_str()?), place.into())
 }
 
 /// What stands behind `--flag=` or `--flag`.
@@ -215,8 +215,8 @@ fn list(text: &str) -> Vec<IpNet> {
 }
 
 /// Ranges that overlap, as those of ServiceCIDRs may, become one: a configuration takes none that do.
-fn found(cidrs: Vec<IpNet>, from: String) -> Option<Found> {
-    let cidrs = IpNet::aggregate(&cidrs);
+fn found(cidrs: &[IpNet], from: String) -> Option<Found> {
+    let cidrs = IpNet::aggregate(&cidrs.to_vec());
     (!cidrs.is_empty()).then_some(Found { cidrs, from })
 }
 
