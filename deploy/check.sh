@@ -108,6 +108,9 @@ if command -v helm >/dev/null && command -v kubectl >/dev/null; then
   check "with a range that is none the chart is refused" refused
   ranges=(--set-json 'clusterPodCIDRs=["10.244.0.0/16"]' --set-json 'serviceCIDRs=["10.96.0.0/12"]')
   check "with an unknown value the chart is refused" refused --set nonsense=1
+  for option in 'interface = "mesh0"' 'agent.metricsAddress = "[::]:1"' 'agent = { startupTaint = "a/b" }'; do
+    check "with $option the chart is refused" refused --set-string "extraConfig=$option"
+  done
 else
   echo "SKIP the chart: no helm, or no kubectl"
 fi
@@ -139,10 +142,15 @@ if command -v selvedge >/dev/null && command -v kubectl >/dev/null && command -v
     case $line in
     PASS\ *) passed=$((passed + 1)) ;;
     FAIL\ *) failed=$((failed + 1)) ;;
+    ENDED\ 0) continue ;;
+    ENDED\ *)
+      failed=$((failed + 1))
+      line="FAIL install.sh ended with ${line#ENDED }"
+      ;;
     *) line="  $line" ;;
     esac
     echo "$line"
-  done < <(../tests/kubernetes/install.sh 2>&1)
+  done < <(../tests/kubernetes/install.sh 2>&1; echo "ENDED $?")
 else
   echo "SKIP selvedge install on a kube-apiserver: no such program, or no etcd"
 fi

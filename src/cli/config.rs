@@ -58,13 +58,18 @@ fn report(file: &Path, result: &Result<Config, ConfigError>) -> serde_json::Valu
 /// The values in use, a key a line, by key.
 fn table(file: &Path, config: &Config) -> String {
     let mut text = format!("{} is valid; in use are\n", file.display());
-    let value = serde_json::to_value(config).expect("a configuration has only text keys");
-    let mut lines = Vec::new();
-    flatten("", &value, &mut lines);
-    for (key, value) in lines {
+    for (key, value) in values(config) {
         text.push_str(&format!("  {key:<22} {value}\n"));
     }
     text
+}
+
+/// Every key that has a value, with its table in front, and the value as people write it.
+pub(super) fn values(config: &Config) -> Vec<(String, String)> {
+    let value = serde_json::to_value(config).expect("a configuration has only text keys");
+    let mut lines = Vec::new();
+    flatten("", &value, &mut lines);
+    lines
 }
 
 fn flatten(prefix: &str, value: &serde_json::Value, lines: &mut Vec<(String, String)>) {

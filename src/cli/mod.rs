@@ -181,3 +181,10 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         .expect("a runtime needs only memory and an epoll descriptor")
         .block_on(future)
 }
+
+/// An answer, to standard output.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let written = std::io::stdout().write_all(text.as_bytes());
+    written.map_err(|error| anyhow::anyhow!("cannot write to standard output: {error}").into())
+}

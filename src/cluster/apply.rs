@@ -20,6 +20,8 @@ pub enum Outcome {
     Changed,
     /// It was there, and just so.
     Unchanged,
+    /// It could not be tried: its namespace is not there yet, and another may not be used for it.
+    Untried,
 }
 
 /// An object and its outcome.
@@ -62,8 +64,11 @@ async fn one(client: &Client, object: &Object, mode: Mode) -> Result<Applied, Er
     let mut after = api.patch(&id.name, &params, &Patch::Apply(&object.0)).await;
     if mode.dry_run && before.is_none() && after.as_ref().is_err_and(is_without_namespace) {
         after = elsewhere(client, object, &params).await;
+        if after.as_ref().is_err_and(is_of_that_place) {
+            return Ok(Applied { id, result: Outcome::Untried });
+        }
     }
-    let after = after.map_err(|error| refused(&id, doing, error))?;
+    let after = after.map_err(|error| refused(&id, doing, error, mode))?;
     Ok(Applied { result: outcome(before.as_ref(), &after), id })
 }
 
@@ -81,15 +86,20 @@ async fn elsewhere(
     api.patch(&id.name, params, &Patch::Apply(&object.0)).await
 }
 
+/// A refusal that says nothing of our own namespace: no rights there, or somebody's object of the same name.
+fn is_of_that_place(error: &kube::Error) -> bool {
+    matches!(code(error), Some(403 | 409))
+}
+
 fn is_without_namespace(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status)
         if status.code == 404 && status.message.contains(&format!("namespaces \"{NAMESPACE}\" not found")))
 }
 
-fn refused(id: &Id, doing: String, error: kube::Error) -> Error {
+fn refused(id: &Id, doing: String, error: kube::Error, mode: Mode) -> Error {
     match &error {
         kube::Error::Api(status) if status.code == 409 && !owners(status).is_empty() => {
-            Error::Conflict(conflict(id, &owners(status)))
+            Error::Conflict(conflict(id, &owners(status), mode))
         }
         _ if code(&error) == Some(403) => Error::Call { doing, source: Box::new(error) },
         _ => Error::call(doing, error),
@@ -103,12 +113,16 @@ fn owners(status: &Status) -> Vec<(String, String)> {
     conflicts.map(|cause| (cause.field.clone(), cause.message.clone())).collect()
 }
 
-fn conflict(id: &Id, owners: &[(String, String)]) -> String {
+fn conflict(id: &Id, owners: &[(String, String)], mode: Mode) -> String {
     let mut text = format!("{id} is partly somebody else's:");
     for (field, owner) in owners {
         text += &format!("\n  {field}: {owner}");
     }
-    text + "\nNothing was changed. Have that owner give the fields up or use it for this change, or take them over with \
+    text += match mode.dry_run {
+        true => "\nNothing was changed.",
+        false => "\nWhat comes before it was applied, and this was not.",
+    };
+    text + " Have that owner give the fields up or use it for this change, or take them over with \
             --force-conflicts"
 }
 
@@ -171,7 +185,12 @@ mod tests {
         let id = Object(json!({"apiVersion": "apps/v1", "kind": "DaemonSet",
             "metadata": {"name": "selvedge-agent", "namespace": NAMESPACE}}))
         .id();
-        let text = refused(&id, "apply it".into(), kube::Error::Api(Box::new(status))).to_string();
+        let text = |dry_run| {
+            let error = kube::Error::Api(Box::new(status.clone()));
+            refused(&id, "apply it".into(), error, Mode { dry_run, force: false }).to_string()
+        };
+        assert!(text(true).contains("Nothing was changed") && !text(false).contains("Nothing was changed"));
+        let text = text(false);
         for part in [
             "DaemonSet selvedge-system/selvedge-agent",
             ".image: conflict with \"kubectl\"",

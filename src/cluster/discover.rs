@@ -43,6 +43,16 @@ pub struct Found {
     pub from: String,
 }
 
+impl Found {
+    /// What of it lies in none of `ranges`.
+    #[must_use]
+    pub fn outside(&self, ranges: &[IpNet]) -> Vec<IpNet> {
+        // Neighbours hold together what neither holds alone.
+        let ranges = IpNet::aggregate(&ranges.to_vec());
+        self.cidrs.iter().filter(|net| !ranges.iter().any(|range| range.contains(*net))).copied().collect()
+    }
+}
+
 impl Facts {
     /// Asks for all of it. What the operator may not see counts as not there.
     ///
@@ -142,7 +152,7 @@ impl Facts {
         let cidrs: Vec<IpNet> =
             specs.flat_map(|spec| spec.cidrs.iter().flatten()).filter_map(|net| net.parse().ok()).collect();
         let names: Vec<String> = self.service_cidrs.iter().map(kube::ResourceExt::name_any).collect();
-        found(cidrs, format!("ServiceCIDR {}", names.join(", ")))
+        found(&cidrs, format!("ServiceCIDR {}", names.join(", ")))
     }
 
     /// A flag of a part of the control plane, where that runs as a pod.
@@ -156,7 +166,7 @@ impl Facts {
             let words =
                 containers.flat_map(|container| container.command.iter().chain(&container.args).flatten());
             let words: Vec<&str> = words.map(String::as_str).collect();
-            found(list(value(&words, flag)?), format!("--{flag} of the pod {}", pod.name_any()))
+            found(&list(value(&words, flag)?), format!("--{flag} of the pod {}", pod.name_any()))
         })
     }
 
@@ -168,9 +178,9 @@ impl Facts {
         let told = self.nodes.iter().find_map(|node| {
             let words: Vec<String> = serde_json::from_str(node.annotations().get(K3S_ARGS)?).ok()?;
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            found(list(value(&words, flag)?), format!("--{flag} of k3s on Node {}", node.name_any()))
+            found(&list(value(&words, flag)?), format!("--{flag} of k3s on Node {}", node.name_any()))
         });
-        told.or_else(|| found(list(default), "k3s's default".into()))
+        told.or_else(|| found(&list(default), "k3s's default".into()))
     }
 }
 
@@ -188,7 +198,7 @@ fn entry(map: ConfigMap, key: &str) -> Option<String> {
 
 fn from_yaml(text: Option<&str>, pointer: &str, place: &str) -> Option<Found> {
     let document: Value = serde_saphyr::from_str(text?).ok()?;
-    found(list(document.pointer(pointer)?.as_str()?), place.into())
+    found(&list(document.pointer(pointer)?.as_str()?), place.into())
 }
 
 /// What stands behind `--flag=` or `--flag`.
@@ -204,7 +214,9 @@ fn list(text: &str) -> Vec<IpNet> {
     text.split(',').filter_map(|net| net.trim().parse::<IpNet>().ok()).map(|net| net.trunc()).collect()
 }
 
-fn found(cidrs: Vec<IpNet>, from: String) -> Option<Found> {
+/// Ranges that overlap, as those of ServiceCIDRs may, become one: a configuration takes none that do.
+fn found(cidrs: &[IpNet], from: String) -> Option<Found> {
+    let cidrs = IpNet::aggregate(&cidrs.to_vec());
     (!cidrs.is_empty()).then_some(Found { cidrs, from })
 }
 
@@ -265,6 +277,21 @@ mod tests {
         facts.service_cidrs = vec![object("kubernetes", "10.2.0.0/16"), object("more", "10.3.0.0/24")];
         let services = told(facts.service_cidrs());
         assert_eq!(services, ("10.2.0.0/16,10.3.0.0/24".into(), "ServiceCIDR kubernetes, more".into()));
+    }
+
+    #[test]
+    fn service_cidrs_that_overlap_are_one_range() {
+        let object = |name: &str, nets: &[&str]| {
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"cidrs": nets}})).unwrap()
+        };
+        let service_cidrs =
+            vec![object("a", &["10.2.0.0/16", "fd00::/112"]), object("b", &["10.2.3.0/24", "10.3.0.0/16"])];
+        let facts = Facts { service_cidrs, ..Facts::default() };
+        let found = facts.service_cidrs().unwrap();
+        assert_eq!(told(Some(found.clone())).0, "10.2.0.0/15,fd00::/112");
+        let configured = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
+        assert_eq!(found.outside(&configured(&["10.2.0.0/16", "10.3.0.0/16", "fd00::/112"])), []);
+        assert_eq!(found.outside(&configured(&["10.2.0.0/15"])), configured(&["fd00::/112"]));
     }
 
     #[test]

@@ -1,17 +1,26 @@
 //! What speaks against installing.
 
+use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 
-use super::discover::Facts;
-use super::{Error, absent};
+use super::discover::{Facts, Found};
+use super::rollout::not_ready;
+use super::{Error, absent, ours};
 use crate::config::Config;
-use crate::manifest::{NAMESPACE, cleanup};
+use crate::manifest::{AGENT, NAMESPACE, cleanup};
+use crate::mesh::annotation::PUBLIC_KEY;
+
+/// What Helm writes on an object of a release.
+const RELEASE: &str = "meta.helm.sh/release-name";
+/// More Nodes' names than this are no help.
+const NAMED: usize = 3;
 
 /// DaemonSets of pod networks, and whose they are.
-const NETWORKS: [(&str, &str); 12] = [
+const NETWORKS: [(&str, &str); 14] = [
+    ("anetd", "GKE Dataplane V2"),
     ("antrea-agent", "Antrea"),
     ("aws-node", "the AWS VPC CNI"),
     ("azure-cni", "Azure CNI"),
@@ -23,6 +32,7 @@ const NETWORKS: [(&str, &str); 12] = [
     ("kube-ovn-cni", "Kube-OVN"),
     ("kube-router", "kube-router"),
     ("ovnkube-node", "OVN-Kubernetes"),
+    ("rke2-canal", "RKE2's Canal"),
     ("weave-net", "Weave Net"),
 ];
 
@@ -33,6 +43,12 @@ pub struct Finding {
     pub text: String,
     /// Whether nobody can want it all the same.
     pub fatal: bool,
+}
+
+impl From<String> for Finding {
+    fn from(text: String) -> Self {
+        Self { text, fatal: false }
+    }
 }
 
 /// Why nothing is installed. `old` is the minor version of a Kubernetes that is too old.
@@ -56,18 +72,49 @@ pub async fn look(
     let namespace = absent(Api::<Namespace>::all(client.clone()).get(NAMESPACE).await);
     let namespace = namespace.map_err(|error| Error::call(format!("get Namespace {NAMESPACE}"), error))?;
     findings.extend(networks(&sets));
+    match ours(&sets, AGENT) {
+        Some(agent) => findings.extend(released(agent)),
+        None => findings.extend(ready(&facts.nodes)),
+    }
     findings.extend(ranges(facts, config));
-    let mut findings: Vec<_> = findings.into_iter().map(|text| Finding { text, fatal: false }).collect();
-    let fatal = uninstalling(&sets, namespace.as_ref()).map(|text| Finding { text, fatal: true });
-    findings.extend(fatal);
+    let mut findings: Vec<_> = findings.into_iter().map(Finding::from).collect();
+    let fatal = [uninstalling(&sets, namespace.as_ref()), ours::elsewhere(&sets)];
+    findings.extend(fatal.into_iter().flatten().map(|text| Finding { text, fatal: true }));
     Ok(findings)
 }
 
+fn ours<'a>(sets: &'a [DaemonSet], name: &str) -> Option<&'a DaemonSet> {
+    sets.iter().find(|set| set.namespace().as_deref() == Some(NAMESPACE) && set.name_any() == name)
+}
+
+/// Helm would take back what it does not know of.
+fn released(agent: &DaemonSet) -> Option<String> {
+    let release = agent.annotations().get(RELEASE)?;
+    Some(format!("Selvedge is the Helm release {release} here: upgrade it with Helm"))
+}
+
+/// A kubelet is ready only with a network for pods, whoever made it: some networks have no DaemonSet.
+fn ready(nodes: &[Node]) -> Option<String> {
+    let is_linux = |node: &&Node| node.labels().get("kubernetes.io/os").is_some_and(|os| os == "linux");
+    let is_ready = |node: &&Node| not_ready(node).is_none() && !node.annotations().contains_key(PUBLIC_KEY);
+    let nodes = nodes.iter().filter(is_linux).filter(is_ready);
+    let names: Vec<String> = nodes.map(|node| node.name_any()).collect();
+    let more = names.len().saturating_sub(NAMED);
+    (!names.is_empty()).then(|| {
+        let mut list = names[..names.len() - more].join(", ");
+        if more > 0 {
+            list += &format!(" and {more} more");
+        }
+        format!(
+            "ready for pods already: Node {list}. Another network is configured there. Remove it (k3s: \
+             --flannel-backend=none --disable-network-policy) and what it left in /etc/cni/net.d of the nodes"
+        )
+    })
+}
+
 fn uninstalling(sets: &[DaemonSet], namespace: Option<&Namespace>) -> Option<String> {
-    let ours =
-        |set: &&DaemonSet| set.namespace().as_deref() == Some(NAMESPACE) && set.name_any() == cleanup::NAME;
     let going = namespace.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some());
-    (going || sets.iter().any(|set| ours(&set))).then(|| {
+    (going || ours(sets, cleanup::NAME).is_some()).then(|| {
         "Selvedge is being uninstalled here, which would take it off again: let `selvedge uninstall --yes` end first"
             .into()
     })
@@ -101,7 +148,25 @@ fn ranges(facts: &Facts, config: &Config) -> Vec<String> {
          --allocate-node-cidrs and --cluster-cidr (kubeadm: networking.podSubnet)"
             .to_owned()
     });
-    outside.chain(without).collect()
+    let told = [
+        lacking("clusterPodCIDRs", "--cluster-pod-cidr", &config.cluster_pod_cidrs, facts.pod_cidrs()),
+        lacking("serviceCIDRs", "--service-cidr", &config.service_cidrs, facts.service_cidrs()),
+    ];
+    outside.chain(without).chain(told.into_iter().flatten()).collect()
+}
+
+/// What is in no range is the internet to Selvedge.
+fn lacking(key: &str, flag: &str, configured: &[IpNet], told: Option<Found>) -> Option<String> {
+    let told = told?;
+    let lacking: Vec<String> = told.outside(configured).iter().map(ToString::to_string).collect();
+    (!lacking.is_empty()).then(|| {
+        format!(
+            "the cluster's {} would be the internet to Selvedge, although {} tells of it: give it with {flag}, or in \
+             {key}",
+            lacking.join(", "),
+            told.from
+        )
+    })
 }
 
 #[cfg(test)]
@@ -127,5 +192,48 @@ mod tests {
         assert!(uninstalling(&[set(NAMESPACE, cleanup::NAME)], None).is_some());
         let going = json!({"metadata": {"name": NAMESPACE, "deletionTimestamp": "2026-01-01T00:00:00Z"}});
         assert!(uninstalling(&[], Some(&serde_json::from_value(going).unwrap())).is_some());
+    }
+    #[test]
+    fn a_node_that_is_ready_without_us_has_another_network() {
+        let node = |name: &str, os: &str, ready: &str, annotations: serde_json::Value| -> Node {
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "labels": {"kubernetes.io/os": os}, "annotations": annotations},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]},
+            }))
+            .unwrap()
+        };
+        let mut nodes = vec![
+            node("waits", "linux", "False", json!({})),
+            node("other", "windows", "True", json!({})),
+            node("ours", "linux", "True", json!({PUBLIC_KEY: "k"})),
+        ];
+        assert_eq!(ready(&nodes), None);
+        nodes.extend(["a", "b", "c", "d"].map(|name| node(name, "linux", "True", json!({}))));
+        let text = ready(&nodes).unwrap();
+        assert!(text.contains("Node a, b, c and 1 more. Another network"), "{text}");
+    }
+
+    #[test]
+    fn a_release_of_helm_is_for_helm() {
+        let mut agent = set(NAMESPACE, AGENT);
+        assert_eq!(released(&agent), None);
+        agent.annotations_mut().insert(RELEASE.into(), "mesh".into());
+        assert!(released(&agent).unwrap().contains("release mesh here: upgrade it with Helm"));
+    }
+
+    #[test]
+    fn ranges_that_the_cluster_tells_of_have_to_be_given() {
+        let kubeadm = "networking: {podSubnet: \"10.1.0.0/16,fd00::/56\", serviceSubnet: 10.2.0.0/16}";
+        let facts = Facts { kubeadm: Some(kubeadm.into()), ..Facts::default() };
+        let findings = |text: &str| {
+            ranges(&facts, &crate::manifest::configuration::parse(std::path::Path::new("x"), text).unwrap())
+        };
+        let found = findings("clusterPodCIDRs = [\"10.1.0.0/16\"]\nserviceCIDRs = [\"10.2.0.0/17\"]");
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("fd00::/56") && found[0].contains("--cluster-pod-cidr"), "{found:?}");
+        assert!(found[1].contains("10.2.0.0/16") && found[1].contains("--service-cidr"), "{found:?}");
+        let whole = "clusterPodCIDRs = [\"10.1.0.0/16\", \"fd00::/48\"]\n\
+                     serviceCIDRs = [\"10.2.0.0/17\", \"10.2.128.0/17\"]";
+        assert_eq!(findings(whole), Vec::<String>::new());
     }
 }

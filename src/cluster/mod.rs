@@ -5,6 +5,9 @@ pub mod apply;
 mod connect;
 pub mod discover;
 pub mod finding;
+pub mod installed;
+mod ours;
+pub mod prune;
 pub mod removal;
 pub mod rollout;
 
@@ -63,6 +66,14 @@ impl Error {
             _ => Self::Unreachable { doing, source },
         }
     }
+
+    /// Whether it may be tried again.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { source, .. } | Self::Call { source, .. } => is_transient(source),
+            _ => false,
+        }
+    }
 }
 
 /// An error of the API is a sentence already, and the rest of it is of no use to a person.
@@ -87,5 +98,14 @@ pub(crate) fn code(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(status) => Some(status.code),
         _ => None,
+    }
+}
+
+/// Whether a call may be made again: nobody answered, or the API server has trouble of its own.
+pub(crate) fn is_transient(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code >= 500 || status.code == 429,
+        kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) => false,
+        _ => true,
     }
 }

@@ -5,6 +5,8 @@
 //! then does the admission policy go, because as long as an agent may run, nobody else may write its annotations; and
 //! only after the policy the annotations, because it lets no operator take them off. The namespace is last: the
 //! DaemonSet that cleaned the nodes stays in it until then, and tells who runs this again that they are clean.
+//!
+//! Whoever removes looks anew after each step: what has come back meanwhile is seen, and that nothing is left is true.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,11 +21,15 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::rollout::{share, stuck};
-use super::{Error, LOOK, MANAGER, absent, code};
+use super::{Error, LOOK, MANAGER, absent, code, is_transient, ours};
 use crate::manifest::{AGENT, Id, NAMESPACE, PREFIX, TUNNEL, cleanup, outside_of_the_namespace};
 
 const PODS: &str = "app.kubernetes.io/name=selvedge,app.kubernetes.io/component in (agent,tunnel)";
 const CLEANERS: &str = "app.kubernetes.io/name=selvedge,app.kubernetes.io/component=uninstall";
+const ALL_PODS: &str =
+    "app.kubernetes.io/name=selvedge,app.kubernetes.io/component in (agent,tunnel,uninstall)";
+/// How often the same thing is removed, before it is said that somebody puts it back.
+const REPEATS: usize = 3;
 
 /// How it is to be done.
 #[derive(Debug, Clone)]
@@ -47,6 +53,7 @@ pub struct There {
     annotated: BTreeMap<String, Vec<String>>,
     objects: Vec<Id>,
     namespace: bool,
+    elsewhere: Option<String>,
 }
 
 /// One thing to do.
@@ -94,8 +101,10 @@ impl There {
     pub async fn look(client: &Client) -> Result<Self, Error> {
         let failed = |doing: &'static str| move |error| Error::call(doing, error);
         let all = ListParams::default();
-        let sets = Api::<DaemonSet>::namespaced(client.clone(), NAMESPACE).list(&all).await;
+        let sets = Api::<DaemonSet>::all(client.clone()).list(&all.clone().labels(ours::SELECTOR)).await;
         let mut sets = sets.map_err(failed("list our DaemonSets"))?.items;
+        let elsewhere = ours::elsewhere(&sets);
+        sets.retain(|set| set.namespace().as_deref() == Some(NAMESPACE));
         let mut take = |name: &str| {
             let at = sets.iter().position(|set| set.name_any() == name)?;
             Some(sets.remove(at))
@@ -105,13 +114,6 @@ impl There {
         let nodes =
             Api::<Node>::all(client.clone()).list(&all).await.map_err(failed("list the Nodes"))?.items;
         let namespace = absent(Api::<Namespace>::all(client.clone()).get(NAMESPACE).await);
-        let mut objects = Vec::new();
-        for id in outside_of_the_namespace() {
-            let found = absent(id.api(client.clone()).get_metadata(&id.name).await);
-            if found.map_err(|error| Error::call(format!("get {id}"), error))?.is_some() {
-                objects.push(id);
-            }
-        }
         Ok(Self {
             agent,
             tunnel,
@@ -119,20 +121,20 @@ impl There {
             pods: pods.map_err(failed("list our pods"))?.items.len(),
             nodes: nodes.len(),
             annotated: nodes.iter().filter_map(annotated).collect(),
-            objects,
+            objects: objects(client).await?,
             namespace: namespace.map_err(failed("get our Namespace"))?.is_some(),
+            elsewhere,
         })
     }
 
-    /// What is left to do, in order.
+    /// What is left to do, in order; with `purge`, nodes are clean only once that is done too.
     #[must_use]
-    pub fn steps(&self) -> Vec<Step> {
+    pub fn steps(&self, purge: bool) -> Vec<Step> {
         let mut steps = Vec::new();
-        if self.agent.is_some() || self.tunnel || self.pods > 0 {
+        if self.runs() {
             steps.push(Step::Stop);
         }
-        let cleaned = self.cleanup.as_ref().is_some_and(|set| !is_held(set) && share(set).done);
-        if (self.agent.is_some() || self.cleanup.is_some()) && !cleaned {
+        if (self.agent.is_some() || self.cleanup.is_some()) && !self.is_clean(purge) {
             steps.push(Step::Clean(self.nodes));
         }
         let is_policy = |id: &&Id| id.kind.starts_with("ValidatingAdmissionPolicy");
@@ -146,11 +148,98 @@ impl There {
         steps
     }
 
+    /// The steps to do before the next look: the first one, and those like it.
+    #[must_use]
+    pub fn next(&self, purge: bool) -> Vec<Step> {
+        let mut steps = self.steps(purge);
+        let Some(kind) = steps.first().map(std::mem::discriminant) else { return steps };
+        let others = steps.iter().position(|step| std::mem::discriminant(step) != kind);
+        steps.truncate(others.unwrap_or(steps.len()));
+        steps
+    }
+
     /// Whether nodes are not cleaned, because nothing is left that says how.
     #[must_use]
     pub fn cannot_clean(&self) -> bool {
-        self.namespace && self.agent.is_none() && self.cleanup.is_none()
+        let lived = self.runs() || !self.annotated.is_empty() || !self.objects.is_empty();
+        lived && self.agent.is_none() && self.cleanup.is_none()
     }
+
+    /// Why nothing of it may be removed: it is in use by a Selvedge in another namespace.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<&str> {
+        self.elsewhere.as_deref()
+    }
+
+    fn runs(&self) -> bool {
+        self.agent.is_some() || self.tunnel || self.pods > 0
+    }
+
+    /// What ran after a node was cleaned has put something back.
+    fn is_clean(&self, purge: bool) -> bool {
+        let Some(set) = self.cleanup.as_ref().filter(|_| !self.runs()) else { return false };
+        !is_held(set) && share(set).done && (!purge || cleanup::purges(&value(set)))
+    }
+}
+
+/// Those that are there, and ours.
+async fn objects(client: &Client) -> Result<Vec<Id>, Error> {
+    let mut objects = Vec::new();
+    for id in outside_of_the_namespace() {
+        let found = absent(id.api(client.clone()).get_metadata(&id.name).await);
+        let found = found.map_err(|error| Error::call(format!("get {id}"), error))?;
+        if found.is_some_and(|object| ours::is_ours(object.labels())) {
+            objects.push(id);
+        }
+    }
+    Ok(objects)
+}
+
+/// Removes all of it, step by step, until a look finds nothing more. Gives the steps that were done, and whether nodes are
+/// left uncleaned; tells `tell` of what is done and what is waited for.
+///
+/// # Errors
+/// As [`Removal::run`]; and when something is put back again and again.
+pub async fn all(
+    client: &Client,
+    options: &Options,
+    tell: &mut dyn FnMut(News<'_>),
+) -> Result<(Vec<Step>, bool), Error> {
+    let (mut done, mut uncleaned) = (Vec::new(), false);
+    loop {
+        let there = There::look(client).await?;
+        if let Some(why) = there.elsewhere() {
+            return Err(Error::Conflict(why.to_owned()));
+        }
+        uncleaned |= there.cannot_clean();
+        let steps = there.next(options.purge);
+        if steps.is_empty() {
+            return Ok((done, uncleaned));
+        }
+        for step in steps {
+            if done.iter().filter(|before| **before == step).count() >= REPEATS {
+                return Err(Error::Late(format!(
+                    "removed {step} {REPEATS} times, and it is there again: stop what puts it back (GitOps, say), and \
+                     run it again"
+                )));
+            }
+            let mut waits = |text: &str| tell(News::Waits(text));
+            Removal { client: client.clone(), options: options.clone(), tell: &mut waits }
+                .run(&there, &step)
+                .await?;
+            tell(News::Done(&step));
+            done.push(step);
+        }
+    }
+}
+
+/// What is told of a removal.
+#[derive(Debug, Clone, Copy)]
+pub enum News<'a> {
+    /// A step is done.
+    Done(&'a Step),
+    /// It waits for something.
+    Waits(&'a str),
 }
 
 /// Does it, and tells `tell` of every step and of what it waits for.
@@ -171,31 +260,24 @@ impl Removal<'_> {
     pub async fn run(&mut self, there: &There, step: &Step) -> Result<(), Error> {
         match step {
             Step::Stop => self.stop(there).await,
-            Step::Clean(_) => self.clean().await,
+            Step::Clean(_) => self.clean(there).await,
             Step::Object(id) => self.delete(id).await,
             Step::Annotations { node, names } => self.annotations(node, names).await,
             Step::Namespace => self.namespace().await,
         }
     }
 
-    /// The cleanup is made first, held back: it is made of the agent's DaemonSet, which is gone afterwards.
+    /// The cleanup is made first, held back: it is made of the agent's DaemonSet, which is gone afterwards. One that
+    /// was let go already, before an agent came back, is held back again, and its pods go too.
     async fn stop(&mut self, there: &There) -> Result<(), Error> {
-        if let Some(agent) = there.agent.as_ref().and_then(|agent| serde_json::to_value(agent).ok())
-            && there.cleanup.as_ref().is_none_or(is_held)
-            && let Some(object) =
-                cleanup::daemon_set(&agent, self.options.purge, self.options.image.as_deref())
-        {
-            let api = Api::<DaemonSet>::namespaced(self.client.clone(), NAMESPACE);
-            let made = api
-                .patch(cleanup::NAME, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object.0))
-                .await;
-            made.map_err(|error| Error::call(format!("apply {}", object.id()), error))?;
+        if let Some(source) = there.agent.as_ref().or(there.cleanup.as_ref()) {
+            self.cleanup(source, true).await?;
         }
         for name in [AGENT, TUNNEL] {
             self.delete(&daemon_set(name)).await?;
         }
         let pods = Api::<Pod>::namespaced(self.client.clone(), NAMESPACE);
-        let list = ListParams::default().labels(PODS);
+        let list = ListParams::default().labels(ALL_PODS);
         self.wait("the pods of agents and tunnels to be gone", async || {
             let left = pods.list(&list).await?.items;
             Ok((!left.is_empty()).then(|| waits_for(&left)))
@@ -203,12 +285,13 @@ impl Removal<'_> {
         .await
     }
 
-    async fn clean(&mut self) -> Result<(), Error> {
+    /// Made anew as this run is told, since it may have been told otherwise before.
+    async fn clean(&mut self, there: &There) -> Result<(), Error> {
         let sets = Api::<DaemonSet>::namespaced(self.client.clone(), NAMESPACE);
         let pods = Api::<Pod>::namespaced(self.client.clone(), NAMESPACE);
-        let patched =
-            sets.patch(cleanup::NAME, &PatchParams::default(), &Patch::Merge(cleanup::let_go())).await;
-        patched.map_err(|error| Error::call(format!("start DaemonSet {}", cleanup::NAME), error))?;
+        if let Some(cleanup) = &there.cleanup {
+            self.cleanup(cleanup, false).await?;
+        }
         let list = ListParams::default().labels(CLEANERS);
         self.wait("every node to be cleaned", async || {
             let share = share(&sets.get(cleanup::NAME).await?);
@@ -220,6 +303,21 @@ impl Removal<'_> {
             Ok(Some(if stuck.is_empty() { counted } else { format!("{counted}; {}", stuck.join("; ")) }))
         })
         .await
+    }
+
+    async fn cleanup(&self, source: &DaemonSet, held: bool) -> Result<(), Error> {
+        let Options { purge, image, .. } = &self.options;
+        let Some(object) = cleanup::daemon_set(&value(source), *purge, image.as_deref(), held) else {
+            return Err(Error::Late(format!(
+                "DaemonSet {} is not as it was installed, and tells not how nodes are cleaned: delete it, and run \
+                 `selvedge uninstall --node --yes` on each node",
+                source.name_any()
+            )));
+        };
+        let sets = Api::<DaemonSet>::namespaced(self.client.clone(), NAMESPACE);
+        let params = PatchParams::apply(MANAGER).force();
+        let made = sets.patch(cleanup::NAME, &params, &Patch::Apply(&object.0)).await;
+        made.map(drop).map_err(|error| Error::call(format!("apply {}", object.id()), error))
     }
 
     async fn annotations(&mut self, node: &str, names: &[String]) -> Result<(), Error> {
@@ -272,7 +370,7 @@ impl Removal<'_> {
             let why = match in_the_way().await {
                 Ok(None) => return Ok(()),
                 Ok(Some(why)) => why,
-                Err(error) if code(&error).is_some_and(|code| (400..500).contains(&code) && code != 429) => {
+                Err(error) if !is_transient(&error) => {
                     return Err(Error::call(format!("wait for {what}"), error));
                 }
                 Err(error) => super::said(&error),
@@ -297,6 +395,10 @@ fn daemon_set(name: &str) -> Id {
         namespace: Some(NAMESPACE.into()),
         name: name.into(),
     }
+}
+
+fn value(set: &DaemonSet) -> Value {
+    serde_json::to_value(set).expect("a DaemonSet has only text keys")
 }
 
 fn is_held(set: &DaemonSet) -> bool {
@@ -333,7 +435,7 @@ mod tests {
             annotated: BTreeMap::from([("n1".into(), vec!["selvedge.dev/public-key".into()])]),
             objects: outside_of_the_namespace(),
             namespace: true,
-            cleanup: None,
+            ..There::default()
         }
     }
 
@@ -348,25 +450,52 @@ mod tests {
 
     #[test]
     fn nodes_are_cleaned_before_the_policy_goes_and_that_before_the_annotations() {
-        let steps = installed().steps();
+        let steps = installed().steps(false);
         let at = |wanted: &dyn Fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
         let policy = at(&|step| matches!(step, Step::Object(id) if id.kind == "ValidatingAdmissionPolicy"));
         let annotations = at(&|step| matches!(step, Step::Annotations { .. }));
         assert_eq!(steps[..2], [Step::Stop, Step::Clean(2)]);
+        assert_eq!(installed().next(false), [Step::Stop]);
         assert!(2 < policy && policy < annotations, "{steps:?}");
         assert_eq!(steps.last(), Some(&Step::Namespace));
         assert!(steps.iter().all(|step| step.to_string().len() <= 66), "{steps:?}");
     }
 
+    fn stopped() -> There {
+        There { agent: None, tunnel: false, pods: 0, ..installed() }
+    }
+
     #[test]
     fn it_goes_on_where_it_was_broken_off() {
-        assert_eq!(There::default().steps(), []);
-        let stopped = There { agent: None, tunnel: false, pods: 0, ..installed() };
-        let held = There { cleanup: done(&json!({cleanup::HELD: "true"})), ..stopped.clone() };
-        assert_eq!(held.steps()[0], Step::Clean(2), "held back, it has nothing to do, and has done nothing");
-        let cleaned = There { cleanup: done(&json!({})), ..stopped.clone() };
-        assert!(matches!(cleaned.steps()[0], Step::Object(_)));
-        assert!(stopped.cannot_clean() && !cleaned.cannot_clean() && !held.cannot_clean());
+        assert_eq!(There::default().steps(false), []);
+        let held = There { cleanup: done(&json!({cleanup::HELD: "true"})), ..stopped() };
+        assert_eq!(
+            held.steps(false)[0],
+            Step::Clean(2),
+            "held back, it has nothing to do, and has done nothing"
+        );
+        let cleaned = There { cleanup: done(&json!({})), ..stopped() };
+        assert!(matches!(cleaned.steps(false)[0], Step::Object(_)));
+        assert_eq!(cleaned.next(false).len(), 2, "the policy and its binding");
+        assert_eq!(cleaned.steps(true)[0], Step::Clean(2), "keys are still there");
+    }
+
+    #[test]
+    fn what_came_back_is_stopped_and_its_nodes_are_cleaned_again() {
+        let cleaned = There { cleanup: done(&json!({})), ..stopped() };
+        let back = There { agent: Some(DaemonSet::default()), ..cleaned.clone() };
+        assert_eq!(back.steps(false)[..2], [Step::Stop, Step::Clean(2)]);
+        assert_eq!(There { pods: 1, ..cleaned }.steps(false)[..2], [Step::Stop, Step::Clean(2)]);
+    }
+
+    #[test]
+    fn nodes_that_nothing_can_clean_are_known() {
+        let cleaned = There { cleanup: done(&json!({})), ..stopped() };
+        let empty = There { namespace: true, ..There::default() };
+        assert!(!installed().cannot_clean() && !cleaned.cannot_clean() && !empty.cannot_clean());
+        assert!(stopped().cannot_clean());
+        let annotated = There { annotated: stopped().annotated, ..There::default() };
+        assert!(annotated.cannot_clean(), "kubectl delete leaves these");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use kube::{Client, ResourceExt as _};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Error, LOOK};
+use super::{Error, LOOK, ours};
 use crate::manifest::NAMESPACE;
 
 /// What a container says while all is well with it.
@@ -21,6 +21,8 @@ const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 pub struct Moment {
     /// Our DaemonSets that are waited for.
     pub sets: Vec<DaemonSet>,
+    /// Names of those that are not there.
+    pub missing: Vec<String>,
     /// Our pods.
     pub pods: Vec<Pod>,
     /// Nodes that run Linux.
@@ -61,7 +63,7 @@ impl Moment {
     /// When the API server does not tell.
     pub async fn look(client: &Client, names: &[&str]) -> Result<Self, Error> {
         let all = ListParams::default();
-        let ours = all.clone().labels("app.kubernetes.io/name=selvedge");
+        let ours = all.clone().labels(ours::SELECTOR);
         let linux = all.clone().labels("kubernetes.io/os=linux");
         let failed = |what: &str| {
             let doing = format!("list {what}");
@@ -70,12 +72,15 @@ impl Moment {
         let sets = Api::<DaemonSet>::namespaced(client.clone(), NAMESPACE);
         let mut sets = sets.list(&all).await.map_err(failed("our DaemonSets"))?.items;
         sets.retain(|set| names.contains(&&*set.name_any()));
+        let missing = names.iter().filter(|name| sets.iter().all(|set| set.name_any() != **name));
+        let missing = missing.map(ToString::to_string).collect();
         let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE).list(&ours).await;
         let nodes = Api::<Node>::all(client.clone()).list(&linux).await;
         let warnings =
             Api::<Event>::namespaced(client.clone(), NAMESPACE).list(&all.fields("type=Warning")).await;
         Ok(Self {
             sets,
+            missing,
             pods: pods.map_err(failed("our pods"))?.items,
             nodes: nodes.map_err(failed("the Nodes"))?.items,
             warnings: warnings.map_err(failed("our Events"))?.items,
@@ -92,14 +97,19 @@ impl Moment {
             of: self.nodes.len(),
             done: ready == self.nodes.len(),
         };
-        let daemon_sets: Vec<Share> = self.sets.iter().map(share).collect();
+        let absent = |name: &String| Share { name: name.clone(), ready: 0, of: 0, done: false };
+        let daemon_sets: Vec<Share> =
+            self.sets.iter().map(share).chain(self.missing.iter().map(absent)).collect();
         let blocked =
             if daemon_sets.iter().all(|set| set.done) && nodes.done { vec![] } else { self.blocked() };
         Progress { daemon_sets, nodes, blocked }
     }
 
     fn blocked(&self) -> Vec<String> {
-        let mut blocked: Vec<String> = self.sets.iter().filter_map(|set| self.refused(set)).collect();
+        let missing =
+            self.missing.iter().map(|name| format!("DaemonSet {name} is gone: somebody deleted it"));
+        let mut blocked: Vec<String> = missing.collect();
+        blocked.extend(self.sets.iter().filter_map(|set| self.refused(set)));
         blocked.extend(self.pods.iter().filter_map(stuck));
         for node in &self.nodes {
             blocked
@@ -166,7 +176,7 @@ pub async fn follow(
                     return Ok(progress);
                 }
             }
-            Err(Error::Unreachable { .. }) if Instant::now() < end => {}
+            Err(error) if error.is_transient() && Instant::now() < end => {}
             Err(error) => return Err(error),
         }
         tokio::time::sleep(LOOK).await;
@@ -223,7 +233,7 @@ fn ailing(container: &ContainerStatus) -> Option<String> {
 }
 
 /// Why a Node is not ready; none if it is.
-fn not_ready(node: &Node) -> Option<String> {
+pub(super) fn not_ready(node: &Node) -> Option<String> {
     let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     match conditions.into_iter().find(|condition| condition.type_ == "Ready") {
         Some(ready) if ready.status == "True" => None,
@@ -285,7 +295,7 @@ mod tests {
             sets: vec![set(2, 2, 1, 2)],
             nodes: vec![node("n1", false), node("n2", true)],
             pods: vec![pod(&waiting, &json!({}))],
-            warnings: vec![],
+            ..Moment::default()
         };
         let progress = moment.progress();
         assert_eq!(progress.to_string(), "selvedge-agent 1 of 2, Nodes ready 1 of 2");
@@ -299,6 +309,20 @@ mod tests {
         moment.sets = vec![set(2, 2, 2, 2)];
         moment.nodes = vec![node("n1", true)];
         assert!(moment.progress().is_done() && moment.progress().blocked.is_empty());
+    }
+
+    #[test]
+    fn a_daemon_set_that_is_not_there_is_not_done() {
+        let moment = Moment {
+            sets: vec![set(2, 2, 2, 2)],
+            missing: vec!["selvedge-tunnel".into()],
+            nodes: vec![node("n1", true)],
+            ..Moment::default()
+        };
+        let progress = moment.progress();
+        assert!(!progress.is_done());
+        assert_eq!(progress.to_string(), "selvedge-agent 2 of 2, selvedge-tunnel 0 of 0, Nodes ready 1 of 1");
+        assert_eq!(progress.blocked, ["DaemonSet selvedge-tunnel is gone: somebody deleted it"]);
     }
 
     #[test]

@@ -13,16 +13,25 @@ pub const NAME: &str = "selvedge-uninstall";
 /// taken away, since it holds all that is needed to go on, and let go once they are gone.
 pub const HELD: &str = "selvedge.dev/held-until-agents-are-gone";
 
+/// The argument with which keys, records and the plugin's program go too.
+pub const PURGE: &str = "--purge";
+/// The container that cleans.
+const WORKER: &str = "uninstall";
+
 /// Made of the agent's DaemonSet as the cluster has it, so that the image, where it is pulled from, and the folders of
-/// the container runtime are those that were in use. None if that is no DaemonSet.
+/// the container runtime are those that were in use; or of the cleanup itself, once no agent is left. None if it is
+/// neither.
 #[must_use]
-pub fn daemon_set(agent: &Value, purge: bool, image: Option<&str>) -> Option<Object> {
-    let pod = agent.pointer("/spec/template/spec")?;
-    let container = pod["containers"].as_array()?.iter().find(|container| container["name"] == "agent")?;
+pub fn daemon_set(source: &Value, purge: bool, image: Option<&str>, held: bool) -> Option<Object> {
+    let pod = source.pointer("/spec/template/spec")?;
+    let container = container(pod, "containers", "agent").or_else(|| worker(pod))?;
     let image = image.map_or_else(|| container["image"].clone(), |image| json!(image));
     let labels = json!({"app.kubernetes.io/name": "selvedge", "app.kubernetes.io/component": "uninstall"});
-    let mut selector = pod["nodeSelector"].clone();
-    selector[HELD] = json!("true");
+    let mut selector = pod["nodeSelector"].as_object().cloned().unwrap_or_default();
+    selector.remove(HELD);
+    if held {
+        selector.insert(HELD.into(), json!("true"));
+    }
     let mut spec = json!({
         // It has no rights and no token.
         "serviceAccountName": "selvedge-tunnel",
@@ -36,7 +45,7 @@ pub fn daemon_set(agent: &Value, purge: bool, image: Option<&str>) -> Option<Obj
         "containers": [resting(container, &image)],
         "volumes": volumes(pod, purge),
     });
-    for field in ["priorityClassName", "tolerations", "securityContext", "imagePullSecrets"] {
+    for field in ["priorityClassName", "tolerations", "affinity", "securityContext", "imagePullSecrets"] {
         if let Some(value) = pod.get(field) {
             spec[field] = value.clone();
         }
@@ -54,13 +63,23 @@ pub fn daemon_set(agent: &Value, purge: bool, image: Option<&str>) -> Option<Obj
     })))
 }
 
-/// What lets it run on the nodes, as a merge patch.
+/// Whether the cleanup `set` takes keys, records and the plugin's program too.
 #[must_use]
-pub fn let_go() -> Value {
-    json!({"spec": {"template": {"spec": {"nodeSelector": {HELD: null}}}}})
+pub fn purges(set: &Value) -> bool {
+    let args =
+        set.pointer("/spec/template/spec").and_then(worker).and_then(|worker| worker["args"].as_array());
+    args.is_some_and(|args| args.iter().any(|argument| argument == PURGE))
 }
 
-fn working(agent: &Value, image: &Value, purge: bool) -> Value {
+fn worker(pod: &Value) -> Option<&Value> {
+    container(pod, "initContainers", WORKER)
+}
+
+fn container<'a>(pod: &'a Value, list: &str, name: &str) -> Option<&'a Value> {
+    pod[list].as_array()?.iter().find(|container| container["name"] == name)
+}
+
+fn working(source: &Value, image: &Value, purge: bool) -> Value {
     let mut args = vec!["uninstall", "--node", "--yes"];
     let node = json!({"fieldRef": {"fieldPath": "spec.nodeName"}});
     let mut env = vec![
@@ -68,18 +87,18 @@ fn working(agent: &Value, image: &Value, purge: bool) -> Value {
         json!({"name": "SELVEDGE_RUN_DIR", "value": "/host/run/selvedge"}),
     ];
     if purge {
-        args.push("--purge");
+        args.push(PURGE);
         env.push(json!({"name": "SELVEDGE_STATE_DIR", "value": "/host/var/lib/selvedge"}));
     }
-    let mut mounts: Vec<Value> = agent["volumeMounts"].as_array().cloned().unwrap_or_default();
+    let mut mounts: Vec<Value> = source["volumeMounts"].as_array().cloned().unwrap_or_default();
     mounts.retain(|mount| ["config", "cni-bin", "cni-conf"].iter().any(|name| mount["name"] == *name));
     mounts.extend(
         parents(purge).map(|(name, path)| json!({"name": name, "mountPath": format!("/host{path}")})),
     );
     json!({
-        "name": "uninstall",
+        "name": WORKER,
         "image": image,
-        "imagePullPolicy": agent["imagePullPolicy"],
+        "imagePullPolicy": source["imagePullPolicy"],
         "args": args,
         "env": env,
         "securityContext": {
@@ -94,11 +113,11 @@ fn working(agent: &Value, image: &Value, purge: bool) -> Value {
     })
 }
 
-fn resting(agent: &Value, image: &Value) -> Value {
+fn resting(source: &Value, image: &Value) -> Value {
     json!({
         "name": "done",
         "image": image,
-        "imagePullPolicy": agent["imagePullPolicy"],
+        "imagePullPolicy": source["imagePullPolicy"],
         "args": ["rest"],
         "securityContext": {
             "allowPrivilegeEscalation": false,
@@ -111,8 +130,8 @@ fn resting(agent: &Value, image: &Value) -> Value {
     })
 }
 
-fn volumes(agent: &Value, purge: bool) -> Vec<Value> {
-    let mut volumes: Vec<Value> = agent["volumes"].as_array().cloned().unwrap_or_default();
+fn volumes(pod: &Value, purge: bool) -> Vec<Value> {
+    let mut volumes: Vec<Value> = pod["volumes"].as_array().cloned().unwrap_or_default();
     volumes.retain(|volume| ["config", "cni-bin", "cni-conf"].iter().any(|name| volume["name"] == *name));
     volumes.extend(
         parents(purge)

@@ -21,6 +21,13 @@ pub(super) fn named(name: &str, data: &Value) -> String {
     format!("{name}-{suffix}")
 }
 
+/// Whether `name` is `base` with a hash behind it.
+pub(super) fn is_named(name: &str, base: &str) -> bool {
+    let rest = name.strip_prefix(base).and_then(|rest| rest.strip_prefix('-'));
+    let is_hash = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
+    rest.is_some_and(|hash| hash.len() == LENGTH && hash.chars().all(is_hash))
+}
+
 /// Go's JSON is safe inside HTML.
 fn as_go_escapes(json: &str) -> String {
     let escapes = [

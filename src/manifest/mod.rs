@@ -12,7 +12,7 @@ mod render;
 
 pub use distribution::Distribution;
 pub use object::{Id, Object};
-pub use render::{ApiServer, Settings, admission_policy};
+pub use render::{ApiServer, SERVER_HOST, SERVER_PORT, Settings, admission_policy, is_generated};
 
 /// Where the DaemonSets run. The admission policy names their account by it.
 pub const NAMESPACE: &str = "selvedge-system";

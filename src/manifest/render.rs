@@ -12,6 +12,10 @@ use crate::config::Config;
 
 const CONFIG_MAP: &str = "selvedge-config";
 const API_SERVER_MAP: &str = "selvedge-api-server";
+/// Variables that tell an agent where the API server is.
+pub const SERVER_HOST: &str = "KUBERNETES_SERVICE_HOST";
+/// Its port.
+pub const SERVER_PORT: &str = "KUBERNETES_SERVICE_PORT";
 /// What `deploy/base` says, and a configuration may say otherwise.
 const INTERFACE: &str = "selvedge0";
 const TAINT: &str = "'selvedge.dev/not-ready'";
@@ -85,7 +89,7 @@ impl Settings {
         let config = config_map(CONFIG_MAP, &json!({"config.toml": self.text}));
         let server = self.api_server.as_ref().map(|server| {
             let port = server.port.to_string();
-            let data = json!({"KUBERNETES_SERVICE_HOST": server.host, "KUBERNETES_SERVICE_PORT": port});
+            let data = json!({SERVER_HOST: server.host, SERVER_PORT: port});
             config_map(API_SERVER_MAP, &data)
         });
         for mut object in daemon_sets {
@@ -153,7 +157,12 @@ fn config_map(name: &str, data: &Value) -> Object {
     Object(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}))
 }
 
-/// Puts `to` in the place of `from` in every text below `value`.
+/// Whether a ConfigMap of this name is one that [`Settings::objects`] makes, of whatever content.
+#[must_use]
+pub fn is_generated(name: &str) -> bool {
+    [CONFIG_MAP, API_SERVER_MAP].into_iter().any(|base| hash::is_named(name, base))
+}
+
 /// The admission policy for agents with this start-up taint; with the shipped one where none is given.
 #[must_use]
 pub fn admission_policy(startup_taint: Option<&str>) -> Option<Object> {
@@ -170,6 +179,7 @@ fn know_taint(policy: &mut Object, taint: &str) {
     }
 }
 
+/// Puts `to` in the place of `from` in every text below `value`.
 fn replace(value: &mut Value, from: &str, to: &str) {
     match value {
         Value::String(text) => *text = text.replace(from, to),

@@ -169,7 +169,7 @@ fn what_outlives_the_namespace_goes_policy_first() {
 fn the_cleanup_runs_as_little_as_it_can_where_the_agent_ran() {
     let objects = settings(Distribution::K3s, K3S).objects();
     let agent = find(&objects, "DaemonSet", AGENT);
-    let cleanup = cleanup::daemon_set(agent, false, None).unwrap();
+    let cleanup = cleanup::daemon_set(agent, false, None, true).unwrap();
     let pod = &cleanup.0["spec"]["template"]["spec"];
     let (work, rest) = (&pod["initContainers"][0], &pod["containers"][0]);
     assert_eq!(work["args"], json!(["uninstall", "--node", "--yes"]));
@@ -186,9 +186,26 @@ fn the_cleanup_runs_as_little_as_it_can_where_the_agent_ran() {
     assert_eq!(pod["tolerations"], json!([{"operator": "Exists"}]));
     assert!(!texts(&cleanup.0).contains(&"/var/lib"));
 
-    let purge = cleanup::daemon_set(agent, true, Some("registry.example/selvedge:9")).unwrap();
+    let purge = cleanup::daemon_set(agent, true, Some("registry.example/selvedge:9"), true).unwrap();
     assert!(texts(&purge.0).contains(&"--purge") && texts(&purge.0).contains(&"/var/lib"));
     let image = |list: &str| purge.0["spec"]["template"]["spec"][list][0]["image"].clone();
     assert_eq!([image("containers"), image("initContainers")], ["registry.example/selvedge:9"; 2]);
-    assert_eq!(cleanup::daemon_set(&json!({"kind": "ConfigMap"}), false, None), None);
+    assert_eq!(cleanup::daemon_set(&json!({"kind": "ConfigMap"}), false, None, true), None);
+}
+
+#[test]
+fn a_cleanup_can_be_made_of_itself_with_other_options() {
+    let mut agent = find(&settings(Distribution::K3s, K3S).objects(), "DaemonSet", AGENT).clone();
+    agent["spec"]["template"]["spec"]["affinity"] = json!({"nodeAffinity": {}});
+    let image = Some("registry.example/selvedge:9");
+    let make =
+        |source: &Value, purge, image, held| cleanup::daemon_set(source, purge, image, held).unwrap().0;
+    let first = make(&agent, false, None, true);
+    assert_eq!(first["spec"]["template"]["spec"]["affinity"], json!({"nodeAffinity": {}}));
+    assert_eq!(make(&first, false, None, true), first);
+    let purging = make(&first, true, image, false);
+    assert_eq!(purging, make(&agent, true, image, false));
+    assert_eq!(make(&purging, true, None, false), purging);
+    assert_eq!(make(&purging, false, None, true), make(&agent, false, image, true));
+    assert!(cleanup::purges(&purging) && !cleanup::purges(&first) && !cleanup::purges(&agent));
 }

@@ -46,19 +46,6 @@ pub fn install(paths: &Paths, bin_dir: &Path, conf_dir: &Path, network: &str) ->
     Ok(written)
 }
 
-/// Takes plugin and configuration away, the configuration first. Gone already is fine.
-pub fn uninstall(bin_dir: &Path, conf_dir: &Path) -> Result<(), Error> {
-    for path in [conf_dir.join(CONFLIST), bin_dir.join(PLUGIN)] {
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(Error { what: "remove", path, source });
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
 /// The configuration. Folders other than the usual ones are written into it, because the runtime's environment is
 /// not the agent's.
 #[must_use]
@@ -142,9 +129,6 @@ mod tests {
         std::fs::remove_file(bin.join(PLUGIN)).unwrap();
         std::fs::write(bin.join(PLUGIN), vec![0; usize::try_from(size).unwrap()]).unwrap();
         assert_eq!(run().len(), 2);
-        uninstall(&bin, &conf).unwrap();
-        uninstall(&bin, &conf).unwrap();
-        assert_eq!(std::fs::read_dir(&bin).unwrap().count() + std::fs::read_dir(&conf).unwrap().count(), 0);
     }
 
     #[test]

@@ -53,13 +53,24 @@ impl Answer {
         let rows: Vec<_> = self.objects.iter().map(row).collect();
         let mut text = table::render(&["KIND", "NAME", "RESULT"], &rows, &[]);
         if self.dry_run {
-            return text + "nothing was changed: the API server takes all of it\n";
+            return text + self.taken();
         }
         if let Some(rollout) = &self.rollout {
             text += &format!("{rollout}\n");
             text.extend(rollout.blocked.iter().map(|why| format!("problem: {why}\n")));
         }
         text + &next(self.rollout.is_some(), exit == Exit::Ok)
+    }
+
+    /// How a dry run ends.
+    fn taken(&self) -> &'static str {
+        match self.objects.iter().any(|applied| applied.result == Outcome::Untried) {
+            false => "nothing was changed: the API server takes all of it\n",
+            true => {
+                "nothing was changed: the API server takes all that could be tried; the rest only once the namespace \
+                 is there\n"
+            }
+        }
     }
 }
 
@@ -86,6 +97,7 @@ fn row(applied: &Applied) -> Vec<String> {
         Outcome::Created => "created",
         Outcome::Changed => "changed",
         Outcome::Unchanged => "unchanged",
+        Outcome::Untried => "not tried",
     };
     let name = id.namespace.as_ref().map_or_else(|| id.name.clone(), |space| format!("{space}/{}", id.name));
     vec![id.kind.clone(), name, result.into()]
@@ -130,6 +142,15 @@ mod tests {
             assert_eq!(text.contains("Selvedge is ready"), ready == 2, "{text}");
             assert_eq!(text.contains("problem: pod a on Node n1"), ready == 1, "{text}");
         }
+    }
+
+    #[test]
+    fn what_could_not_be_tried_is_not_said_to_be_taken() {
+        let mut answer = Answer { dry_run: true, ..answer() };
+        assert!(answer.table(Exit::Ok).ends_with("takes all of it\n"));
+        answer.objects[3].result = Outcome::Untried;
+        let text = answer.table(Exit::Ok);
+        assert!(text.contains("not tried\n") && text.contains("all that could be tried"), "{text}");
     }
 
     #[test]

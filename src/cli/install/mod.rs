@@ -1,22 +1,24 @@
 //! `selvedge install`: puts Selvedge on a cluster.
 //!
-//! In the order in which it goes: what the cluster is like ([`choice`]), what speaks against it, a dry run of every
-//! object, the objects themselves, and waiting until the nodes are ready.
+//! In the order in which it goes: what the cluster is like ([`choice`]) and what is installed there ([`again`]), what
+//! speaks against it, a dry run of every object, the objects themselves, waiting until the nodes are ready, and removing
+//! what nothing uses any more.
 
+mod again;
 mod answer;
 mod choice;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use ipnet::IpNet;
 
 use super::progress::Progress;
-use super::{Exit, Failure, Output};
+use super::{Exit, Failure, Output, print};
 use crate::cluster::apply::{self, Mode};
 use crate::cluster::discover::Facts;
-use crate::cluster::{Access, connect, finding, rollout};
+use crate::cluster::installed::Installed;
+use crate::cluster::{Access, connect, finding, prune, rollout};
 use crate::manifest::{self, AGENT, ApiServer, Distribution, TUNNEL};
 use answer::Answer;
 use choice::Choice;
@@ -29,7 +31,9 @@ use choice::Choice;
   selvedge install --distribution k3s --config config.toml --render > selvedge.yaml
 
 What is not given is asked of the cluster, and what was found is said. Run again, it changes what differs;
-with a newer program, that is the upgrade.
+with a newer program, that is the upgrade. What is installed stays as it was told then: configuration, API
+server, and repository of the image. Who gives --config or ranges is told what that would change, and nothing
+is changed without --force.
 
 Exit codes: 0 installed and ready, 1 failed, 2 the ranges or another option are missing, 3 something speaks
 against it, or nodes are not ready in time, 4 the API server does not answer.")]
@@ -48,10 +52,10 @@ pub(super) struct Args {
     /// Service addresses; once for each range, or comma-separated. Found out by default.
     #[arg(long = "service-cidr", alias = "service-cidrs", value_name = "CIDR", value_delimiter = ',')]
     services: Vec<IpNet>,
-    /// A whole config.toml, in place of the ranges.
+    /// A whole config.toml, in place of the ranges; by default the installed one.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["pods", "services"])]
     config: Option<PathBuf>,
-    /// The image of both DaemonSets.
+    /// The image of both DaemonSets; by default this version, of the installed repository if there is one.
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
     /// An API server's own address, for clusters without kube-proxy.
@@ -63,7 +67,7 @@ pub(super) struct Args {
     /// Have the API server check every object, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Install beside another pod network, and whatever else speaks against it.
+    /// Install beside another pod network, change what is installed, and whatever else speaks against it.
     #[arg(long, visible_alias = "beside")]
     force: bool,
     /// Take over fields of our objects that others have set.
@@ -86,7 +90,9 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     if args.render
         && let Some(choice) = Choice::offline(args)?
     {
-        return print(&manifest::yaml(&choice.settings.objects()));
+        choice.found.iter().for_each(|text| Progress::new().say(text));
+        print(&manifest::yaml(&choice.settings.objects()))?;
+        return Ok(Exit::Ok);
     }
     super::block_on(install(args))
 }
@@ -95,13 +101,16 @@ async fn install(args: &Args) -> Result<Exit, Failure> {
     let mut progress = Progress::new();
     let (client, old) = connect(&args.access).await?;
     let facts = Facts::fetch(&client).await?;
-    let choice = Choice::online(args, &facts)?;
+    let installed = Installed::fetch(&client).await?;
+    let choice = Choice::online(args, &facts, installed.as_ref())?;
     choice.found.iter().for_each(|text| progress.say(text));
     let objects = choice.settings.objects();
     if args.render {
-        return print(&manifest::yaml(&objects));
+        print(&manifest::yaml(&objects))?;
+        return Ok(Exit::Ok);
     }
-    let findings = finding::look(&client, &facts, &choice.settings.config, old).await?;
+    let mut findings = finding::look(&client, &facts, &choice.settings.config, old).await?;
+    findings.extend(choice.losses.into_iter().map(finding::Finding::from));
     let mut answer = Answer::new(&choice.settings, args.dry_run);
     if findings.iter().any(|finding| finding.fatal || !args.force) {
         answer.findings = findings.into_iter().map(|finding| finding.text).collect();
@@ -117,6 +126,22 @@ async fn install(args: &Args) -> Result<Exit, Failure> {
     if args.no_wait {
         return end(args, &answer, Exit::Ok);
     }
+    let last = follow(&client, args.timeout, &mut progress).await?;
+    let exit = if last.is_done() { Exit::Ok } else { Exit::Findings };
+    if last.is_done() {
+        tidy(&client, &mut progress).await;
+    }
+    drop(progress);
+    answer.rollout = Some(last);
+    end(args, &answer, exit)
+}
+
+/// Waits until all is ready, and says what is in the way.
+async fn follow(
+    client: &kube::Client,
+    timeout: Duration,
+    progress: &mut Progress,
+) -> Result<rollout::Progress, crate::cluster::Error> {
     let mut seen = Vec::new();
     let mut tell = |now: &rollout::Progress| {
         // Each reason once: a terminal has one line alone.
@@ -128,11 +153,17 @@ async fn install(args: &Args) -> Result<Exit, Failure> {
         }
         progress.now(&now.to_string());
     };
-    let last = rollout::follow(&client, &[TUNNEL, AGENT], args.timeout, &mut tell).await?;
-    drop(progress);
-    let exit = if last.is_done() { Exit::Ok } else { Exit::Findings };
-    answer.rollout = Some(last);
-    end(args, &answer, exit)
+    rollout::follow(client, &[TUNNEL, AGENT], timeout, &mut tell).await
+}
+
+/// Selvedge is ready by then, whatever stays behind.
+async fn tidy(client: &kube::Client, progress: &mut Progress) {
+    match prune::old_maps(client).await {
+        Ok(gone) => gone
+            .iter()
+            .for_each(|name| progress.say(&format!("removed ConfigMap {name}, which nothing uses any more"))),
+        Err(error) => progress.say(&format!("old ConfigMaps stay: {error}")),
+    }
 }
 
 /// Every Node says this until its agent is there.
@@ -146,11 +177,4 @@ fn end(args: &Args, answer: &Answer, exit: Exit) -> Result<Exit, Failure> {
         Output::Table => print(&answer.table(exit))?,
     };
     Ok(exit)
-}
-
-fn print(text: &str) -> Result<Exit, Failure> {
-    use std::io::Write as _;
-    let written = std::io::stdout().write_all(text.as_bytes());
-    written.map_err(|error| anyhow!("cannot write to standard output: {error}"))?;
-    Ok(Exit::Ok)
 }

@@ -20,8 +20,8 @@ From a node (--node): removes the CNI configuration, network devices of link gro
 network), routes and rules of protocol 83, nftables tables, /run/selvedge. Stop the agent and the tunnel
 first. The node's annotations (selvedge.dev/...) stay on its Node object.
 
-Exit codes: 0 nothing is left, 1 something could not be removed, 3 there is something to remove, 4 the API
-server does not answer.")]
+Exit codes: 0 nothing is left, 1 something could not be removed, 3 there is something to remove, or nodes have
+to be cleaned by hand, or Selvedge is in another namespace, 4 the API server does not answer.")]
 pub(super) struct Args {
     /// Take Selvedge off this node alone, without asking the cluster.
     #[arg(long)]

@@ -39,8 +39,8 @@ pub(super) fn judge(
         return (vec![unconfigured(pods, services)], suggestion);
     };
     let mut findings: Vec<Finding> = [
-        pods.and_then(|told| differ("clusterPodCIDRs", &config.cluster_pod_cidrs, &told.cidrs, &told.from)),
-        services.and_then(|told| differ("serviceCIDRs", &config.service_cidrs, &told.cidrs, &told.from)),
+        pods.and_then(|told| differ("clusterPodCIDRs", &config.cluster_pod_cidrs, told)),
+        services.and_then(|told| differ("serviceCIDRs", &config.service_cidrs, told)),
         outside(config, nodes),
     ]
     .into_iter()
@@ -72,22 +72,18 @@ fn unconfigured(pods: Option<&Found>, services: Option<&Found>) -> Finding {
 }
 
 /// A range that is not configured is a leak in waiting; one that is too much only takes addresses from the internet.
-fn differ(key: &str, configured: &[IpNet], told: &[IpNet], source: &str) -> Option<Finding> {
-    let missing: Vec<_> =
-        told.iter().filter(|net| !configured.iter().any(|own| own.contains(*net))).collect();
-    let text = |nets: &[&IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let line = line(key, told);
+fn differ(key: &str, configured: &[IpNet], told: &Found) -> Option<Finding> {
+    let text = |nets: &[IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let Found { cidrs, from } = told;
+    let (missing, line) = (told.outside(configured), line(key, cidrs));
     if !missing.is_empty() {
-        let seen = format!("{key} lacks {} of {source}: to Selvedge that is the internet", text(&missing));
+        let seen = format!("{key} lacks {} of {from}: to Selvedge that is the internet", text(&missing));
         return Some(Finding::problem(CHECK, seen, format!("write {line} on every node")));
     }
-    let more: Vec<_> = configured.iter().filter(|own| !told.contains(own)).collect();
+    let mut more = IpNet::aggregate(&configured.to_vec());
+    more.retain(|own| !cidrs.contains(own));
     (!more.is_empty()).then(|| {
-        let seen = format!(
-            "{key} has {}, and {source} tells {}",
-            text(&more),
-            text(&told.iter().collect::<Vec<_>>())
-        );
+        let seen = format!("{key} has {}, and {from} tells {}", text(&more), text(cidrs));
         Finding::warning(CHECK, seen, format!("write {line} unless more is meant to be the cluster's"))
     })
 }
