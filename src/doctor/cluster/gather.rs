@@ -35,7 +35,7 @@ pub(super) struct Facts {
     /// None where the object does not exist.
     pub(super) policy: Result<Option<ValidatingAdmissionPolicy>, String>,
     pub(super) binding: Result<Option<ValidatingAdmissionPolicyBinding>, String>,
-    pub(super) ranges: Ranges,
+    pub(super) ranges: Result<Ranges, String>,
 }
 
 /// # Errors
@@ -61,17 +61,17 @@ pub(super) async fn gather(access: &Access) -> Result<Facts, String> {
         None => access::gather(&client, false).await,
     };
     let seen = discover::Facts::fetch(&client).await;
-    let ranges = seen.as_ref().map(|seen| Ranges { pods: seen.pod_cidrs(), services: seen.service_cidrs() });
-    let ranges = ranges.unwrap_or_default();
+    let seen = seen.map_err(|error| error.to_string());
+    let ranges = |seen: &discover::Facts| Ranges { pods: seen.pod_cidrs(), services: seen.service_cidrs() };
     Ok(Facts {
         server,
         version,
         clock,
-        nodes: seen.map(|seen| seen.nodes).map_err(|error| error.to_string()),
+        ranges: seen.as_ref().map(ranges).map_err(String::clone),
+        nodes: seen.map(|seen| seen.nodes),
         rights,
         policy: optional(Api::all(client.clone()).get_opt(POLICY).await),
         binding: optional(Api::all(client.clone()).get_opt(POLICY).await),
-        ranges,
     })
 }
 

@@ -72,7 +72,10 @@ fn judge(facts: &Facts, config: Option<&Config>) -> Seen {
             &[]
         }
     };
-    let (ranges, suggestion) = ranges::judge(config, &facts.ranges, nodes);
+    let (ranges, suggestion) = match &facts.ranges {
+        Ok(told) => ranges::judge(config, told, nodes),
+        Err(error) => (vec![ranges::unasked(error)], None),
+    };
     findings.extend(ranges);
     let own = config.and_then(|config| nodes.iter().find(|node| node.name_any() == config.node_name));
     let own_addresses = own.map(|node| own::addresses(node, "InternalIP")).unwrap_or_default();

@@ -50,14 +50,28 @@ pub(super) fn judge(
     let suggestion = suggestion.filter(|_| !findings.is_empty());
     if findings.is_empty() {
         findings.push(match (pods, services) {
+            (Some(_), Some(_)) => Finding::ok(CHECK, "the configured ranges are the cluster's"),
+            (Some(_), None) => {
+                Finding::ok(CHECK, "clusterPodCIDRs are the cluster's; of Services it tells nothing")
+            }
+            (None, Some(_)) => {
+                Finding::ok(CHECK, "serviceCIDRs are the cluster's, and no pod range of a Node is left out")
+            }
             (None, None) if of_nodes.is_empty() => {
                 Finding::skipped(CHECK, "the cluster tells its ranges nowhere")
             }
-            (None, _) => Finding::ok(CHECK, "the configured ranges hold what the cluster tells of"),
-            _ => Finding::ok(CHECK, "the configured ranges are the cluster's"),
+            (None, None) => Finding::ok(
+                CHECK,
+                "no pod range of a Node is left out; of Services the cluster tells nothing",
+            ),
         });
     }
     (findings, suggestion)
+}
+
+/// Nobody could ask.
+pub(super) fn unasked(error: &str) -> Finding {
+    Finding::skipped(CHECK, format!("the cluster could not be asked for its ranges: {error}"))
 }
 
 fn unconfigured(pods: Option<&Found>, services: Option<&Found>) -> Finding {
