@@ -5,7 +5,10 @@ use selvedge::kernel::address::Address;
 use selvedge::kernel::link::{Bridge, End, Id, Update, Veth, update};
 use selvedge::kernel::mac::Mac;
 use selvedge::kernel::netlink::Netlink;
-use selvedge::kernel::nft::{self, Base, Chain, ChainKind, Family, Hook, Policy, Rule, Table, TableState};
+use selvedge::kernel::nft::{
+    self, Base, Chain, ChainKind, Expression, Family, Hook, Ip, PayloadBase, Policy, Reject, Rule, Table,
+    TableState,
+};
 use selvedge::kernel::route::Route;
 use selvedge_lab::isolated;
 
@@ -152,4 +155,40 @@ fn a_wrong_configuration_and_an_open_key_store_are_problems_and_no_key_is_shown(
         expect(&report, "keys", &[("problem", "chmod 0700")]);
         assert!(exit == 3 && !report.to_string().contains(secret));
     });
+}
+
+#[test]
+fn a_rule_for_every_packet_drops_like_a_policy_and_the_remedy_helps() {
+    isolated!(|| {
+        let host = Host::new();
+        host.write("/etc/selvedge/config.toml", CONFIG);
+        let reject = Rule::new().with(Expression::Reject { kind: Reject::Icmpx, code: 3 });
+        let firewall = |hook, rules: Vec<Rule>| {
+            let mut table = Table::new(Family::Inet, "mine");
+            table.chain("base", Chain::base(ChainKind::Filter, hook, 0, rules));
+            table.chain("last", Chain::regular(vec![reject.clone()]));
+            nft::apply(&[table]).unwrap();
+            host.doctor(&["--offline"]).0
+        };
+        let last = || Rule::new().jump("last");
+        let place = "chain base of table inet mine drops";
+        expect(&firewall(Hook::Forward, vec![last()]), "firewall", &[("problem", place)]);
+        let pods = Rule::new().ip(Ip::V4).payload(PayloadBase::Network, 12, [10, 244]).accept();
+        let report = firewall(Hook::Forward, vec![pods, last()]);
+        expect(&report, "firewall", &[("warning", "but for rules that name pods")]);
+        let report = firewall(Hook::Forward, vec![Rule::new().accept(), last()]);
+        expect(&report, "firewall", &[("ok", "nothing drops")]);
+        nft::delete(Family::Inet, "mine").unwrap();
+        let report = firewall(Hook::Output, vec![last()]);
+        expect(&report, "firewall", &[("warning", "drops what this node sends")]);
+    });
+}
+
+#[test]
+fn whom_to_ask_as_has_to_make_sense() {
+    let host = Host::new();
+    for options in [&["--offline", "--as-agent"][..], &["--as-agent="], &["--as-agent=a\nb"]] {
+        let output = host.selvedge(&[&["doctor"], options].concat());
+        assert_eq!(output.status.code(), Some(2), "{options:?}: {output:?}");
+    }
 }
