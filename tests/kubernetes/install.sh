@@ -109,18 +109,25 @@ no_difference() {
   selvedge install --render "${ranges[@]}" | kubectl diff --server-side --field-manager=selvedge-install -f -
 }
 
+# What the controller of DaemonSets says once every pod is there.
+available() { # NAME
+  kubectl -n $system patch daemonset "$1" --subresource=status --type=merge -p "{\"status\":{
+    \"observedGeneration\":$(kubectl -n $system get daemonset "$1" -o jsonpath='{.metadata.generation}'),
+    \"desiredNumberScheduled\":1,\"currentNumberScheduled\":1,\"updatedNumberScheduled\":1,\"numberReady\":1,
+    \"numberAvailable\":1,\"numberMisscheduled\":0}}"
+}
+cleans() { # WHAT: part of what the cleanup's container is
+  kubectl -n $system get daemonset selvedge-uninstall -o jsonpath='{.spec.template.spec.initContainers[0]}' | grep -q -- "$1"
+}
+
 # What the controllers of DaemonSets and namespaces do, as far as it is asked for here.
 controllers() {
   while sleep 0.3; do
     local set
     set=$(kubectl -n $system get daemonset selvedge-uninstall -o json 2>/dev/null)
-    if [ -n "$set" ] && [[ $set != *held-until* ]]; then
-      kubectl -n $system patch daemonset selvedge-uninstall --subresource=status --type=merge -p "{\"status\":{
-        \"observedGeneration\":$(kubectl -n $system get daemonset selvedge-uninstall -o jsonpath='{.metadata.generation}'),
-        \"desiredNumberScheduled\":1,\"currentNumberScheduled\":1,\"updatedNumberScheduled\":1,\"numberReady\":1,
-        \"numberAvailable\":1,\"numberMisscheduled\":0}}"
-    fi
+    if [ -n "$set" ] && [[ $set != *held-until* ]]; then available selvedge-uninstall; fi
     if [ -n "$(kubectl get namespace $system -o jsonpath='{.metadata.deletionTimestamp}' 2>/dev/null)" ]; then
+      kubectl -n $system delete daemonset --all
       kubectl replace --raw /api/v1/namespaces/$system/finalize -f - \
         <<<"{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"$system\"},\"spec\":{\"finalizers\":[]}}"
     fi
@@ -182,6 +189,16 @@ before=$(versions)
 holds "the cluster has what is rendered" no_difference
 holds "a second time nothing is changed" all_are unchanged selvedge install --no-wait "${ranges[@]}"
 holds "nor written" same "$before" "$(versions)"
+
+# Over an older installation.
+printf '%s\n' 'clusterPodCIDRs = ["10.244.0.0/16"]' 'serviceCIDRs = ["10.96.0.0/12"]' 'listenPort = 51899' >"$work/config.toml"
+ends "what a configuration would change is named" 3 "listenPort is 51830 and would become 51899" \
+  selvedge install --no-wait --config "$work/config.toml"
+ends "with --force it is changed" 0 "changed" selvedge install --no-wait --force --config "$work/config.toml" \
+  --api-server 192.0.2.10:6443
+holds "without options what was told stays" all_are unchanged selvedge install --no-wait
+ends "what ranges would drop is named" 3 "give --api-server 192.0.2.10:6443" selvedge install --no-wait "${ranges[@]}"
+ends "with --force it is dropped" 0 "changed" selvedge install --no-wait --force "${ranges[@]}"
 ends "what does not get ready is told" 3 "not all is ready in time" selvedge install --timeout 1s "${ranges[@]}"
 kubectl -n $system set image daemonset/selvedge-agent agent=localhost/other:1 >/dev/null
 before=$(versions)
@@ -191,6 +208,28 @@ holds "and nothing is changed" same "$before" "$(versions)"
 ends "unless it is taken over" 0 "changed" selvedge install --no-wait --force-conflicts "${ranges[@]}"
 holds "the image is back" test "$(kubectl -n $system get daemonset selvedge-agent \
   -o jsonpath='{.spec.template.spec.containers[0].image}')" != localhost/other:1
+
+# Once all is ready.
+available selvedge-tunnel >/dev/null
+available selvedge-agent >/dev/null
+kubectl patch node install-a --subresource=status --type=merge \
+  -p '{"status":{"conditions":[{"type":"Ready","status":"True"}]}}' >/dev/null
+kubectl -n $system create configmap selvedge-config-5m7kf9hhg2 >/dev/null
+ends "ConfigMaps that nothing uses go" 0 "removed ConfigMap selvedge-api-server-" selvedge install --timeout 30s
+holds "one configuration is left, and what others made" test "$(kubectl -n $system get configmap -o name |
+  grep -c '/selvedge-config-')" -eq 2
+
+# A release in another namespace.
+kubectl create namespace networking >/dev/null
+kubectl create -f - >/dev/null <<'END'
+{"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "selvedge-agent", "namespace": "networking",
+  "labels": {"app.kubernetes.io/name": "selvedge"}}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {
+  "metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "x", "image": "localhost/none:0"}]}}}}
+END
+ends "a release in another namespace is not taken apart" 3 "DaemonSet networking/selvedge-agent" selvedge uninstall --yes
+holds "nor is anything else" there -n $system get daemonset selvedge-agent
+ends "nor joined by a second one" 3 "helm uninstall" selvedge install --force --no-wait
+kubectl -n networking delete daemonset selvedge-agent >/dev/null
 
 # Uninstalling.
 policed() { ! kubectl annotate node install-a selvedge.dev/probe=$RANDOM; }
@@ -206,9 +245,13 @@ holds "the cleanup has the agent's image" test "$(kubectl -n $system get daemons
   -o jsonpath='{.spec.template.spec.initContainers[0].image}')" = "$(selvedge install --render "${ranges[@]}" |
   sed -n 's/.*image: "\{0,1\}\(localhost[^"]*\)"\{0,1\}$/\1/p' | head -n 1)"
 ends "nobody can install meanwhile" 3 "is being uninstalled" selvedge install --force "${ranges[@]}"
+ends "run again with another image and --purge, it still waits" 1 "Run it again" \
+  selvedge uninstall --yes --timeout 1s --image localhost/selvedge:other --purge
+holds "the cleanup has that image" cleans localhost/selvedge:other
+holds "and purges" cleans --purge
 controllers &
 controller=$!
-ends "run again, it goes on to the end" 0 "nothing of Selvedge is left" selvedge uninstall --yes --timeout 60s
+ends "run again, it goes on to the end" 0 "nothing of Selvedge is left" selvedge uninstall --yes --purge --timeout 60s
 for what in "namespace $system" "validatingadmissionpolicy selvedge-nodes" "validatingadmissionpolicybinding selvedge-nodes" \
   "clusterrole selvedge-agent" "clusterrolebinding selvedge-agent" "role selvedge-agent-events" \
   "rolebinding selvedge-agent-events"; do
@@ -217,6 +260,8 @@ for what in "namespace $system" "validatingadmissionpolicy selvedge-nodes" "vali
 done
 holds "only others' annotations are left" test "$(kubectl get node install-a -o jsonpath='{.metadata.annotations}')" = \
   '{"example.com/theirs":"1"}'
+kubectl annotate node install-a selvedge.dev/public-key=k >/dev/null
+ends "nodes that nothing can clean are told" 3 "selvedge uninstall --node --yes" selvedge uninstall --yes
 ends "with nothing left there is nothing to do" 0 "nothing of Selvedge is left" selvedge uninstall
 
 echo "$passed passed, $failed failed"
