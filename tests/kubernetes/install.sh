@@ -192,13 +192,14 @@ holds "nor written" same "$before" "$(versions)"
 
 # Over an older installation.
 printf '%s\n' 'clusterPodCIDRs = ["10.244.0.0/16"]' 'serviceCIDRs = ["10.96.0.0/12"]' 'listenPort = 51899' >"$work/config.toml"
-ends "what a configuration would change is named" 3 "listenPort is 51830 and would become 51899" \
+ends "what a configuration would change is named" 3 "listenPort is 51830 and becomes 51899" \
   selvedge install --no-wait --config "$work/config.toml"
-ends "with --force it is changed" 0 "changed" selvedge install --no-wait --force --config "$work/config.toml" \
+ends "which --force is not for" 3 "--reconfigure" selvedge install --no-wait --force --config "$work/config.toml"
+ends "with --reconfigure it is changed" 0 "changed" selvedge install --no-wait --reconfigure --config "$work/config.toml" \
   --api-server 192.0.2.10:6443
 holds "without options what was told stays" all_are unchanged selvedge install --no-wait
 ends "what ranges would drop is named" 3 "give --api-server 192.0.2.10:6443" selvedge install --no-wait "${ranges[@]}"
-ends "with --force it is dropped" 0 "changed" selvedge install --no-wait --force "${ranges[@]}"
+ends "with --reconfigure it is dropped" 0 "changed" selvedge install --no-wait --reconfigure "${ranges[@]}"
 ends "what does not get ready is told" 3 "not all is ready in time" selvedge install --timeout 1s "${ranges[@]}"
 kubectl -n $system set image daemonset/selvedge-agent agent=localhost/other:1 >/dev/null
 before=$(versions)

@@ -8,7 +8,7 @@ use crate::cluster::installed::Installed;
 use crate::config::Config;
 use crate::manifest::{Settings, configuration};
 
-const REMEDY: &str = "without --config and ranges, what is installed stays";
+const REMEDY: &str = "--reconfigure, if that is meant";
 
 /// Whether nodes pull the image from a registry, in place of having it loaded by hand.
 pub(super) fn is_pulled(image: &str) -> bool {
@@ -36,7 +36,7 @@ pub(super) fn losses(installed: &Installed, settings: &Settings) -> Vec<String> 
     };
     if let (Some(before), None) = (&installed.api_server, &settings.api_server) {
         losses.push(format!(
-            "agents would no longer be told that the API server is at {before}: give --api-server {before}; {REMEDY}"
+            "agents would no longer be told that the API server is at {before}: give --api-server {before}, or {REMEDY}"
         ));
     }
     losses
@@ -51,7 +51,7 @@ fn changes(before: &Config, after: &Config) -> Vec<String> {
     let value = |of: Option<&String>| of.map_or("none", String::as_str).to_owned();
     let changed = keys.into_iter().filter(|key| before.get(*key) != after.get(*key));
     let sentence = |key: &String| {
-        format!("{key} is {} and would become {}: {REMEDY}", value(before.get(key)), value(after.get(key)))
+        format!("{key} is {} and becomes {}: {REMEDY}", value(before.get(key)), value(after.get(key)))
     };
     changed.map(sentence).collect()
 }
@@ -85,9 +85,9 @@ mod tests {
         assert_eq!(changes(&before, &before), Vec::<String>::new());
         let text = changes(&before, &parse("[agent]\nstartupTaint = \"a/b\"\n")).join("\n");
         for part in [
-            "mtu is 1400 and would become none",
-            "trustedSources is 192.0.2.1/32 and would become none",
-            "agent.startupTaint is selvedge.dev/not-ready and would become a/b",
+            "mtu is 1400 and becomes none",
+            "trustedSources is 192.0.2.1/32 and becomes none",
+            "agent.startupTaint is selvedge.dev/not-ready and becomes a/b",
         ] {
             assert!(text.contains(part), "{part:?} is missing in {text}");
         }

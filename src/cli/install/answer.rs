@@ -48,7 +48,8 @@ impl Answer {
         if !self.findings.is_empty() {
             let each = self.findings.iter().map(|finding| format!("finding: {finding}\n"));
             let text: String = each.collect();
-            return text + "nothing was changed; --force installs all the same, where that can be\n";
+            return text
+                + "nothing was changed; --force installs all the same, where another option is not named\n";
         }
         let rows: Vec<_> = self.objects.iter().map(row).collect();
         let mut text = table::render(&["KIND", "NAME", "RESULT"], &rows, &[]);

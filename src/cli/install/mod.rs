@@ -33,7 +33,7 @@ use choice::Choice;
 What is not given is asked of the cluster, and what was found is said. Run again, it changes what differs;
 with a newer program, that is the upgrade. What is installed stays as it was told then: configuration, API
 server, and repository of the image. Who gives --config or ranges is told what that would change, and nothing
-is changed without --force.
+is changed without --reconfigure.
 
 Exit codes: 0 installed and ready, 1 failed, 2 the ranges or another option are missing, 3 something speaks
 against it, or nodes are not ready in time, 4 the API server does not answer.")]
@@ -67,9 +67,12 @@ pub(super) struct Args {
     /// Have the API server check every object, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Install beside another pod network, change what is installed, and whatever else speaks against it.
+    /// Install beside another pod network, and whatever else speaks against it.
     #[arg(long, visible_alias = "beside")]
     force: bool,
+    /// Change what the installed configuration says.
+    #[arg(long)]
+    reconfigure: bool,
     /// Take over fields of our objects that others have set.
     #[arg(long)]
     force_conflicts: bool,
@@ -109,13 +112,14 @@ async fn install(args: &Args) -> Result<Exit, Failure> {
         print(&manifest::yaml(&objects))?;
         return Ok(Exit::Ok);
     }
-    let mut findings = finding::look(&client, &facts, &choice.settings.config, old).await?;
-    findings.extend(choice.losses.into_iter().map(finding::Finding::from));
+    let findings = finding::look(&client, &facts, &choice.settings.config, old).await?;
     let mut answer = Answer::new(&choice.settings, args.dry_run);
-    if findings.iter().any(|finding| finding.fatal || !args.force) {
-        answer.findings = findings.into_iter().map(|finding| finding.text).collect();
+    let stops = findings.iter().any(|finding| finding.fatal || !args.force);
+    if stops || !(choice.losses.is_empty() || args.reconfigure) {
+        answer.findings = findings.into_iter().map(|finding| finding.text).chain(choice.losses).collect();
         return end(args, &answer, Exit::Findings);
     }
+    choice.losses.iter().for_each(|text| progress.say(text));
     findings.iter().for_each(|finding| progress.say(&format!("going on all the same: {}", finding.text)));
     let trial = Mode { dry_run: true, force: args.force_conflicts };
     answer.objects = apply::all(&client, &objects, trial).await?;
