@@ -10,6 +10,7 @@ mod ours;
 pub mod prune;
 pub mod removal;
 pub mod rollout;
+pub mod there;
 
 use std::time::Duration;
 

@@ -7,7 +7,8 @@ use super::super::progress::Progress;
 use super::super::{Exit, Failure, Output, print};
 use super::Args;
 use crate::cluster::connect;
-use crate::cluster::removal::{self, News, Options, Step, There};
+use crate::cluster::removal::{self, News, Options};
+use crate::cluster::there::{Step, There};
 
 const NOTHING: &str = "nothing of Selvedge is left in this cluster";
 const UNCLEANED: &str = "no agent is left to tell how nodes are cleaned: where that was not done, run `selvedge \
