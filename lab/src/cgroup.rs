@@ -51,6 +51,8 @@ impl Hierarchy {
 
 /// What all groups of labs are called, with the id of the process that made them.
 const PREFIX: &str = "selvedge-lab-";
+/// The group below a lab's own that all of it but containers is in.
+const LAB: &str = "lab";
 
 /// A group in every hierarchy. It is gone when this value is dropped; nothing may run in it then. What is left of
 /// processes that were killed is taken away by the next.
@@ -73,17 +75,10 @@ impl Group {
         for hierarchy in &hierarchies {
             let here = hierarchy.folder(alone).join(hierarchy.path.trim_start_matches('/'));
             sweep(&here);
-            let folder = here.join(&name);
-            remove(&folder)?;
-            fs::create_dir(&folder).map_err(|error| naming(&folder, &error))?;
-            group.folders.push((here.clone(), folder.clone()));
-            for setting in ["cpuset.cpus", "cpuset.mems"] {
-                // A new group of cpusets has none, and takes no process.
-                if let Ok(value) = fs::read(here.join(setting)) {
-                    let _ = fs::write(folder.join(setting), value);
-                }
-            }
-            fs::write(folder.join(PROCS), "0").map_err(|error| naming(&folder, &error))?;
+            remove(&here.join(&name))?;
+            let folder = make(&here, &name)?;
+            group.folders.push((here, folder.clone()));
+            go_into(&folder)?;
         }
         Ok(group)
     }
@@ -111,6 +106,23 @@ pub fn enter() -> io::Result<()> {
     Ok(())
 }
 
+fn make(here: &Path, name: &str) -> io::Result<PathBuf> {
+    let folder = here.join(name);
+    fs::create_dir(&folder).map_err(|error| naming(&folder, &error))?;
+    for setting in ["cpuset.cpus", "cpuset.mems"] {
+        // A new group of cpusets has none, and takes no process.
+        if let Ok(value) = fs::read(here.join(setting)) {
+            let _ = fs::write(folder.join(setting), value);
+        }
+    }
+    Ok(folder)
+}
+
+/// With all threads of this process.
+fn go_into(group: &Path) -> io::Result<()> {
+    fs::write(group.join(PROCS), "0").map_err(|error| naming(group, &error))
+}
+
 /// Mounts every hierarchy in the mount namespace of the calling thread, whose `/sys` has to be one of its own.
 pub fn mount() -> io::Result<()> {
     let hierarchies = own()?;
@@ -126,26 +138,28 @@ pub fn mount() -> io::Result<()> {
         }
         nix::mount::mount(Some(kind), &folder, Some(kind), MsFlags::empty(), options.as_deref())
             .map_err(|errno| naming(&folder, &errno.into()))?;
+        make_room(&folder, alone)?;
     }
     if alone {
         nix::mount::mount(none, ROOT, none, MsFlags::MS_PRIVATE, none)?;
-        make_room()?;
     }
     Ok(())
 }
 
-/// In a unified hierarchy a group with processes can't give controllers to groups below: the processes move one down.
-fn make_room() -> io::Result<()> {
-    let (root, first) = (Path::new(ROOT), Path::new(ROOT).join("lab"));
-    if first.exists() {
+/// Moves the lab's processes into a group below its own, beside those of containers, as systemd has its services beside
+/// pods: above them, each thread would have as large a share of a processor as a whole container. And a unified hierarchy
+/// gives controllers to no group that is below one with processes.
+fn make_room(root: &Path, unified: bool) -> io::Result<()> {
+    if root.join(LAB).exists() {
         return Ok(());
     }
-    fs::create_dir(&first)?;
+    let lab = make(root, LAB)?;
     for process in fs::read_to_string(root.join(PROCS))?.lines() {
         // One that has ended meanwhile needs no room.
-        let _ = fs::write(first.join(PROCS), process);
+        let _ = fs::write(lab.join(PROCS), process);
     }
-    let controllers = fs::read_to_string(root.join("cgroup.controllers"))?;
+    let controllers =
+        if unified { fs::read_to_string(root.join("cgroup.controllers"))? } else { String::new() };
     for controller in controllers.split_whitespace() {
         fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"))?;
     }
@@ -181,9 +195,9 @@ fn sweep(here: &Path) {
     }
 }
 
-/// Whether a lab's first process is in the group, there or where [`make_room`] has put it.
+/// Whether a lab's first process is in the group, or in the one below it.
 fn is_used(group: &Path) -> bool {
-    let places = [group.to_owned(), group.join("lab")];
+    let places = [group.to_owned(), group.join(LAB)];
     places.iter().any(|place| fs::read_to_string(place.join(PROCS)).is_ok_and(|pids| !pids.trim().is_empty()))
 }
 
