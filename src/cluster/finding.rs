@@ -193,6 +193,7 @@ mod tests {
         let going = json!({"metadata": {"name": NAMESPACE, "deletionTimestamp": "2026-01-01T00:00:00Z"}});
         assert!(uninstalling(&[], Some(&serde_json::from_value(going).unwrap())).is_some());
     }
+
     #[test]
     fn a_node_that_is_ready_without_us_has_another_network() {
         let node = |name: &str, os: &str, ready: &str, annotations: serde_json::Value| -> Node {

@@ -12,7 +12,7 @@ use selvedge_lab::api::Deletion;
 use selvedge_lab::api::resource::{EVENTS, NODES};
 use selvedge_lab::lab::{Lab, Options};
 use selvedge_lab::process::wait_for;
-use selvedge_lab::traffic::PingReport;
+use selvedge_lab::traffic::{Ping, PingReport};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -86,6 +86,13 @@ impl Cluster {
             panic!("{why}; node1 says {:#?}\n{logs}", self.status(0));
         }
         begun.elapsed()
+    }
+
+    /// A pod of the first node that pings one of the second every millisecond.
+    pub(crate) fn ping(&self) -> Ping {
+        let pod = |name, node| self.lab.create_pod(name, node, &[]).unwrap();
+        let ((from, _), (_, to)) = (pod("one", "node1"), pod("two", "node2"));
+        Ping::start(&from, to[1], Duration::from_millis(1), self.lab.canary()).unwrap()
     }
 
     /// Fails, with the logs of all nodes, when a ping lost anything.

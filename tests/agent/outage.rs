@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use selvedge_lab::api::{Action, Failure, Fault, Mode};
 use selvedge_lab::isolated;
-use selvedge_lab::traffic::Ping;
 
 use crate::cluster::{Claim, Cluster};
 
@@ -12,10 +11,7 @@ use crate::cluster::{Claim, Cluster};
 fn traffic_flows_while_the_api_server_is_away_and_all_converges_on_its_return() {
     isolated!(|| {
         let cluster = Cluster::start();
-        let (pod, _) = cluster.lab.create_pod("one", "node1", &[]).unwrap();
-        let (_, there) = cluster.lab.create_pod("two", "node2", &[]).unwrap();
-        let canary = cluster.lab.canary().clone();
-        let ping = Ping::start(&pod, there[1], Duration::from_millis(1), &canary).unwrap();
+        let ping = cluster.ping();
 
         cluster.lab.api().set_mode(Mode::Refusing);
         cluster.create(&Claim::good("late", 1));
@@ -42,9 +38,7 @@ fn traffic_flows_while_the_api_server_is_away_and_all_converges_on_its_return() 
 fn traffic_flows_while_clocks_are_apart_and_all_converges_when_they_agree() {
     isolated!(|| {
         let cluster = Cluster::start();
-        let (pod, _) = cluster.lab.create_pod("one", "node1", &[]).unwrap();
-        let (_, there) = cluster.lab.create_pod("two", "node2", &[]).unwrap();
-        let ping = Ping::start(&pod, there[1], Duration::from_millis(1), cluster.lab.canary()).unwrap();
+        let ping = cluster.ping();
 
         cluster.lab.api().set_mode(Mode::Ahead);
         cluster.create(&Claim::good("late", 1));

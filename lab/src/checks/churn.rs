@@ -59,12 +59,8 @@ pub fn churn(cluster: &Kubernetes, churn: Churn, say: &dyn Fn(&str), report: &mu
     if churn.rounds == 0 {
         return;
     }
-    let mut pair = None;
-    check("pods beside the churn start", report, || {
-        pair = Some(Pair::start(cluster, "steady")?);
-        Ok(String::from("one on each of two nodes"))
-    });
-    let Some(pair) = pair else { return };
+    let what = "beside the churn";
+    let Some(pair) = Pair::begin(cluster, "steady", what, report) else { return };
     check(&format!("{} pods come and go {} times", churn.pods, churn.rounds), report, || {
         let mut told = String::new();
         let (ping, took) = pair.during(|| {
@@ -82,7 +78,7 @@ pub fn churn(cluster: &Kubernetes, churn: Churn, say: &dyn Fn(&str), report: &mu
             Short(took)
         ))
     });
-    check("pods beside the churn end", report, || pair.end().map(|()| String::new()));
+    pair.finish(what, report);
     check("nothing of the pods is left", report, || nothing_left(cluster));
     check("no error of the CNI plugin in the runtimes' logs", report, || no_complaint(cluster));
 }

@@ -28,14 +28,10 @@ const TURNED_AWAY: u64 = 429;
 /// Runs these checks and tells `report` of each as it begins and ends. The last one takes a minute, and is left out when
 /// it has to be `quick`.
 pub fn faults(cluster: &Kubernetes, quick: bool, report: &mut dyn FnMut(Report<'_>)) {
-    let mut faults = None;
-    check("pods for the API server's faults start", report, || {
-        let node =
-            cluster.node_names().into_iter().nth(1).ok_or_else(|| Failed("two nodes are needed".into()))?;
-        faults = Some(Faults { cluster, node, pair: Pair::start(cluster, "faulty")? });
-        Ok(String::from("one on each of two nodes"))
-    });
-    let Some(faults) = faults else { return };
+    let what = "for the API server's faults";
+    let Some(pair) = Pair::begin(cluster, "faulty", what, report) else { return };
+    let Some(node) = cluster.node_names().into_iter().nth(1) else { return };
+    let faults = Faults { cluster, node, pair };
     check("API server slow", report, || faults.slow());
     check("connections to the API server cut", report, || faults.cut());
     check("API server silent", report, || faults.silent());
@@ -44,7 +40,7 @@ pub fn faults(cluster: &Kubernetes, quick: bool, report: &mut dyn FnMut(Report<'
     if !quick {
         check("agent's token rotated", report, || faults.rotated());
     }
-    check("pods for the API server's faults end", report, || faults.pair.end().map(|()| String::new()));
+    faults.pair.finish(what, report);
 }
 
 struct Faults<'a> {

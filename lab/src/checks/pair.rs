@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use selvedge::kernel::netns::NetNs;
 
-use super::{Failed, Short};
+use super::{Failed, Report, Short, check};
 use crate::kubernetes::Kubernetes;
 use crate::traffic::{BURST, Ping, PingReport, Server, upload};
 
@@ -44,6 +44,26 @@ impl Traffic {
 }
 
 impl<'a> Pair<'a> {
+    /// Starts them as a check of its own, which `what` names; none if that fails.
+    pub(super) fn begin(
+        cluster: &'a Kubernetes,
+        name: &str,
+        what: &str,
+        report: &mut dyn FnMut(Report<'_>),
+    ) -> Option<Self> {
+        let mut pair = None;
+        check(&format!("pods {what} start"), report, || {
+            pair = Some(Self::start(cluster, name)?);
+            Ok(String::from("one on each of two nodes"))
+        });
+        pair
+    }
+
+    /// Deletes them as a check of its own.
+    pub(super) fn finish(&self, what: &str, report: &mut dyn FnMut(Report<'_>)) {
+        check(&format!("pods {what} end"), report, || self.end().map(|()| String::new()));
+    }
+
     /// Starts them, with names that begin with `name`.
     pub(super) fn start(cluster: &'a Kubernetes, name: &str) -> Result<Self, Failed> {
         let nodes = cluster.node_names();

@@ -10,12 +10,8 @@ pub fn upgrade(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
     if !cluster.has_previous() {
         return;
     }
-    let mut pair = None;
-    check("pods for the upgrade start", report, || {
-        pair = Some(Pair::start(cluster, "upgrade")?);
-        Ok(String::from("one on each of two nodes"))
-    });
-    let Some(pair) = pair else { return };
+    let what = "for the upgrade";
+    let Some(pair) = Pair::begin(cluster, "upgrade", what, report) else { return };
     for (name, version) in [
         ("upgraded, ping and bulk TCP", Version::Ours),
         ("rolled back, ping and bulk TCP", Version::Previous),
@@ -23,5 +19,5 @@ pub fn upgrade(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
     ] {
         check(name, report, || pair.under_load(|| Ok(cluster.install_version(version)?))?.nothing_lost());
     }
-    check("pods for the upgrade end", report, || pair.end().map(|()| String::new()));
+    pair.finish(what, report);
 }

@@ -22,17 +22,14 @@ const CONVERGED: Duration = Duration::from_secs(5);
 
 /// Runs these checks and tells `report` of each as it begins and ends.
 pub fn upkeep(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
-    let mut upkeep = None;
-    check("pods for upkeep start", report, || {
-        upkeep = Some(Upkeep { cluster, pair: Pair::start(cluster, "upkeep")? });
-        Ok(String::from("one on each of two nodes"))
-    });
-    let Some(upkeep) = upkeep else { return };
+    let what = "for upkeep";
+    let Some(pair) = Pair::begin(cluster, "upkeep", what, report) else { return };
+    let upkeep = Upkeep { cluster, pair };
     check("agents replaced, ping and bulk TCP", report, || upkeep.agents());
     check("tunnels replaced, ping and bulk TCP", report, || upkeep.tunnels());
     // Last: for minutes after it, controllers may wait before they look again at what they could not see.
     check("API server away, ping every ms", report, || upkeep.api_server());
-    check("pods for upkeep end", report, || upkeep.pair.end().map(|()| String::new()));
+    upkeep.pair.finish(what, report);
 }
 
 struct Upkeep<'a> {
