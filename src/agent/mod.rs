@@ -53,13 +53,19 @@ async fn once(config: &Config, paths: &Paths, metrics: Metrics) -> anyhow::Resul
 
     let (own, own_seen) = channel::channel(None);
     let (nodes, nodes_seen) = channel::channel(None);
+    let (broken, broken_seen) = channel::channel(watch::Broken::new());
     let (wanted, wanted_seen) = channel::channel(None);
     let (link, link_seen) = channel::channel(tunnel::Link::default());
     let kernel = Arc::new(Notify::new());
     let report = serve::Report::new(paths, config, metrics.clone());
 
-    let news =
-        reconcile::News { own: own_seen, nodes: nodes_seen, link: link_seen, kernel: Arc::clone(&kernel) };
+    let news = reconcile::News {
+        own: own_seen,
+        nodes: nodes_seen,
+        broken: broken_seen,
+        link: link_seen,
+        kernel: Arc::clone(&kernel),
+    };
     let reconciler = reconcile::Reconciler::new(reconcile::Start {
         config: config.clone(),
         paths: paths.clone(),
@@ -72,8 +78,9 @@ async fn once(config: &Config, paths: &Paths, metrics: Metrics) -> anyhow::Resul
 
     let mut tasks = JoinSet::new();
     let name = config.node_name.clone();
-    tasks.spawn(named("own node watch", watch::own_node(client.clone(), name, own, metrics.clone())));
-    tasks.spawn(named("nodes watch", watch::all_nodes(client, nodes, metrics.clone())));
+    let own = watch::own_node(client.clone(), name, own, broken.clone(), metrics.clone());
+    tasks.spawn(named("own node watch", own));
+    tasks.spawn(named("nodes watch", watch::all_nodes(client, nodes, broken, metrics.clone())));
     let socket = paths.tunnel_socket(&config.interface);
     tasks.spawn(named("tunnel", tunnel::follow(socket, wanted_seen, link, metrics.clone())));
     tasks.spawn(named("kernel monitor", watch_kernel(kernel, reconcile::guard_config(config), metrics)));

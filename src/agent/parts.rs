@@ -13,6 +13,8 @@ const SHOWN: usize = 4;
 pub enum Name {
     /// The nftables table that fails closed.
     Guard,
+    /// The watches on the API server. When they break off, what was seen last holds.
+    Watches,
     /// This node's own object.
     OwnNode,
     /// Claims of the other nodes.
@@ -45,6 +47,7 @@ impl Name {
     pub fn label(self) -> &'static str {
         match self {
             Self::Guard => "guard",
+            Self::Watches => "watches",
             Self::OwnNode => "own-node",
             Self::Mesh => "mesh",
             Self::Records => "records",
@@ -116,6 +119,12 @@ impl Parts {
         self.problems.iter().map(|(name, problem)| format!("{}: {problem}", name.label())).collect()
     }
 
+    /// Whether another pass has nothing to try again. Watches begin again by themselves.
+    #[must_use]
+    pub fn all_done(&self) -> bool {
+        self.problems.keys().all(|name| *name == Name::Watches)
+    }
+
     /// Whether none of `names` has a problem.
     #[must_use]
     pub fn all_well(&self, names: &[Name]) -> bool {
@@ -140,5 +149,9 @@ mod tests {
         assert!(!parts.all_well(&[Name::Link, Name::Guard]) && parts.all_well(&[Name::Link]));
         assert!(parts.settle::<String>(Name::Guard, Ok(Vec::new())));
         assert!(parts.problems().is_empty());
+        parts.wait(Name::Watches, "refused");
+        assert!(parts.all_done() && !parts.problems().is_empty());
+        parts.wait(Name::Tunnel, "no answer");
+        assert!(!parts.all_done());
     }
 }

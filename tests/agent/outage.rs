@@ -41,10 +41,12 @@ fn traffic_flows_while_clocks_are_apart_and_all_converges_when_they_agree() {
         let ping = cluster.ping();
 
         cluster.lab.api().set_mode(Mode::Ahead);
-        cluster.create(&Claim::good("late", 1));
         cluster.wait_for("the agent to say why", |cluster| {
-            cluster.status(0).is_some_and(|status| status.problems.iter().any(|p| p.contains("clock right?")))
+            cluster.status(0).is_some_and(|status| {
+                status.ready && status.problems.iter().any(|p| p.contains("clock right?"))
+            })
         });
+        cluster.create(&Claim::good("late", 1));
         // A new one knows no more.
         assert!(cluster.lab.nodes()[0].agent.kill());
         cluster.wait_for("the agent's successor", |cluster| {
@@ -55,6 +57,9 @@ fn traffic_flows_while_clocks_are_apart_and_all_converges_when_they_agree() {
         cluster.lab.api().set_mode(Mode::Serving);
         let back = cluster.wait_for("late to be believed", |cluster| cluster.has_peer("late"));
         println!("converged {back:?} after the clocks agreed");
+        cluster.wait_for("nothing to complain about", |cluster| {
+            cluster.status(0).is_some_and(|status| status.problems.is_empty())
+        });
         cluster.assert_nothing_lost(&ping.stop());
     });
 }

@@ -48,11 +48,12 @@ impl Reconciler {
         self.ensure_link(link, own, &desired).await;
         // The rules for pods without a bridge need their sysctl.
         self.ensure_sysctls(&desired).await;
-        self.ensure_routes(&desired, known).await;
-        self.ensure_wiring().await;
+        // A node whose addresses get routes into the tunnel is heard in the tunnel alone from then on.
         if let (Some(own), true) = (own, known) {
             self.ensure_egress(own, &desired).await;
         }
+        self.ensure_routes(&desired, known).await;
+        self.ensure_wiring().await;
     }
 
     async fn ensure_link(&mut self, link: Option<Link>, own: Option<&OwnNode>, desired: &Fabric) {

@@ -26,7 +26,7 @@ use super::own::OwnNode;
 use super::parts::{Name, Parts};
 use super::serve::{Pass, Report};
 use super::tunnel::Link;
-use super::watch::Objects;
+use super::watch::{Broken, Objects};
 use crate::cause;
 use crate::config::Config;
 use crate::guard::{self, GuardConfig};
@@ -74,6 +74,7 @@ pub(super) struct Start {
 pub(super) struct News {
     pub(super) own: Receiver<Option<Node>>,
     pub(super) nodes: Receiver<Option<Objects<PartialObjectMeta<Node>>>>,
+    pub(super) broken: Receiver<Broken>,
     pub(super) link: Receiver<Link>,
     pub(super) kernel: Arc<Notify>,
 }
@@ -83,6 +84,7 @@ impl News {
         tokio::select! {
             _ = self.own.changed() => {}
             _ = self.nodes.changed() => {}
+            _ = self.broken.changed() => {}
             _ = self.link.changed() => {}
             () = self.kernel.notified() => {}
         }
@@ -120,7 +122,7 @@ impl Reconciler {
             self.pass(&mut news).await;
             self.start.metrics.reconciles.inc();
             self.start.metrics.reconcile_seconds.observe(begun.elapsed().as_secs_f64());
-            let pause = if self.parts.problems().is_empty() { RESYNC } else { AGAIN };
+            let pause = if self.parts.all_done() { RESYNC } else { AGAIN };
             tokio::select! {
                 () = news.any() => tokio::time::sleep(GATHER).await,
                 () = tokio::time::sleep(pause) => {}
@@ -129,6 +131,7 @@ impl Reconciler {
     }
 
     async fn pass(&mut self, news: &mut News) {
+        self.watches(news);
         self.ensure_guard().await;
         let own = self.own(news);
         // First what needs no answer of the API server, which may be slow.
@@ -146,6 +149,16 @@ impl Reconciler {
             self.admit(own).await;
         }
         self.report(own.as_ref());
+    }
+
+    fn watches(&mut self, news: &mut News) {
+        let broken = news.broken.borrow_and_update();
+        if broken.is_empty() {
+            self.parts.settle::<String>(Name::Watches, Ok(Vec::new()));
+        } else {
+            let told: Vec<String> = broken.iter().map(|(what, why)| format!("on {what}: {why}")).collect();
+            self.parts.wait(Name::Watches, told.join("; "));
+        }
     }
 
     /// Decides anew about the other nodes; false while nothing is known of them.
