@@ -1,8 +1,10 @@
-//! The one Kubernetes client.
+//! How the Kubernetes API is asked, and under which name.
 
 use std::path::Path;
 
 use anyhow::Context as _;
+use http::HeaderValue;
+use http::header::USER_AGENT;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
@@ -10,9 +12,11 @@ use super::watch;
 
 /// Where the API server is and who asks: from `kubeconfig`, else `KUBECONFIG` or `~/.kube/config`, else in the cluster.
 ///
+/// `part`: see [`introduce`].
+///
 /// # Errors
 /// When there is none or it cannot be used.
-pub(crate) async fn configuration(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
+pub(crate) async fn configuration(kubeconfig: Option<&Path>, part: &str) -> anyhow::Result<kube::Config> {
     let remedy = "set agent.kubeconfig, or run in a pod with a service account";
     let mut config = match kubeconfig {
         Some(file) => {
@@ -28,10 +32,17 @@ pub(crate) async fn configuration(kubeconfig: Option<&Path>) -> anyhow::Result<k
     };
     // A connection that died without a word would hold up a pass for as long as the kernel takes to give it up.
     config.read_timeout = Some(watch::SILENCE);
+    introduce(&mut config, part);
     Ok(config)
+}
+
+/// Says in each request which part of Selvedge asks: audit logs and the API server's metrics tell it.
+pub(crate) fn introduce(config: &mut kube::Config, part: &str) {
+    let name = format!("selvedge-{part}/{}", env!("CARGO_PKG_VERSION"));
+    config.headers.extend(HeaderValue::try_from(name).ok().map(|name| (USER_AGENT, name)));
 }
 
 /// A client by [`configuration`].
 pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
-    Client::try_from(configuration(kubeconfig).await?).context("cannot make a Kubernetes client")
+    Client::try_from(configuration(kubeconfig, "agent").await?).context("cannot make a Kubernetes client")
 }

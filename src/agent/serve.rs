@@ -24,7 +24,7 @@ const TUNNEL_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(super) struct Report {
     pass: Arc<Mutex<Pass>>,
-    node: String,
+    config: Config,
     tunnel: PathBuf,
     metrics: Metrics,
 }
@@ -52,7 +52,7 @@ impl Report {
         };
         Self {
             pass: Arc::new(Mutex::new(pass)),
-            node: config.node_name.clone(),
+            config: config.clone(),
             tunnel: paths.tunnel_socket(&config.interface),
             metrics,
         }
@@ -76,7 +76,7 @@ impl Report {
         let pass = self.pass();
         let (key_epoch, public_key) = pass.key?;
         Some(AgentStatus {
-            node: self.node.clone(),
+            node: self.config.node_name.clone(),
             ready: pass.unready.is_empty(),
             problems: pass.problems.clone(),
             public_key,
@@ -125,6 +125,11 @@ fn counters() -> Vec<Dropped> {
 /// Serves the local API until the task is dropped or the socket cannot be had.
 pub(super) async fn local(socket: PathBuf, report: Report) {
     let mut router = Router::new();
+    let config = report.config.clone();
+    router.route(Method::GET, "/v1/config", move |_| {
+        let answer = Response::json(&config);
+        async move { answer }
+    });
     router.route(Method::GET, "/v1/status", move |_| {
         let report = report.clone();
         async move {

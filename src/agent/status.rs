@@ -2,6 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | `GET /v1/config` | [`Config`](crate::config::Config) that the agent runs with |
 //! | `GET /v1/status` | [`AgentStatus`] |
 
 use ipnet::IpNet;

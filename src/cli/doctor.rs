@@ -1,6 +1,7 @@
 //! `selvedge doctor`: what stands in the way of Selvedge on this node.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Exit, Failure, Output, table};
 use crate::config::{Config, Overrides};
@@ -8,7 +9,11 @@ use crate::doctor::Doctor;
 use crate::doctor::cluster::{AGENT, Access};
 use crate::doctor::finding::{Finding, Report, Severity};
 use crate::doctor::host::Host;
+use crate::local::Client;
 use crate::paths::Paths;
+
+/// The agent's own configuration costs it no work.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Options of `selvedge doctor`.
 #[derive(Debug, clap::Args)]
@@ -60,7 +65,7 @@ pub(super) struct Place {
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     // Fails only if a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let report = super::block_on(args.place.doctor(args.as_agent.clone()).examine());
+    let report = super::block_on(async { args.place.doctor(args.as_agent.clone()).await.examine().await });
     match args.output {
         Output::Json => {
             println!("{}", serde_json::to_string_pretty(&report).map_err(anyhow::Error::new)?);
@@ -72,19 +77,35 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
 
 impl Place {
     /// `as_agent`: whose rights to ask for.
-    pub(super) fn doctor(&self, as_agent: Option<String>) -> Doctor {
+    pub(super) async fn doctor(&self, as_agent: Option<String>) -> Doctor {
         let mut paths = Paths::from_env().below(&self.root);
         if let Some(file) = &self.config {
             paths.config.clone_from(file);
         }
-        let config = Config::load(&paths.config, &self.overrides);
         let host = Host::new(&self.root);
+        let read = Config::load(&paths.config, &self.overrides);
+        let asked = match read {
+            Err(ref error) if error.is_absent() && self.config.is_none() => self.ask_agent(&paths).await,
+            _ => None,
+        };
+        let from_agent = asked.is_some();
+        let config = asked.map_or(read, Ok);
         // One from the command line is where it says, one from the file is the node's.
-        let configured = config.as_ref().ok().and_then(|config| config.agent.kubeconfig.as_ref());
+        let here = config.as_ref().ok().filter(|_| !from_agent);
+        let configured = here.and_then(|config| config.agent.kubeconfig.as_ref());
         let configured = configured.map(|file| host.path(file));
         let kubeconfig = self.overrides.kubeconfig.clone().or(configured);
         let cluster = (!self.offline).then_some(Access { kubeconfig, as_agent });
-        Doctor { host, paths, config, cluster }
+        Doctor { host, paths, config, from_agent, cluster }
+    }
+
+    /// What the agent on this node runs with, where nothing else is asked for.
+    async fn ask_agent(&self, paths: &Paths) -> Option<Config> {
+        let kubeconfig = self.overrides.kubeconfig.clone();
+        if self.overrides != (Overrides { kubeconfig, ..Overrides::default() }) {
+            return None;
+        }
+        Client::new(&paths.agent_socket()).with_timeout(AGENT_TIMEOUT).get("/v1/config").await.ok()
     }
 }
 

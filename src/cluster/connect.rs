@@ -7,6 +7,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::Error;
+use crate::agent::client::introduce;
 
 /// Oldest Kubernetes whose API has admission policies in their final form.
 const OLDEST: u32 = 30;
@@ -35,6 +36,7 @@ pub async fn connect(access: &Access) -> Result<(Client, Option<u32>), Error> {
     let mut config = config(access).await?;
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(ANSWER);
+    introduce(&mut config, "install");
     let url = config.cluster_url.clone();
     let client = Client::try_from(config)
         .map_err(|error| Error::Config(format!("cannot make a client of {url}: {error}")))?;

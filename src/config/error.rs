@@ -42,6 +42,12 @@ impl ConfigError {
         }
     }
 
+    /// Whether there is no such file.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Invalid { absent: true, .. })
+    }
+
     /// The problems found; none when the file could not be read.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use error::{ConfigError, Problem};
 pub use overrides::Overrides;
@@ -24,7 +24,7 @@ pub use range::ClusterRanges;
 pub const MAX_ENDPOINTS: usize = 8;
 
 /// The checked configuration of one node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Config {
     /// Name of this node's Node object; the lower-case host name by default.
@@ -69,7 +69,7 @@ pub struct Config {
 }
 
 /// How pods are wired to the node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Datapath {
     /// Each pod is an isolated port of a bridge.
@@ -80,7 +80,7 @@ pub enum Datapath {
 }
 
 /// The folders of the container runtime.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cni {
     /// Where plugins are.
@@ -90,7 +90,7 @@ pub struct Cni {
 }
 
 /// Settings of `selvedge agent`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
     /// Where `/healthz`, `/readyz` and `/metrics` are served.

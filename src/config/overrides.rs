@@ -6,7 +6,7 @@ use clap::Parser as _;
 
 /// Flags of every verb that reads the configuration; each has an environment variable too, and both come before
 /// the file. An empty value counts as none. Lists are comma-separated.
-#[derive(Debug, Clone, Default, clap::Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Configuration (before the file)")]
 pub struct Overrides {
     /// Name of this node's Node object.

@@ -49,6 +49,8 @@ pub struct Doctor {
     pub paths: Paths,
     /// The configuration as the agent would read it.
     pub config: Result<Config, ConfigError>,
+    /// Whether it is what the agent runs with, which has its file elsewhere: in its container.
+    pub from_agent: bool,
     /// How to ask the cluster; none: leave it out.
     pub cluster: Option<Access>,
 }
@@ -86,14 +88,22 @@ impl Doctor {
         port::judge(&port::Facts::gather(&self.host, port, tunnel), port)
     }
 
+    /// Where the configuration is.
+    fn source(&self) -> String {
+        let path = self.paths.config.display();
+        match self.from_agent {
+            true => format!("what the agent runs with (there is no {path} here)"),
+            false => path.to_string(),
+        }
+    }
+
     /// What is in files alone.
     fn files(&self, installed: bool) -> Vec<Finding> {
         let config = self.config.as_ref().ok();
         let interface = config.map_or("selvedge0", |config| &config.interface);
         let root = nix::unistd::geteuid().is_root();
-        let path = self.paths.config.display().to_string();
         let mut findings = vec![
-            ranges::configuration(&path, &self.config, installed),
+            ranges::configuration(&self.source(), &self.config, installed),
             keys::judge(&keys::Facts::gather(&self.paths.keys()), root),
         ];
         findings.extend(sysctls::judge(&sysctls::Facts::gather(&self.host, config, installed), config));

@@ -14,12 +14,16 @@ const CHECK: &str = "ranges";
 const OF_SERVICES: [&str; 2] = [IPVS_DEVICE, "nodelocaldns"];
 
 /// The configuration itself.
-pub(super) fn configuration(path: &str, config: &Result<Config, ConfigError>, installed: bool) -> Finding {
+pub(super) fn configuration(source: &str, config: &Result<Config, ConfigError>, installed: bool) -> Finding {
     const CHECK: &str = "config";
     match config {
-        Ok(config) => Finding::ok(CHECK, format!("{path} is valid for node {}", config.node_name)),
-        Err(ConfigError::Invalid { absent: true, .. }) if !installed => {
-            Finding::skipped(CHECK, format!("there is no {path} yet: what hangs on it is not looked at"))
+        Ok(config) => Finding::ok(CHECK, format!("{source} is valid for node {}", config.node_name)),
+        Err(error) if error.is_absent() && !installed => {
+            Finding::skipped(CHECK, format!("there is no {source} yet: what hangs on it is not looked at"))
+        }
+        Err(error) if error.is_absent() => {
+            let remedy = "name the file with --config, or have the agent run, which is asked for its own";
+            Finding::problem(CHECK, error.to_string(), remedy)
         }
         Err(error) => {
             Finding::problem(CHECK, error.to_string(), "correct it, and see `selvedge config check`")

@@ -56,9 +56,15 @@ fn folder(bundle: &Bundle, path: &Path) -> io::Result<()> {
 }
 
 fn archive(bundle: &Bundle, path: &Path) -> io::Result<()> {
-    let encoder = GzEncoder::new(create(path)?, Compression::default());
-    let file = tar(bundle, encoder)?.finish()?;
-    file.sync_all()
+    compressed(bundle, create(path)?)?.sync_all()
+}
+
+/// Writes the bundle to `to` as a compressed tar file, and gives it back.
+///
+/// # Errors
+/// As `to` has them.
+pub fn compressed<W: Write>(bundle: &Bundle, to: W) -> io::Result<W> {
+    tar(bundle, GzEncoder::new(to, Compression::default()))?.finish()
 }
 
 fn tar<W: Write>(bundle: &Bundle, to: W) -> io::Result<W> {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Missing, render};
+use super::{Missing, log, render};
 use crate::agent::{client, fabric};
 use crate::doctor::{Doctor, keys};
 use crate::kernel::LINK_GROUP;
@@ -77,6 +77,7 @@ pub(super) async fn all(doctor: &Doctor) -> Collected {
     collected.put_json("doctor.json", Ok(doctor.examine().await));
     processes(doctor, &mut collected).await;
     files(doctor, &mut collected);
+    logs(doctor, &mut collected);
     collected.put("nftables.txt", Ok(tables()));
     collected.put("network.txt", network().await);
     collected.put("metrics.txt", metrics(doctor).await);
@@ -127,6 +128,18 @@ fn files(doctor: &Doctor, collected: &mut Collected) {
         let file = format!("counters-{}.txt", name.replace('/', "-"));
         collected.put_file(&file, &host.path(format!("/proc/net/{name}")));
     }
+}
+
+/// What our containers say, where they are on this node and their logs are to be seen.
+fn logs(doctor: &Doctor, collected: &mut Collected) {
+    let folder = doctor.host.path(log::FOLDER);
+    let missing = match log::read(&folder) {
+        Ok(logs) if logs.is_empty() => format!("no container of ours has a log in {}", folder.display()),
+        Ok(logs) => return collected.files.extend(logs),
+        Err(error) => format!("cannot list {}: {error}", folder.display()),
+    };
+    let why = format!("{missing}; on another machine: kubectl --namespace selvedge-system logs POD");
+    collected.missing.push(Missing { what: "logs".into(), why });
 }
 
 /// Our tables.
@@ -184,7 +197,7 @@ async fn get_metrics(address: SocketAddr) -> anyhow::Result<Vec<u8>> {
 /// Our Events, as long as the API server keeps them: an hour, usually.
 async fn events(doctor: &Doctor) -> anyhow::Result<Vec<Event>> {
     let access = doctor.cluster.as_ref().context("the cluster was left out")?;
-    let mut config = client::configuration(access.kubeconfig.as_deref()).await?;
+    let mut config = client::configuration(access.kubeconfig.as_deref(), "support").await?;
     (config.connect_timeout, config.read_timeout) = (Some(DEADLINE), Some(DEADLINE));
     config.default_retry = false;
     let events: Api<Event> = Api::namespaced(Kubernetes::try_from(config)?, "default");

@@ -7,6 +7,7 @@ pub mod archive;
 mod collect;
 pub mod filter;
 mod label;
+mod log;
 mod pattern;
 mod render;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use selvedge_lab::api::{Action, Failure, Fault, Mode};
+use selvedge_lab::api::{Action, Failure, Fault, Mode, Request};
 use selvedge_lab::isolated;
 
 use crate::cluster::{Claim, Cluster};
@@ -81,5 +81,39 @@ fn an_api_server_that_fails_now_and_then_is_asked_again() {
         cluster.create(&Claim::good("later", 2));
         cluster.wait_for("later to be believed", |cluster| cluster.has_peer("later"));
         drop(slow);
+    });
+}
+
+/// A watch that brings the list with it (`sendInitialEvents`) costs an API server less than a list does.
+#[test]
+fn lists_are_streamed_unless_the_api_server_does_not() {
+    isolated!(|| {
+        let cluster = Cluster::start();
+        let api = cluster.lab.api();
+        let streamed = |request: &Request| request.query.contains("sendInitialEvents=true");
+        let lists = |from: usize| {
+            let asked: Vec<Request> =
+                api.requests().into_iter().skip(from).map(|record| record.request).collect();
+            let of_agents = asked.iter().filter(|request| request.user.contains("agent"));
+            of_agents.filter(|request| request.verb == "list").count()
+        };
+        let all = api.requests();
+        let watches: Vec<_> =
+            all.iter().map(|record| &record.request).filter(|request| streamed(request)).collect();
+        assert!(watches.len() >= 4, "two of each agent: {all:#?}");
+        assert!(watches.iter().all(|request| !request.query.contains("resourceVersion=")), "{watches:#?}");
+        assert_eq!(lists(0), 0, "{all:#?}");
+        let introduced = |request: &&Request| request.agent.starts_with("selvedge-agent/");
+        assert!(watches.iter().all(introduced), "{watches:#?}");
+
+        // One that knows nothing of it.
+        let invalid = Failure::new(422, "Invalid", "sendInitialEvents is forbidden for watch");
+        let refused = api.inject(Fault::new(Action::Fail(invalid)).when(streamed));
+        let from = api.requests().len();
+        assert!(cluster.lab.nodes()[0].agent.kill());
+        cluster.create(&Claim::good("late", 1));
+        cluster.wait_for("late to be believed", |cluster| cluster.has_peer("late"));
+        assert!(lists(from) >= 2, "{:#?}", &api.requests()[from..]);
+        drop(refused);
     });
 }

@@ -1,7 +1,7 @@
 //! `selvedge support bundle`: what is in it, and that no secret is.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -51,6 +51,12 @@ fn plant(host: &Host, keys: &[PrivateKey]) {
     let raw = [b"before ", &first.as_bytes()[..], b" behind", &second.as_bytes()[..]].concat();
     std::fs::write(host.path("/proc/net/snmp"), raw).unwrap();
     host.write("/proc/net/netstat", &format!("private_key={}\nBearer {JWT}\n", hex(first.as_bytes())));
+    // A runtime cuts long lines.
+    let (one, other) = base64.split_at(20);
+    host.write(
+        "/var/log/pods/selvedge-system_selvedge-agent-x7k2p_1/agent/0.log",
+        &format!("2026-11-26T09:00:00Z stderr P key {one}\n2026-11-26T09:00:00Z stderr F {other} behind\n"),
+    );
     let numbers = first.as_bytes().map(|byte| format!("{byte:02x}"));
     let wrapped = STANDARD.encode(PEM);
     host.write(
@@ -115,9 +121,8 @@ pub(crate) fn assert_clean(files: &BTreeMap<String, Vec<u8>>, keys: &[PrivateKey
     }
 }
 
-fn unpack(archive: &Path) -> BTreeMap<String, Vec<u8>> {
-    let file = std::fs::File::open(archive).unwrap();
-    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(file));
+fn unpack(archive: impl Read) -> BTreeMap<String, Vec<u8>> {
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(archive));
     let mut files = BTreeMap::new();
     for entry in tar.entries().unwrap() {
         let mut entry = entry.unwrap();
@@ -154,7 +159,7 @@ fn no_planted_secret_comes_through_in_any_form() {
         assert!(output.status.success(), "{output:?}");
         let archive = host.path("/b.tar.gz");
         assert_eq!(mode(&archive), 0o600);
-        let files = unpack(&archive);
+        let files = unpack(std::fs::File::open(&archive).unwrap());
         assert_clean(&files, &keys);
         // What was planted was there to be found: most files tell of it.
         let manifest: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
@@ -168,6 +173,7 @@ fn no_planted_secret_comes_through_in_any_form() {
         }
         assert_eq!((redacted("counters-snmp.txt"), redacted("key-store.json")), (2, 0));
         let text = |name: &str| String::from_utf8_lossy(&files[name]).into_owned();
+        assert_eq!(text("log-selvedge-agent-x7k2p-agent.txt"), "key [redacted] behind\n");
         assert_eq!(text("counters-snmp.txt"), "before [redacted] behind[redacted]");
         assert!(text("key-store.json").contains("epoch-1") && text("key-store.json").contains("0600"));
         let said = [("stdout".to_owned(), output.stdout), ("stderr".to_owned(), output.stderr)];
@@ -201,10 +207,16 @@ fn a_bundle_of_a_bare_host_says_what_it_lacks() {
         assert!(why("agent-status.json").contains("nothing answers on"));
         assert!(why("metrics.txt").contains("no agent at 127.0.0.1:51831"));
         assert!(why("events.json").contains("left out"));
+        assert!(why("logs").contains("/var/log/pods"));
         assert!(why("config.json").contains("required but not set"));
         // Nothing is overwritten.
         let again = bundle(&host, "folder");
         assert_eq!(again.status.code(), Some(1));
         assert!(String::from_utf8_lossy(&again.stderr).contains("choose another --output"), "{again:?}");
+        // In a container that has no place for it, and no tar.
+        let piped = bundle(&host, "-");
+        assert!(piped.status.success(), "{piped:?}");
+        assert!(String::from_utf8_lossy(&piped.stderr).starts_with("wrote standard output: "), "{piped:?}");
+        assert!(unpack(&piped.stdout[..]).contains_key("manifest.json"));
     });
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use selvedge::guard;
 use selvedge_keys::KeyStore;
+use selvedge_lab::api::resource::EVENTS;
 use selvedge_lab::isolated;
 use selvedge_lab::lab::{Lab, Options};
 use selvedge_lab::node::{Node, environment};
 use selvedge_lab::process::wait_for;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::bundle::assert_clean;
@@ -58,7 +59,22 @@ fn a_node_that_works_has_no_problem_and_one_that_does_not_says_what_is_down() {
         expect(&report, "nodes", &[("ok", "2 Nodes, all with pod CIDRs; 2 are members")]);
         expect(&report, "admission", &[("problem", "no policy selvedge-nodes")]);
 
+        // The agent of a container has its file there.
+        let elsewhere = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
+            command.args(["doctor", "--output", "json", "--offline"]);
+            command.envs(environment()).env("SELVEDGE_CONFIG", "/run/node/none.toml");
+            let output = node.space().place(&mut command).output().unwrap();
+            serde_json::from_slice::<Value>(&output.stdout).unwrap()
+        };
+        let report = elsewhere();
+        let source =
+            "what the agent runs with (there is no /run/node/none.toml here) is valid for node node1";
+        expect(&report, "config", &[("ok", source)]);
+        expect(&report, "ranges", &[("ok", "no address and no route")]);
+
         node.hold();
+        expect(&elsewhere(), "config", &[("problem", "there is no /run/node/none.toml")]);
         node.space().run(|| assert!(guard::remove().unwrap())).unwrap();
         let (report, exit) = doctor(node, &["--offline"]);
         assert_eq!(exit, 3);
@@ -74,6 +90,15 @@ fn a_bundle_of_a_node_that_works_has_everything_but_its_keys() {
     isolated!(|| {
         let (lab, _folder) = cluster();
         let node = &lab.nodes()[0];
+        // More than come at once, of which every second is ours.
+        for number in 0..1200 {
+            let controller = if number % 2 == 0 { "selvedge.dev/agent" } else { "other" };
+            let event = json!({
+                "metadata": {"name": format!("event-{number}"), "namespace": "default"},
+                "reportingComponent": controller, "eventTime": "2026-11-26T00:00:00.000000Z",
+            });
+            lab.store().create(&EVENTS, event).unwrap();
+        }
         let output = selvedge(node, &["support", "bundle", "--output", "/run/node/bundle"]);
         assert!(output.status.success(), "{output:?}");
         let mut files = BTreeMap::new();
@@ -92,6 +117,7 @@ fn a_bundle_of_a_node_that_works_has_everything_but_its_keys() {
         assert!(text("nftables.txt").contains("table inet selvedge-guard\n  counter arriving4"));
         assert!(text("network.txt").contains("selvedge0 kind tun"));
         assert!(text("config.json").contains("clusterPodCIDRs") && files.contains_key("records.json"));
-        assert!(files.contains_key("events.json"), "{}", text("manifest.json"));
+        let events: Value = serde_json::from_slice(&files["events.json"]).unwrap();
+        assert_eq!(events.as_array().unwrap().len(), 600, "{}", text("manifest.json"));
     });
 }

@@ -47,7 +47,8 @@ pub(super) async fn gather(access: &Access) -> Result<Facts, String> {
         Some(_) => format!("{error:#}"),
         None => error.to_string(),
     };
-    let mut config = client::configuration(access.kubeconfig.as_deref()).await.map_err(unconfigured)?;
+    let config = client::configuration(access.kubeconfig.as_deref(), "doctor").await;
+    let mut config = config.map_err(unconfigured)?;
     (config.connect_timeout, config.read_timeout) = (Some(CONNECT), Some(ANSWER));
     config.default_retry = false;
     let server = config.cluster_url.to_string();
