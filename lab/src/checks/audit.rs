@@ -1,4 +1,5 @@
-//! What agents asked the API server for, as its audit log tells.
+//! What agents asked the API server for, as its audit log tells. Doctors in their containers ask as they do, but say who they
+//! are.
 
 use serde_json::Value;
 
@@ -7,6 +8,9 @@ use crate::kubernetes::Kubernetes;
 
 /// Names of the pods of Selvedge begin with these. Others, of checks, have tokens of the same accounts.
 const PODS: [&str; 2] = ["selvedge-agent-", "selvedge-tunnel-"];
+
+/// What agents call themselves.
+const AGENT: &str = "selvedge-agent/";
 
 /// A request that was answered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,6 +21,8 @@ pub(super) struct Asked {
     pub(super) credential: String,
     /// The verb.
     pub(super) verb: String,
+    /// Whether the answer begins with all objects: a list, or a watch that has just begun and brings it.
+    pub(super) lists: bool,
     /// API group, empty for the core one.
     pub(super) group: String,
     /// Resource and subresource, as rights have them: `nodes/status`.
@@ -47,12 +53,20 @@ fn request(event: &Value) -> Option<Asked> {
         return None;
     }
     let object = event.get("objectRef")?;
+    if !text(&event["userAgent"]).starts_with(AGENT) {
+        return None;
+    }
     let resource = [text(&object["resource"]), text(&object["subresource"])];
     let resource = resource.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+    let verb = text(&event["verb"]);
+    let streams = || {
+        event["stage"] == "ResponseStarted" && text(&event["requestURI"]).contains("sendInitialEvents=true")
+    };
     Some(Asked {
         pod,
+        lists: verb == "list" || (verb == "watch" && streams()),
         credential: extra("credential-id"),
-        verb: text(&event["verb"]),
+        verb,
         group: text(&object["apiGroup"]),
         resource,
         namespace: text(&object["namespace"]),
@@ -71,6 +85,7 @@ pub(super) mod tests {
         let event = |pod: &str| {
             json!({
                 "verb": "patch",
+                "userAgent": "selvedge-agent/1.0.0",
                 "user": {"extra": {
                     "authentication.kubernetes.io/pod-name": [pod],
                     "authentication.kubernetes.io/credential-id": ["JTI=1"],
@@ -89,6 +104,14 @@ pub(super) mod tests {
             ..Asked::default()
         };
         assert_eq!(found, expected);
+        let watch = |uri: &str| {
+            let more = json!({"verb": "watch", "stage": "ResponseStarted", "requestURI": uri});
+            let mut event = event("selvedge-agent-x");
+            event.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            request(&event).unwrap().lists
+        };
+        assert!(watch("/api/v1/nodes?watch=true&sendInitialEvents=true"));
+        assert!(!watch("/api/v1/nodes?watch=true&resourceVersion=7"));
         assert_eq!(request(&event("admission-a")), None);
         assert_eq!(request(&json!({"verb": "get"})), None);
     }

@@ -197,11 +197,7 @@ impl Faults<'_> {
 
     /// The node's agent.
     fn agent(&self) -> Result<String, Failed> {
-        let agents = self.agents()?;
-        let mut agents = agents["items"].as_array().into_iter().flatten();
-        let found = agents.find(|pod| pod["spec"]["nodeName"] == self.node.as_str());
-        let name = found.and_then(|pod| pod["metadata"]["name"].as_str());
-        name.map(str::to_owned).ok_or_else(|| Failed(format!("no agent on {}", self.node)))
+        Ok(self.cluster.agent_on(&self.node)?)
     }
 
     fn log(&self, pod: &str) -> Result<String, Failed> {
@@ -231,7 +227,7 @@ impl Faults<'_> {
     /// How often the node's agent has listed Nodes.
     fn lists(&self) -> Result<usize, Failed> {
         let pod = self.agent()?;
-        Ok(asked(self.cluster)?.iter().filter(|asked| asked.pod == pod && asked.verb == "list").count())
+        Ok(asked(self.cluster)?.iter().filter(|asked| asked.pod == pod && asked.lists).count())
     }
 }
 

@@ -132,6 +132,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
             let more = |report: &mut dyn FnMut(Report<'_>)| {
                 checks::upgrade(&cluster, report);
                 checks::workloads(&cluster, report);
+                checks::diagnosis(&cluster, report);
                 checks::upkeep(&cluster, report);
                 checks::membership(&cluster, report);
                 checks::outside(&cluster, report);
@@ -139,6 +140,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
                 checks::faults(&cluster, args.quick, report);
                 checks::admission(&cluster, report);
                 checks::claims(&cluster, report);
+                checks::many(&cluster, report);
                 checks::rights(&cluster, report);
             };
             let after = |report: &mut dyn FnMut(Report<'_>)| checks::uninstall(&cluster, report);

@@ -39,6 +39,7 @@ impl Kubernetes {
         for node in self.node_names() {
             self.kubectl(&["patch", "node", &node, "--subresource=status", "--patch", &patch])?;
         }
+        self.before = Some(self.doctor(&self.node_names()[0])?);
         progress("selvedge install, which waits until the nodes are ready because of our CNI plugin");
         std::fs::write(self.config(), configuration(self.world.plan())).doing("write the configuration")?;
         let first = if self.options.assets.previous.is_some() { Version::Previous } else { Version::Ours };

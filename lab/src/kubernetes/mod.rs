@@ -22,7 +22,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use selvedge::kernel::netns::NetNs;
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub use assets::{Assets, Error as AssetsError, Previous};
 use client::Client;
@@ -78,6 +78,8 @@ pub struct Kubernetes {
     control_machine: (String, Arc<Space>),
     world: World,
     options: Options,
+    /// What the doctor found before Selvedge was installed.
+    before: Option<Value>,
 }
 
 impl Kubernetes {
@@ -142,7 +144,9 @@ impl Kubernetes {
         }
         let control_machine = (name, space);
         let hosts = Vec::new();
-        let mut cluster = Self { client, hosts, machines, control_plane, control_machine, world, options };
+        let before = None;
+        let mut cluster =
+            Self { client, hosts, machines, control_plane, control_machine, world, options, before };
         cluster.start_hosts()?;
         progress("waiting for the nodes to register and to get their pod CIDRs");
         cluster.wait("every node to have pod CIDRs", |cluster| {
@@ -266,11 +270,42 @@ impl Kubernetes {
         said(&what, space.place(command.args(args)))
     }
 
+    /// What the doctor finds on a node, outside of all containers, as an administrator: its answer in JSON.
+    pub fn doctor(&self, node: &str) -> Result<Value, Error> {
+        let what = format!("selvedge doctor on {node}");
+        let space = self.node_space(node).ok_or_else(|| Error::new(&what, "no such node".into()))?;
+        let mut command = std::process::Command::new(&self.options.binary);
+        command.args(["doctor", "--output", "json", "--kubeconfig"]).arg(self.kubeconfig());
+        // Where it finds a problem it ends with another exit code.
+        let output = space.place(command.stdin(std::process::Stdio::null())).output().doing(&what)?;
+        let error =
+            |error| Error::new(&what, format!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+        serde_json::from_slice(&output.stdout).map_err(error)
+    }
+
+    /// What it found on the first node before Selvedge was installed.
+    #[must_use]
+    pub fn doctor_before(&self) -> Option<&Value> {
+        self.before.as_ref()
+    }
+
     /// A command of kubectl's, as an administrator; gives what it prints.
     pub fn kubectl(&self, args: &[&str]) -> Result<String, Error> {
         let mut command = std::process::Command::new(self.options.assets.binary("kubectl"));
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(args);
         said(&format!("kubectl {}", args.join(" ")), &mut command)
+    }
+
+    /// The name of the agent's pod on a node.
+    pub fn agent_on(&self, node: &str) -> Result<String, Error> {
+        let field = format!("--field-selector=spec.nodeName={node},status.phase=Running");
+        let selector = "--selector=app.kubernetes.io/component=agent";
+        let names = "--output=jsonpath={.items[*].metadata.name}";
+        let name = self.kubectl(&["get", "pods", "--namespace=selvedge-system", selector, &field, names])?;
+        match name.trim() {
+            "" => Err(Error::new(format!("find the agent on {node}"), "none runs".into())),
+            name => Ok(name.to_owned()),
+        }
     }
 
     /// Creates a pod on a node, with nothing but pauses in it, and waits until it runs; gives its namespace and
