@@ -42,7 +42,18 @@ pub(crate) fn introduce(config: &mut kube::Config, part: &str) {
     config.headers.extend(HeaderValue::try_from(name).ok().map(|name| (USER_AGENT, name)));
 }
 
-/// A client by [`configuration`].
-pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
-    Client::try_from(configuration(kubeconfig, "agent").await?).context("cannot make a Kubernetes client")
+/// The agent's clients, by [`configuration`].
+pub(crate) struct Clients {
+    /// For questions: what the API server is too busy for is asked again, unnoticed.
+    pub(crate) questions: Client,
+    /// For watches, which are begun again by themselves, and tell why they were not served.
+    pub(crate) watches: Client,
+}
+
+pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Clients> {
+    let retrying = configuration(kubeconfig, "agent").await?;
+    let mut plain = retrying.clone();
+    plain.default_retry = false;
+    let client = |config| Client::try_from(config).context("cannot make a Kubernetes client");
+    Ok(Clients { questions: client(retrying)?, watches: client(plain)? })
 }

@@ -49,7 +49,7 @@ async fn once(config: &Config, paths: &Paths, metrics: Metrics) -> anyhow::Resul
     let lost = underlay::lost_address();
     let listener = http::bind(config.agent.metrics_address).await?;
     let keys = reconcile::Keys::open(paths)?;
-    let client = client::connect(config.agent.kubeconfig.as_deref()).await?;
+    let clients = client::connect(config.agent.kubeconfig.as_deref()).await?;
 
     let (own, own_seen) = channel::channel(None);
     let (nodes, nodes_seen) = channel::channel(None);
@@ -69,7 +69,7 @@ async fn once(config: &Config, paths: &Paths, metrics: Metrics) -> anyhow::Resul
     let reconciler = reconcile::Reconciler::new(reconcile::Start {
         config: config.clone(),
         paths: paths.clone(),
-        client: client.clone(),
+        client: clients.questions,
         keys,
         wanted,
         report: report.clone(),
@@ -78,9 +78,9 @@ async fn once(config: &Config, paths: &Paths, metrics: Metrics) -> anyhow::Resul
 
     let mut tasks = JoinSet::new();
     let name = config.node_name.clone();
-    let own = watch::own_node(client.clone(), name, own, broken.clone(), metrics.clone());
+    let own = watch::own_node(clients.watches.clone(), name, own, broken.clone(), metrics.clone());
     tasks.spawn(named("own node watch", own));
-    tasks.spawn(named("nodes watch", watch::all_nodes(client, nodes, broken, metrics.clone())));
+    tasks.spawn(named("nodes watch", watch::all_nodes(clients.watches, nodes, broken, metrics.clone())));
     let socket = paths.tunnel_socket(&config.interface);
     tasks.spawn(named("tunnel", tunnel::follow(socket, wanted_seen, link, metrics.clone())));
     tasks.spawn(named("kernel monitor", watch_kernel(kernel, reconcile::guard_config(config), metrics)));

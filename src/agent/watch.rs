@@ -32,7 +32,7 @@ pub type Broken = BTreeMap<&'static str, String>;
 
 /// A watch that is cut silently is noticed after this time.
 const WATCH_TIMEOUT_SECONDS: u32 = 120;
-/// A streamed list that has not ended after this time never will: some storages do not tell how far they are.
+/// A streamed list that has not ended after this time never will.
 const STREAMED: Duration = Duration::from_secs(15);
 /// A connection on which nothing comes for so long is dead: a watch that lives is ended by the server before.
 pub(super) const SILENCE: Duration = Duration::from_secs(WATCH_TIMEOUT_SECONDS as u64 + 20);
@@ -85,14 +85,26 @@ impl Watch {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     {
         let api = Api::all(self.hears(client));
-        let config = config.timeout(WATCH_TIMEOUT_SECONDS);
-        if let Some(why) = self.run(api.clone(), config.clone().streaming_lists(), &into).await {
-            tracing::info!(why, "the API server streams no lists: {} are listed, then watched", self.what);
-            self.run(api, config, &into).await;
+        let listing = config.timeout(WATCH_TIMEOUT_SECONDS);
+        let streaming = listing.clone().streaming_lists();
+        let mut told = false;
+        // What cannot be streamed now is listed, and tried again when there has to be another list.
+        while let Some(why) = self.run(api.clone(), streaming.clone(), &into).await {
+            if !std::mem::replace(&mut told, true) {
+                tracing::info!(
+                    why,
+                    "the API server did not stream the list of {}: they are listed",
+                    self.what
+                );
+            }
+            if self.run(api.clone(), listing.clone(), &into).await.is_none() {
+                break;
+            }
         }
     }
 
-    /// Ends when the API server does not stream lists, and `config` has it so; with the reason.
+    /// Ends when it is time to get lists in the other way, with the reason: one that is streamed failed, or one that was not
+    /// is out of date.
     async fn run<K>(
         &self,
         api: Api<K>,
@@ -105,6 +117,7 @@ impl Watch {
         let streaming = config.initial_list_strategy == InitialListStrategy::StreamingList;
         let mut stream = std::pin::pin!(watch(api, config).backoff(Retry::default()));
         let mut listing = Objects::new();
+        let mut listed = false;
         // Since when a streamed list is under way.
         let mut begun: Option<Instant> = None;
         loop {
@@ -113,21 +126,25 @@ impl Watch {
                 None => Ok(stream.try_next().await),
             };
             match next {
+                Ok(Ok(Some(Event::Init))) if !streaming && listed => return Some("it is out of date".into()),
                 Ok(Ok(Some(event))) => {
-                    begun = match event {
-                        Event::Init if streaming => Some(Instant::now()),
-                        Event::InitDone => None,
-                        _ => begun,
-                    };
+                    match event {
+                        Event::Init if streaming => begun = Some(Instant::now()),
+                        Event::InitDone => (begun, listed) = (None, true),
+                        _ => {}
+                    }
+                    if begun.is_none() && listed {
+                        self.served();
+                    }
                     apply(event, &mut listing, into);
                 }
                 Ok(Ok(None)) => return None,
-                Ok(Err(error)) if streaming && is_refused(&error) => return Some(cause::told(&error)),
-                Ok(Err(error)) => {
-                    begun = None;
-                    self.broke(cause::told(&error));
+                // After an error in the middle of it a list may lack what the error was about.
+                Ok(Err(error)) if begun.is_some() || (streaming && is_refused(&error)) => {
+                    return Some(cause::told(&error));
                 }
-                Err(_) => return Some(format!("the list has not ended within {:?}", self.patience)),
+                Ok(Err(error)) => self.broke(cause::told(&error)),
+                Err(_) => return Some(format!("it has not ended within {:?}", self.patience)),
             }
         }
     }
@@ -136,6 +153,10 @@ impl Watch {
         self.metrics.watch_errors.inc();
         tracing::warn!(error = why, "the watch on {} broke off; trying again", self.what);
         self.broken.send_if_modified(|broken| broken.insert(self.what, why.clone()) != Some(why));
+    }
+
+    fn served(&self) {
+        self.broken.send_if_modified(|broken| broken.remove(self.what).is_some());
     }
 
     /// A watch that is resumed where it broke off yields nothing until an object changes: that it runs is known by the
@@ -148,7 +169,7 @@ impl Watch {
             async move {
                 let answer = client.send(consistent(request)).await?;
                 if answer.status().is_success() {
-                    watch.broken.send_if_modified(|broken| broken.remove(watch.what).is_some());
+                    watch.served();
                 }
                 Ok::<_, kube::Error>(answer)
             }
@@ -205,49 +226,82 @@ mod tests {
     use http::Response;
     use http_body_util::StreamBody;
     use hyper::body::Frame;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    /// An API server that streams one Node and never says that this was all, and lists another.
-    fn endless() -> Client {
-        let service = service_fn(|request: Request<Body>| async move {
-            let node = |name: &str| json!({"metadata": {"name": name, "resourceVersion": "7"}});
-            let query = request.uri().query().unwrap_or_default();
-            let answer = match query {
-                query if query.contains("sendInitialEvents") => {
-                    json!({"type": "ADDED", "object": node("streamed")}).to_string() + "\n"
-                }
-                query if query.contains("watch=true") => String::new(),
-                _ => json!({"metadata": {"resourceVersion": "7"}, "items": [node("listed")]}).to_string(),
-            };
-            let first = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from(answer)))]);
-            let ends = !query.contains("watch=true");
-            let body = match ends {
-                true => StreamBody::new(first.boxed()),
-                false => StreamBody::new(first.chain(stream::pending()).boxed()),
-            };
-            Ok::<_, Infallible>(Response::new(body))
+    /// An API server that streams `first` and then nothing more, and lists another Node.
+    fn endless(first: impl Fn() -> String + Clone + Send + 'static) -> Client {
+        let service = service_fn(move |request: Request<Body>| {
+            let first = first.clone();
+            async move {
+                let query = request.uri().query().unwrap_or_default();
+                let answer = match query {
+                    query if query.contains("sendInitialEvents") => first(),
+                    query if query.contains("watch=true") => String::new(),
+                    _ => json!({"metadata": {"resourceVersion": "7"}, "items": [node("listed")]}).to_string(),
+                };
+                let part = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from(answer)))]);
+                let body = match query.contains("watch=true") {
+                    true => StreamBody::new(part.chain(stream::pending()).boxed()),
+                    false => StreamBody::new(part.boxed()),
+                };
+                Ok::<_, Infallible>(Response::new(body))
+            }
         });
         Client::new(service, "default")
     }
 
-    #[test]
-    fn a_streamed_list_that_does_not_end_is_listed() {
+    fn node(name: &str) -> Value {
+        json!({"metadata": {"name": name, "resourceVersion": "7"}})
+    }
+
+    fn event(kind: &str, object: &Value) -> String {
+        json!({"type": kind, "object": object}).to_string() + "\n"
+    }
+
+    /// What is seen first by a watch on such a server that waits so long.
+    fn seen(first: impl Fn() -> String + Clone + Send + 'static, patience: Duration) -> Vec<String> {
         let (broken, _) = tokio::sync::watch::channel(Broken::new());
         let (into, mut seen) = tokio::sync::watch::channel(None::<Objects<Node>>);
-        let patience = Duration::from_millis(50);
         let watch = Watch { what: "all Nodes", patience, broken, metrics: Metrics::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             tokio::select! {
-                () = watch.follow(endless(), watcher::Config::default(), into) => panic!("it ends"),
+                () = watch.follow(endless(first), watcher::Config::default(), into) => panic!("it ends"),
                 _ = seen.changed() => {}
-                () = tokio::time::sleep(patience * 200) => panic!("it waits for the end"),
+                () = tokio::time::sleep(Duration::from_secs(20)) => panic!("it waits for the end"),
             }
         });
-        let names: Vec<String> = seen.borrow().iter().flatten().map(|(name, _)| name.clone()).collect();
-        assert_eq!(names, ["listed"]);
+        seen.borrow().iter().flatten().map(|(name, _)| name.clone()).collect()
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_streamed_list_that_does_not_end_is_listed() {
+        let first = || event("ADDED", &node("streamed"));
+        assert_eq!(seen(first, Duration::from_millis(50)), ["listed"]);
+    }
+
+    /// As an API server answers whose storage does not tell how far it is.
+    #[test]
+    fn a_streamed_list_that_is_refused_in_its_middle_is_listed() {
+        let status =
+            json!({"kind": "Status", "status": "Failure", "message": "disabled", "reason": "", "code": 500});
+        assert_eq!(seen(move || event("ERROR", &status), LONG), ["listed"]);
+    }
+
+    /// Else it would lack what cannot be read.
+    #[test]
+    fn a_streamed_list_with_something_unreadable_is_listed() {
+        let bookmark = json!({"kind": "Node", "apiVersion": "v1", "metadata": {
+            "resourceVersion": "7", "annotations": {"k8s.io/initial-events-end": "true"},
+        }});
+        let whole = move || event("ADDED", &node("streamed")) + &event("BOOKMARK", &bookmark);
+        assert_eq!(seen(whole.clone(), LONG), ["streamed"]);
+        let odd = || event("ADDED", &json!({"metadata": 7}));
+        assert_eq!(seen(move || odd() + &whole(), LONG), ["listed"]);
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::{Exit, Failure, Output, table};
 use crate::config::{Config, Overrides};
-use crate::doctor::Doctor;
 use crate::doctor::cluster::{AGENT, Access};
 use crate::doctor::finding::{Finding, Report, Severity};
 use crate::doctor::host::Host;
-use crate::local::Client;
+use crate::doctor::{Doctor, Source};
+use crate::local::{Client, ClientError};
 use crate::paths::Paths;
 
 /// The agent's own configuration costs it no work.
@@ -84,29 +84,32 @@ impl Place {
         }
         let host = Host::new(&self.root);
         let read = Config::load(&paths.config, &self.overrides);
-        let asked = match read {
-            Err(ref error) if error.is_absent() && self.config.is_none() => self.ask_agent(&paths).await,
-            _ => None,
+        let (config, source) = match read {
+            Err(error) if error.is_absent() && self.says_nothing() => match ask_agent(&paths).await {
+                Ok(config) => (Ok(config), Source::Agent),
+                Err(why) => (Err(error), Source::Unanswered(why.to_string())),
+            },
+            read => (read, Source::File),
         };
-        let from_agent = asked.is_some();
-        let config = asked.map_or(read, Ok);
         // One from the command line is where it says, one from the file is the node's.
-        let here = config.as_ref().ok().filter(|_| !from_agent);
+        let here = config.as_ref().ok().filter(|_| source == Source::File);
         let configured = here.and_then(|config| config.agent.kubeconfig.as_ref());
         let configured = configured.map(|file| host.path(file));
         let kubeconfig = self.overrides.kubeconfig.clone().or(configured);
         let cluster = (!self.offline).then_some(Access { kubeconfig, as_agent });
-        Doctor { host, paths, config, from_agent, cluster }
+        Doctor { host, paths, config, source, cluster }
     }
 
-    /// What the agent on this node runs with, where nothing else is asked for.
-    async fn ask_agent(&self, paths: &Paths) -> Option<Config> {
+    /// Whether neither a file nor a value was asked for, so that the agent's own are as good.
+    fn says_nothing(&self) -> bool {
         let kubeconfig = self.overrides.kubeconfig.clone();
-        if self.overrides != (Overrides { kubeconfig, ..Overrides::default() }) {
-            return None;
-        }
-        Client::new(&paths.agent_socket()).with_timeout(AGENT_TIMEOUT).get("/v1/config").await.ok()
+        self.config.is_none() && self.overrides == Overrides { kubeconfig, ..Overrides::default() }
     }
+}
+
+/// What the agent on this node runs with.
+async fn ask_agent(paths: &Paths) -> Result<Config, ClientError> {
+    Client::new(&paths.agent_socket()).with_timeout(AGENT_TIMEOUT).get("/v1/config").await
 }
 
 /// A finding a paragraph, remedies below what was seen.

@@ -31,9 +31,10 @@ enum Action {
   kubectl -n selvedge-system exec POD -- /selvedge support bundle --output - > node1.tar.gz
 
 In it: version, configuration, the doctor's findings, status and metrics of agent and tunnel, Selvedge's own
-nftables tables, devices, routes, rules and sysctls, counters of the kernel, Events, and on the node itself the
-end of what Selvedge's containers have logged; manifest.json lists it, and what could not be had. Names and addresses of nodes are in it. Private keys, preshared keys and tokens
-are not: the key store is only listed, and a last filter takes out what looks like one.")]
+nftables tables, devices, routes, rules and sysctls, counters of the kernel, Events, and on the node itself
+the end of what Selvedge's containers have logged; manifest.json lists it, and what could not be had. Names
+and addresses of nodes are in it. Private keys, preshared keys and tokens are not: the key store is only
+listed, and a last filter takes out what looks like one.")]
 struct Bundle {
     /// The file (.tar.gz, .tgz) or folder to write; a file in the current folder by default. It must not exist.
     /// `-` writes a .tar.gz to standard output.

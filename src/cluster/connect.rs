@@ -36,7 +36,7 @@ pub async fn connect(access: &Access) -> Result<(Client, Option<u32>), Error> {
     let mut config = config(access).await?;
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(ANSWER);
-    introduce(&mut config, "install");
+    introduce(&mut config, "cli");
     let url = config.cluster_url.clone();
     let client = Client::try_from(config)
         .map_err(|error| Error::Config(format!("cannot make a client of {url}: {error}")))?;

@@ -40,6 +40,17 @@ use host::Host;
 use network::Network;
 use ruleset::Ruleset;
 
+/// Where a configuration is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The file, with what the command line and the environment say.
+    File,
+    /// The agent that runs here: its file is elsewhere, in its container.
+    Agent,
+    /// There is no file, and the agent gave none, for this reason.
+    Unanswered(String),
+}
+
 /// What to look at.
 #[derive(Debug)]
 pub struct Doctor {
@@ -49,8 +60,8 @@ pub struct Doctor {
     pub paths: Paths,
     /// The configuration as the agent would read it.
     pub config: Result<Config, ConfigError>,
-    /// Whether it is what the agent runs with, which has its file elsewhere: in its container.
-    pub from_agent: bool,
+    /// Where it is from.
+    pub source: Source,
     /// How to ask the cluster; none: leave it out.
     pub cluster: Option<Access>,
 }
@@ -88,12 +99,20 @@ impl Doctor {
         port::judge(&port::Facts::gather(&self.host, port, tunnel), port)
     }
 
+    fn configuration(&self, installed: bool) -> Finding {
+        let mut finding = ranges::configuration(&self.source(), &self.config, installed);
+        if let (Source::Unanswered(why), true) = (&self.source, installed) {
+            finding.seen += &format!("; the agent was asked for its own: {why}");
+        }
+        finding
+    }
+
     /// Where the configuration is.
     fn source(&self) -> String {
         let path = self.paths.config.display();
-        match self.from_agent {
-            true => format!("what the agent runs with (there is no {path} here)"),
-            false => path.to_string(),
+        match self.source {
+            Source::Agent => format!("what the agent runs with (there is no {path} here)"),
+            Source::File | Source::Unanswered(_) => path.to_string(),
         }
     }
 
@@ -102,10 +121,8 @@ impl Doctor {
         let config = self.config.as_ref().ok();
         let interface = config.map_or("selvedge0", |config| &config.interface);
         let root = nix::unistd::geteuid().is_root();
-        let mut findings = vec![
-            ranges::configuration(&self.source(), &self.config, installed),
-            keys::judge(&keys::Facts::gather(&self.paths.keys()), root),
-        ];
+        let mut findings =
+            vec![self.configuration(installed), keys::judge(&keys::Facts::gather(&self.paths.keys()), root)];
         findings.extend(sysctls::judge(&sysctls::Facts::gather(&self.host, config, installed), config));
         findings.extend(networkd::judge(&networkd::Facts::gather(&self.host)));
         findings.extend(networkmanager::judge(&networkmanager::Facts::gather(&self.host), interface));

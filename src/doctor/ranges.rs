@@ -22,7 +22,8 @@ pub(super) fn configuration(source: &str, config: &Result<Config, ConfigError>, 
             Finding::skipped(CHECK, format!("there is no {source} yet: what hangs on it is not looked at"))
         }
         Err(error) if error.is_absent() => {
-            let remedy = "name the file with --config, or have the agent run, which is asked for its own";
+            let remedy =
+                "name the file with --config; without it and values for it, the agent is asked for its own";
             Finding::problem(CHECK, error.to_string(), remedy)
         }
         Err(error) => {

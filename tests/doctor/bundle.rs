@@ -173,7 +173,7 @@ fn no_planted_secret_comes_through_in_any_form() {
         }
         assert_eq!((redacted("counters-snmp.txt"), redacted("key-store.json")), (2, 0));
         let text = |name: &str| String::from_utf8_lossy(&files[name]).into_owned();
-        assert_eq!(text("log-selvedge-agent-x7k2p-agent.txt"), "key [redacted] behind\n");
+        assert_eq!(text("log-selvedge-agent-x7k2p_agent.txt"), "key [redacted] behind\n");
         assert_eq!(text("counters-snmp.txt"), "before [redacted] behind[redacted]");
         assert!(text("key-store.json").contains("epoch-1") && text("key-store.json").contains("0600"));
         let said = [("stdout".to_owned(), output.stdout), ("stderr".to_owned(), output.stderr)];

@@ -74,7 +74,9 @@ fn a_node_that_works_has_no_problem_and_one_that_does_not_says_what_is_down() {
         expect(&report, "ranges", &[("ok", "no address and no route")]);
 
         node.hold();
-        expect(&elsewhere(), "config", &[("problem", "there is no /run/node/none.toml")]);
+        let report = elsewhere();
+        expect(&report, "config", &[("problem", "there is no /run/node/none.toml")]);
+        expect(&report, "config", &[("problem", "the agent was asked for its own: nothing answers on")]);
         node.space().run(|| assert!(guard::remove().unwrap())).unwrap();
         let (report, exit) = doctor(node, &["--offline"]);
         assert_eq!(exit, 3);

@@ -1,6 +1,9 @@
 //! What those see who look for a fault, on every node: the doctor finds nothing wrong with nodes that work, and what a
 //! support bundle says it holds is in it, and no key is.
 
+use std::io::{self, Read as _};
+use std::path::Path;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use selvedge::paths::Paths;
@@ -11,16 +14,10 @@ use super::{Failed, Report, check};
 use crate::kubernetes::Kubernetes;
 
 /// What a bundle that lacks any of these is not worth sending.
-const NEEDED: [&str; 8] = [
-    "agent-status.json",
-    "tunnel-status.json",
-    "doctor.json",
-    "metrics.txt",
-    "nftables.txt",
-    "network.txt",
-    "log-selvedge-agent-",
-    "log-selvedge-tunnel-",
-];
+const NEEDED: [&str; 6] =
+    ["agent-status.json", "tunnel-status.json", "doctor.json", "metrics.txt", "nftables.txt", "network.txt"];
+/// And what there is on the node itself alone.
+const LOGS: [&str; 2] = ["log-selvedge-agent-", "log-selvedge-tunnel-"];
 
 /// Runs these checks and tells `report` of each as it begins and ends.
 pub fn diagnosis(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
@@ -41,15 +38,10 @@ fn on_every_node(cluster: &Kubernetes, look: Look) -> Result<String, Failed> {
 fn doctor(cluster: &Kubernetes, node: &str) -> Result<String, Failed> {
     let measured = judged(&cluster.doctor(node)?, true)?;
     let agent = cluster.agent_on(node)?;
-    let said = in_container(cluster, &agent, &["doctor", "--output", "json"])?;
+    let exec = ["exec", "--namespace=selvedge-system", &agent, "--", "/selvedge"];
+    let said = cluster.kubectl(&[&exec[..], &["doctor", "--output", "json"]].concat())?;
     let report = serde_json::from_str(&said).map_err(|error| Failed(error.to_string()))?;
     Ok(format!("{measured}; in the container {}", judged(&report, true)?))
-}
-
-/// A verb of Selvedge's in a container of its own.
-fn in_container(cluster: &Kubernetes, pod: &str, args: &[&str]) -> Result<String, Failed> {
-    let exec = ["exec", "--namespace=selvedge-system", pod, "--", "/selvedge"];
-    Ok(cluster.kubectl(&[&exec, args].concat())?)
 }
 
 /// Nothing is a problem on a node that works, or on one that is only to be one of ours.
@@ -84,34 +76,63 @@ fn before(cluster: &Kubernetes) -> Result<String, Failed> {
     Ok(measured)
 }
 
+type Files = Vec<(String, Vec<u8>)>;
+
 fn bundle(cluster: &Kubernetes, node: &str) -> Result<String, Failed> {
     let folder = cluster.folder().join(format!("bundle-{node}"));
     let (output, kubeconfig) =
         (folder.to_string_lossy(), cluster.kubeconfig().to_string_lossy().into_owned());
     cluster.selvedge_on(node, &["support", "bundle", "--output", &output, "--kubeconfig", &kubeconfig])?;
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(&folder).map_err(|error| Failed(error.to_string()))?.flatten() {
-        let content = std::fs::read(entry.path()).map_err(|error| Failed(error.to_string()))?;
-        files.push((entry.file_name().to_string_lossy().into_owned(), content));
-    }
-    for needed in NEEDED {
+    let files = read(&folder).map_err(|error| Failed(error.to_string()))?;
+    let keys = keys(cluster, node)?;
+    complete(&files, &[&NEEDED[..], &LOGS].concat(), &keys)?;
+    let exec = ["exec", "--namespace=selvedge-system", &cluster.agent_on(node)?, "--", "/selvedge"];
+    let piped = cluster.kubectl_raw(&[&exec[..], &["support", "bundle", "--output", "-"]].concat())?;
+    let in_container = unpack(&piped).map_err(|error| Failed(error.to_string()))?;
+    complete(&in_container, &NEEDED, &keys)?;
+    let bytes: usize = files.iter().map(|(_, content)| content.len()).sum();
+    Ok(format!(
+        "{} files, {} KiB, in the container {} files; no key",
+        files.len(),
+        bytes >> 10,
+        in_container.len()
+    ))
+}
+
+/// What is needed is there, and nobody's key.
+fn complete(files: &Files, needed: &[&str], keys: &[String]) -> Result<(), Failed> {
+    for needed in needed {
         if !files.iter().any(|(name, content)| name.starts_with(needed) && !content.is_empty()) {
             return Err(Failed(format!("there is no {needed}, or nothing in it")));
         }
     }
-    for key in keys(cluster, node)? {
+    for key in keys {
         let holds = |content: &[u8]| content.windows(key.len()).any(|window| window == key.as_bytes());
         if let Some((name, _)) = files.iter().find(|(_, content)| holds(content)) {
             return Err(Failed(format!("{name} holds a private key")));
         }
     }
-    let piped = in_container(cluster, &cluster.agent_on(node)?, &["support", "bundle", "--output", "-"])?;
-    // The first byte of what gzip has compressed; the others are no text.
-    if !piped.starts_with('\u{1f}') {
-        return Err(Failed("none comes out of the agent's container".into()));
+    Ok(())
+}
+
+fn read(folder: &Path) -> io::Result<Files> {
+    let read = |entry: io::Result<std::fs::DirEntry>| {
+        let entry = entry?;
+        Ok((entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path())?))
+    };
+    std::fs::read_dir(folder)?.map(read).collect()
+}
+
+fn unpack(archive: &[u8]) -> io::Result<Files> {
+    let mut files = Vec::new();
+    for entry in tar::Archive::new(flate2::read::GzDecoder::new(archive)).entries()? {
+        let mut entry = entry?;
+        let name = entry.path()?.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content)?;
+        files.push((name, content));
     }
-    let bytes: usize = files.iter().map(|(_, content)| content.len()).sum();
-    Ok(format!("{} files, {} KiB, no key", files.len(), bytes >> 10))
+    Ok(files)
 }
 
 /// The node's private keys, as its key store has them.

@@ -291,9 +291,14 @@ impl Kubernetes {
 
     /// A command of kubectl's, as an administrator; gives what it prints.
     pub fn kubectl(&self, args: &[&str]) -> Result<String, Error> {
+        Ok(String::from_utf8_lossy(&self.kubectl_raw(args)?).into_owned())
+    }
+
+    /// The same, of what is no text.
+    pub fn kubectl_raw(&self, args: &[&str]) -> Result<Vec<u8>, Error> {
         let mut command = std::process::Command::new(self.options.assets.binary("kubectl"));
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(args);
-        said(&format!("kubectl {}", args.join(" ")), &mut command)
+        printed(&format!("kubectl {}", args.join(" ")), &mut command)
     }
 
     /// The name of the agent's pod on a node.
@@ -433,13 +438,16 @@ impl Kubernetes {
 
 /// What a command prints; an error with all that it says, if it fails.
 fn said(what: &str, command: &mut std::process::Command) -> Result<String, Error> {
+    Ok(String::from_utf8_lossy(&printed(what, command)?).into_owned())
+}
+
+fn printed(what: &str, command: &mut std::process::Command) -> Result<Vec<u8>, Error> {
     let output = command.stdin(std::process::Stdio::null()).output().doing(what)?;
-    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
     if output.status.success() {
-        Ok(out)
-    } else {
-        Err(Error::new(what, format!("{}: {err}{out}", output.status)))
+        return Ok(output.stdout);
     }
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    Err(Error::new(what, format!("{}: {err}{out}", output.status)))
 }
 
 /// Runtimes name the namespaces of their pods there.
