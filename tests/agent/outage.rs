@@ -77,6 +77,18 @@ fn an_api_server_that_fails_now_and_then_is_asked_again() {
         drop(throttled);
         println!("believed after {late:?} of 429, cut watches and 410");
 
+        // Too busy for watches: that is told, and what was seen last holds.
+        let busy = Failure::new(503, "ServiceUnavailable", "come again");
+        let busy = api.inject(Fault::new(Action::Fail(busy)).when(|request| request.verb == "watch"));
+        api.cut_watches();
+        let told = |cluster: &Cluster| {
+            let problems = cluster.status(0).map(|status| status.problems).unwrap_or_default();
+            problems.iter().any(|problem| problem.starts_with("watches: on all Nodes: "))
+        };
+        cluster.wait_for("the agent to tell of its watches", told);
+        drop(busy);
+        cluster.wait_for("the watches to be served", |cluster| !told(cluster));
+
         let slow = api.inject(Fault::new(Action::Delay(Duration::from_millis(300))));
         cluster.create(&Claim::good("later", 2));
         cluster.wait_for("later to be believed", |cluster| cluster.has_peer("later"));
