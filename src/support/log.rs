@@ -110,6 +110,8 @@ fn ends(folder: &Folder, logs: &[(Option<SystemTime>, String)]) -> Vec<u8> {
     let (mut room, mut cut) = (MOST, false);
     for (_, name) in logs.iter().rev() {
         if room == 0 {
+            // What is left out may end within a line, too.
+            cut = true;
             break;
         }
         match folder.file(name).and_then(|file| end(file, room)) {
@@ -246,6 +248,12 @@ mod tests {
         assert!(agent.starts_with("... what came before is left out\nxxx"), "{}", &agent[..99]);
         assert!(agent.ends_with("x\ngoes on\nlast\n"), "{}", &agent[agent.len() - 99..]);
         assert!(agent.len() < 1 << 20 && agent.len() > 900_000, "{}", agent.len());
+        // As much as there is room for, to the byte, and more before it.
+        let full = "T stderr F is here\nT stderr F end\n".repeat(40_000);
+        write(&root, "selvedge-system_selvedge-agent-abc_1/agent/1.log", &full.as_bytes()[..1 << 20]);
+        let logs = read(&root).unwrap();
+        let agent = std::str::from_utf8(&logs["log-selvedge-agent-abc_agent.txt"]).unwrap();
+        assert!(agent.starts_with("... what came before is left out\n"), "{}", &agent[..99]);
         assert!(read(&folder.path().join("none")).is_err());
     }
 }
