@@ -8,6 +8,7 @@
 //! asks `guard` to be there before it wires anything. `doctor` and `support` look at all of them, for `cli` alone.
 
 pub mod agent;
+pub(crate) mod api_server;
 mod cause;
 pub mod cli;
 pub mod cluster;
@@ -16,6 +17,7 @@ mod compatibility;
 pub mod config;
 pub mod doctor;
 pub mod egress;
+pub mod fabric;
 pub mod guard;
 pub mod kernel;
 pub mod local;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
-use super::own::reference;
 use super::status::Refused;
+use crate::mesh::node_object::reference;
 use crate::observe::metrics::{Metrics, Reason};
 
 /// Most bytes of an Event's note (events.k8s.io/v1).

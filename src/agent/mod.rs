@@ -3,11 +3,7 @@
 //! [`run`] starts the tasks; [`reconcile`] is the one that decides and applies. All others only bring news to it or
 //! answer questions about it.
 
-pub(crate) mod client;
-pub mod device;
 pub mod events;
-pub mod fabric;
-pub mod own;
 pub mod parts;
 mod reconcile;
 pub mod retry;
@@ -24,6 +20,7 @@ use anyhow::Context as _;
 use tokio::sync::{Notify, watch as channel};
 use tokio::task::JoinSet;
 
+use crate::api_server;
 use crate::config::Config;
 use crate::guard::{self, GuardConfig};
 use crate::kernel::monitor;
@@ -49,7 +46,7 @@ async fn once(config: &Config, paths: &Paths, metrics: Metrics) -> anyhow::Resul
     let lost = underlay::lost_address();
     let listener = http::bind(config.agent.metrics_address).await?;
     let keys = reconcile::Keys::open(paths)?;
-    let clients = client::connect(config.agent.kubeconfig.as_deref()).await?;
+    let clients = api_server::connect(config.agent.kubeconfig.as_deref()).await?;
 
     let (own, own_seen) = channel::channel(None);
     let (nodes, nodes_seen) = channel::channel(None);

@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use tower::service_fn;
 
 use super::retry::Retry;
+use crate::api_server::WATCH_TIMEOUT_SECONDS;
 use crate::cause;
 use crate::observe::metrics::Metrics;
 
@@ -30,12 +31,8 @@ pub type Objects<K> = BTreeMap<String, K>;
 /// The watches that the API server does not serve, by what they watch, with the reason.
 pub type Broken = BTreeMap<&'static str, String>;
 
-/// A watch that is cut silently is noticed after this time.
-const WATCH_TIMEOUT_SECONDS: u32 = 120;
 /// A streamed list that has not ended after this time never will.
 const STREAMED: Duration = Duration::from_secs(15);
-/// A connection on which nothing comes for so long is dead: a watch that lives is ended by the server before.
-pub(super) const SILENCE: Duration = Duration::from_secs(WATCH_TIMEOUT_SECONDS as u64 + 20);
 
 /// Keeps `into` at this node's own object, until the task is dropped. `None` when it does not exist, and
 /// unchanged (at first: not marked as changed) while the API server does not answer.

@@ -7,7 +7,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::Error;
-use crate::agent::client::introduce;
+use crate::api_server::introduce;
 
 /// Oldest Kubernetes whose API has admission policies in their final form.
 const OLDEST: u32 = 30;

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::finding::Finding;
 use super::network::Network;
-use crate::agent::device::{self, OVERHEAD};
 use crate::config::Config;
+use crate::fabric::device::{self, OVERHEAD};
 use crate::kernel::link::Link;
 
 /// The least that IPv6 asks of a link (RFC 8200, section 5).

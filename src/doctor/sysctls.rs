@@ -5,8 +5,8 @@ use std::io;
 use super::finding::Finding;
 use super::host::Host;
 use super::mtu::has_ipv6;
-use crate::agent::fabric;
 use crate::config::{Config, Datapath};
+use crate::fabric;
 
 const CHECK: &str = "sysctl";
 /// Names of settings without which it works, less well.

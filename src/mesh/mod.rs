@@ -5,6 +5,7 @@
 //! believed so far, [`resolve`](mod@resolve) decides, with a [`refusal`] for everything that it does not believe.
 
 pub mod annotation;
+pub mod node_object;
 mod prefixes;
 pub mod record;
 pub mod refusal;
@@ -14,6 +15,6 @@ pub use annotation::NodeAnnotations;
 pub use record::{Record, Records};
 pub use refusal::{Reason, Refusal};
 pub use resolve::{
-    Confirmed, Fabric, ObservedNode, OwnNode, Peer, PeerKeys, Resolution, endpoint_problem, resolve,
+    Confirmed, Fabric, ObservedNode, OwnClaims, Peer, PeerKeys, Resolution, endpoint_problem, resolve,
     superseded, tunnel_peers,
 };

@@ -30,7 +30,7 @@ const MAX_EPOCHS: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fabric {
     /// This node.
-    pub own: OwnNode,
+    pub own: OwnClaims,
     /// The ranges of pods and Services.
     pub ranges: ClusterRanges,
     /// True when this node can reach IPv4 endpoints.
@@ -41,7 +41,7 @@ pub struct Fabric {
 
 /// This node itself; whatever it has, no peer can claim.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OwnNode {
+pub struct OwnClaims {
     /// Name of its Node object.
     pub name: String,
     /// All its public keys: of every epoch and lane.

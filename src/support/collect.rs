@@ -15,13 +15,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::{Missing, log, render};
-use crate::agent::{client, fabric};
 use crate::doctor::{Doctor, keys};
 use crate::kernel::LINK_GROUP;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::nft::{self, Family};
 use crate::local::Client;
 use crate::pod::{hostport, spoof};
+use crate::{api_server, fabric};
 use crate::{egress, guard};
 
 /// Files of `/proc/net` with counters.
@@ -197,7 +197,7 @@ async fn get_metrics(address: SocketAddr) -> anyhow::Result<Vec<u8>> {
 /// Our Events, as long as the API server keeps them: an hour, usually.
 async fn events(doctor: &Doctor) -> anyhow::Result<Vec<Event>> {
     let access = doctor.cluster.as_ref().context("the cluster was left out")?;
-    let mut config = client::configuration(access.kubeconfig.as_deref(), "support").await?;
+    let mut config = api_server::configuration(access.kubeconfig.as_deref(), "support").await?;
     (config.connect_timeout, config.read_timeout) = (Some(DEADLINE), Some(DEADLINE));
     config.default_retry = false;
     let events: Api<Event> = Api::namespaced(Kubernetes::try_from(config)?, "default");

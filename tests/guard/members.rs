@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use selvedge::agent::fabric::POD_TABLE;
+use selvedge::fabric::POD_TABLE;
 use selvedge_lab::api::Deletion;
 use selvedge_lab::api::resource::NODES;
 use selvedge_lab::isolated;

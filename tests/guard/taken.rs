@@ -1,8 +1,8 @@
 //! Others take away, or change, what the fabric has in the kernel of a node: while its agent runs, and while it is down.
 
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
-use selvedge::agent::fabric::POD_TABLE;
 use selvedge::egress;
+use selvedge::fabric::POD_TABLE;
 use selvedge::kernel::link::{self, Id, Update};
 use selvedge::kernel::nft::{self, Family};
 use selvedge::kernel::{ROUTE_PROTOCOL, sysctl};

@@ -8,8 +8,8 @@ use kube::Api;
 use kube::api::{PartialObjectMeta, Patch, PatchParams};
 
 use super::{NEEDED, Reconciler, in_time};
-use crate::agent::own::{NETWORK_UNAVAILABLE, OwnNode};
 use crate::agent::parts::Name;
+use crate::mesh::node_object::{NETWORK_UNAVAILABLE, OwnNode};
 
 impl Reconciler {
     /// Admits pods once everything that they need works. A node that stops working later keeps what it has: its pods are

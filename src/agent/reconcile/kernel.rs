@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use super::{Reconciler, blocking};
-use crate::agent::device;
-use crate::agent::fabric::{self, Fabric};
-use crate::agent::own::OwnNode;
 use crate::agent::parts::Name;
 use crate::egress::{self, EgressConfig};
+use crate::fabric::device;
+use crate::fabric::{self, RoutingConfig};
 use crate::kernel::link::Link;
 use crate::kernel::netlink::Error;
 use crate::kernel::route::{MAIN, Route};
 use crate::kernel::sysctl;
+use crate::mesh::node_object::OwnNode;
 use crate::pod;
 use crate::pod::gateway;
 use crate::pod::lease::Leases;
@@ -38,7 +38,7 @@ impl Reconciler {
                 return;
             }
         };
-        let desired = Fabric {
+        let desired = RoutingConfig {
             cluster_pod_cidrs: self.start.config.cluster_pod_cidrs.clone(),
             pod_cidrs,
             node_addresses: self.members.addresses(),
@@ -56,7 +56,7 @@ impl Reconciler {
         self.ensure_wiring().await;
     }
 
-    async fn ensure_link(&mut self, link: Option<Link>, own: Option<&OwnNode>, desired: &Fabric) {
+    async fn ensure_link(&mut self, link: Option<Link>, own: Option<&OwnNode>, desired: &RoutingConfig) {
         let Some(link) = link else {
             let name = &self.start.config.interface;
             self.parts.wait(Name::Link, format!("there is no device {name}; is the tunnel running?"));
@@ -74,7 +74,7 @@ impl Reconciler {
         self.parts.settle(Name::Link, result);
     }
 
-    async fn ensure_routes(&mut self, desired: &Fabric, known: bool) {
+    async fn ensure_routes(&mut self, desired: &RoutingConfig, known: bool) {
         // Without the other nodes' addresses the pods' table stays as it is.
         let owns = |route: &Route| fabric::owns(route) && (known || route.table == MAIN);
         let result = async {
@@ -96,7 +96,7 @@ impl Reconciler {
         running || super::datapath(self.start.config.datapath) == Datapath::Routed
     }
 
-    async fn ensure_sysctls(&mut self, desired: &Fabric) {
+    async fn ensure_sysctls(&mut self, desired: &RoutingConfig) {
         let device = desired.tunnel.map(|_| self.start.config.interface.clone());
         let routed = desired.routed;
         let result = blocking(move || sysctls(device.as_deref(), routed)).await;
@@ -111,7 +111,7 @@ impl Reconciler {
         self.parts.settle(Name::Wiring, result);
     }
 
-    async fn ensure_egress(&mut self, own: &OwnNode, desired: &Fabric) {
+    async fn ensure_egress(&mut self, own: &OwnNode, desired: &RoutingConfig) {
         let config = &self.start.config;
         let egress = EgressConfig {
             tunnel: config.interface.clone(),

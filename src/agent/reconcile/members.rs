@@ -10,11 +10,11 @@ use kube::{Api, Client, ResourceExt as _};
 
 use super::{Start, blocking, in_time};
 use crate::agent::events::Reporting;
-use crate::agent::own::{self, OwnNode};
 use crate::agent::parts::{Name, Parts};
 use crate::agent::status::Refused;
 use crate::agent::watch::Objects;
 use crate::config::Config;
+use crate::mesh::node_object::{self, OwnNode};
 use crate::mesh::record::Records;
 use crate::mesh::resolve::{self, Confirmed, Fabric, ObservedNode, Resolution, resolve, tunnel_peers};
 use crate::tunnel::api::PeerConfig;
@@ -168,8 +168,8 @@ fn refused(refusal: &crate::mesh::refusal::Refusal) -> Refused {
 fn confirmed(node: &Node, asked_at: String) -> Confirmed {
     // What lies outside the cluster's range is for `resolve` to refuse; what is no CIDR confirms nothing.
     let anywhere = ["0.0.0.0/0", "::/0"].map(|any| any.parse().expect("a valid prefix"));
-    let mut pod_cidrs = own::pod_cidrs(&node.name_any(), node, &anywhere).unwrap_or_default();
-    let mut node_addresses = own::addresses(node, "InternalIP");
+    let mut pod_cidrs = node_object::pod_cidrs(&node.name_any(), node, &anywhere).unwrap_or_default();
+    let mut node_addresses = node_object::addresses(node, "InternalIP");
     pod_cidrs.sort_unstable();
     node_addresses.sort_unstable();
     Confirmed { uid: node.uid().unwrap_or_default(), asked_at, pod_cidrs, node_addresses }
@@ -178,7 +178,7 @@ fn confirmed(node: &Node, asked_at: String) -> Confirmed {
 fn fabric(config: &Config, own: &OwnNode, keys: Vec<selvedge_keys::PublicKey>) -> Fabric {
     let has = |ipv4: bool| own.internal.iter().chain(&own.external).any(|address| address.is_ipv4() == ipv4);
     Fabric {
-        own: resolve::OwnNode {
+        own: resolve::OwnClaims {
             name: own.name.clone(),
             keys,
             pod_cidrs: own.pod_cidrs.clone(),

@@ -22,15 +22,16 @@ use tokio::sync::watch::{Receiver, Sender};
 pub(super) use keys::Keys;
 
 use super::events::Reporting;
-use super::own::OwnNode;
 use super::parts::{Name, Parts};
 use super::serve::{Pass, Report};
 use super::tunnel::Link;
 use super::watch::{Broken, Objects};
 use crate::cause;
 use crate::config::Config;
+use crate::fabric::device;
 use crate::guard::{self, GuardConfig};
 use crate::kernel::netlink::Netlink;
+use crate::mesh::node_object::OwnNode;
 use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
 use crate::pod::node::{Datapath, NodeInfo};
@@ -237,8 +238,8 @@ impl Reconciler {
 
     async fn mtu(&self, addresses: &[IpAddr]) -> Result<u32, crate::kernel::netlink::Error> {
         match self.start.config.mtu {
-            Some(underlay) => Ok(u32::from(underlay) - super::device::OVERHEAD),
-            None => super::device::tunnel_mtu(&self.netlink, addresses).await,
+            Some(underlay) => Ok(u32::from(underlay) - device::OVERHEAD),
+            None => device::tunnel_mtu(&self.netlink, addresses).await,
         }
     }
 

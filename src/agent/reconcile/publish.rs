@@ -7,10 +7,10 @@ use kube::Api;
 use kube::api::{PartialObjectMeta, Patch, PatchParams};
 
 use super::{Reconciler, in_time};
-use crate::agent::own::OwnNode;
 use crate::agent::parts::Name;
 use crate::config::{ClusterRanges, Config, range};
 use crate::mesh::annotation::{MAX_ENDPOINTS, MAX_NODE_ADDRESSES, NodeAnnotations, merge_patch, render};
+use crate::mesh::node_object::OwnNode;
 use crate::mesh::resolve::endpoint_problem;
 
 impl Reconciler {

@@ -18,7 +18,7 @@ use super::Access;
 use super::access::{self, Rights};
 use super::admission::POLICY;
 use super::ranges::Ranges;
-use crate::agent::client;
+use crate::api_server;
 use crate::cause;
 use crate::cluster::discover;
 
@@ -47,7 +47,7 @@ pub(super) async fn gather(access: &Access) -> Result<Facts, String> {
         Some(_) => format!("{error:#}"),
         None => error.to_string(),
     };
-    let config = client::configuration(access.kubeconfig.as_deref(), "doctor").await;
+    let config = api_server::configuration(access.kubeconfig.as_deref(), "doctor").await;
     let mut config = config.map_err(unconfigured)?;
     (config.connect_timeout, config.read_timeout) = (Some(CONNECT), Some(ANSWER));
     config.default_retry = false;

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use kube::ResourceExt as _;
 
 use super::finding::Finding;
-use crate::agent::own;
 use crate::config::Config;
+use crate::mesh::node_object;
 use gather::Facts;
 
 const CHECK: &str = "cluster";
@@ -78,6 +78,6 @@ fn judge(facts: &Facts, config: Option<&Config>) -> Seen {
     };
     findings.extend(ranges);
     let own = config.and_then(|config| nodes.iter().find(|node| node.name_any() == config.node_name));
-    let own_addresses = own.map(|node| own::addresses(node, "InternalIP")).unwrap_or_default();
+    let own_addresses = own.map(|node| node_object::addresses(node, "InternalIP")).unwrap_or_default();
     Seen { findings, suggestion, own_addresses }
 }

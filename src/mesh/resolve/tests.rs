@@ -11,7 +11,7 @@ const OWN: u8 = 200;
 fn fabric() -> Fabric {
     let nets = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
     Fabric {
-        own: OwnNode {
+        own: OwnClaims {
             name: "own".into(),
             keys: vec![key(OWN)],
             pod_cidrs: vec!["10.244.200.0/24".parse().unwrap()],

@@ -1,6 +1,7 @@
 //! How the Kubernetes API is asked, and under which name.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use http::HeaderValue;
@@ -8,7 +9,10 @@ use http::header::USER_AGENT;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-use super::watch;
+/// The server ends every watch after this time, so one that was cut silently is noticed.
+pub(crate) const WATCH_TIMEOUT_SECONDS: u32 = 120;
+/// A connection on which nothing arrives for so long is dead: the server ends a live watch before.
+const SILENCE: Duration = Duration::from_secs(WATCH_TIMEOUT_SECONDS as u64 + 20);
 
 /// Where the API server is and who asks: from `kubeconfig`, else `KUBECONFIG` or `~/.kube/config`, else in the cluster.
 ///
@@ -31,7 +35,7 @@ pub(crate) async fn configuration(kubeconfig: Option<&Path>, part: &str) -> anyh
             .with_context(|| format!("no Kubernetes API is configured; {remedy}"))?,
     };
     // A connection that died without a word would hold up a pass for as long as the kernel takes to give it up.
-    config.read_timeout = Some(watch::SILENCE);
+    config.read_timeout = Some(SILENCE);
     introduce(&mut config, part);
     Ok(config)
 }

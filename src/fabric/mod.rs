@@ -4,6 +4,8 @@
 //! tunnel and is dropped there. Behind each route by the tunnel stands an `unreachable` one of worse metric: it
 //! needs no device, so it holds when the device is down or gone.
 
+pub mod device;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -32,7 +34,7 @@ const BY_TUNNEL: u32 = 100;
 
 /// What the desired state follows from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Fabric {
+pub struct RoutingConfig {
     /// All pod CIDRs of the cluster.
     pub cluster_pod_cidrs: Vec<IpNet>,
     /// This node's pod CIDRs.
@@ -45,7 +47,7 @@ pub struct Fabric {
     pub routed: bool,
 }
 
-impl Fabric {
+impl RoutingConfig {
     /// All routes that the agent owns. See [`owns`].
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
@@ -168,8 +170,8 @@ mod tests {
     use super::*;
     use crate::kernel::route::Kind;
 
-    fn fabric(tunnel: Option<u32>) -> Fabric {
-        Fabric {
+    fn fabric(tunnel: Option<u32>) -> RoutingConfig {
+        RoutingConfig {
             cluster_pod_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00::/56".parse().unwrap()],
             pod_cidrs: vec!["10.244.3.0/24".parse().unwrap(), "fd00:0:0:3::/64".parse().unwrap()],
             node_addresses: vec!["172.31.1.2".parse().unwrap()],
@@ -217,7 +219,7 @@ mod tests {
 
     #[test]
     fn without_a_bridge_source_and_mark_tell_pods() {
-        let all = Fabric { routed: true, ..fabric(None) }.rules();
+        let all = RoutingConfig { routed: true, ..fabric(None) }.rules();
         let mut rules: Vec<String> = all
             .iter()
             .filter(|rule| !rule.ipv6 && !fabric(None).rules().contains(rule))
