@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use crate::observe::metrics::{Dropped, Metrics, Part, Reason, Snapshot};
+use crate::observe::metrics::{Controller, Dropped, Metrics, Reason, Snapshot};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -59,7 +59,7 @@ fn the_metrics() {
         vec![Dropped { table: "selvedge".into(), counter: "plaintext".into(), packets: 0, bytes: 0 }];
     let metrics = Metrics::default();
     // One that was never counted is not told of.
-    let part = Part { part: "guard".into() };
+    let part = Controller { controller: "guard".into() };
     let _ = metrics.reconcile_errors.get_or_create(&part);
     let _ = metrics.changes.get_or_create(&part);
     let reason = Reason { reason: "any".into() };

@@ -1,38 +1,50 @@
 //! Kubernetes Events about nodes whose claims are refused.
+//!
+//! A node whose claims change all the time must not make every agent of the cluster write all the time: the same refusal of
+//! the same node is reported once in a while, and all together at a bounded rate. Metrics and status are always exact.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
+use super::api::Api;
 use super::status::Refused;
 use crate::mesh::node_object::reference;
 use crate::observe::metrics::{Metrics, Reason};
 
 /// Most bytes of an Event's note (events.k8s.io/v1).
 const NOTE: usize = 1000;
+/// The same refusal of the same node is not reported again before this time has passed.
+const QUIET: Duration = Duration::from_secs(600);
+/// Events that may be written at once, and how often one more.
+const BURST: u32 = 20;
+const EVERY: Duration = Duration::from_secs(3);
 
-/// Reports each refusal once, when it begins: as an Event on the refused Node, in the log and in the metrics.
-pub struct Reporting {
-    recorder: Recorder,
+/// Reports each refusal when it begins: as an Event on the refused Node, in the log and in the metrics.
+pub(super) struct Reporting {
+    api: Api,
+    reporter: Reporter,
     metrics: Metrics,
-    known: BTreeSet<(String, String)>,
+    refused: BTreeSet<(String, String)>,
+    limit: Limit,
 }
 
 impl Reporting {
     /// Reports as the agent of node `own`.
-    #[must_use]
-    pub fn new(client: Client, own: &str, metrics: Metrics) -> Self {
+    pub(super) fn new(api: Api, own: &str, metrics: Metrics) -> Self {
         let reporter = Reporter { controller: "selvedge.dev/agent".into(), instance: Some(own.into()) };
-        Self { recorder: Recorder::new(client, reporter), metrics, known: BTreeSet::new() }
+        let (refused, limit) = (BTreeSet::new(), Limit::new(Instant::now()));
+        Self { api, reporter, metrics, refused, limit }
     }
 
-    /// Takes the refusals of one pass: (UID of the node, the refusal).
-    pub fn report(&mut self, refusals: &[(String, Refused)]) {
+    /// Takes all refusals there are now: (UID of the node, the refusal).
+    pub(super) fn report(&mut self, refusals: &[(String, Refused)]) {
         let now: BTreeSet<_> =
             refusals.iter().map(|(uid, refused)| (uid.clone(), refused.reason.clone())).collect();
+        let before = std::mem::replace(&mut self.refused, now);
         for (uid, refused) in refusals {
-            if !self.known.contains(&(uid.clone(), refused.reason.clone())) {
+            if !before.contains(&(uid.clone(), refused.reason.clone())) {
                 self.begin(uid, refused);
             }
         }
@@ -40,17 +52,19 @@ impl Reporting {
         for (_, refused) in refusals {
             self.metrics.refused_nodes.get_or_create(&Reason { reason: refused.reason.clone() }).inc();
         }
-        self.known = now;
     }
 
-    fn begin(&self, uid: &str, refused: &Refused) {
+    fn begin(&mut self, uid: &str, refused: &Refused) {
+        self.metrics.refusals.get_or_create(&Reason { reason: refused.reason.clone() }).inc();
+        if !self.limit.allows(uid, &refused.reason, Instant::now()) {
+            return;
+        }
         tracing::warn!(
             node = refused.node,
             reason = refused.reason,
             message = refused.message,
             "node refused"
         );
-        self.metrics.refusals.get_or_create(&Reason { reason: refused.reason.clone() }).inc();
         let event = Event {
             type_: EventType::Warning,
             reason: refused.reason.clone(),
@@ -59,12 +73,45 @@ impl Reporting {
             secondary: None,
         };
         let reference = reference(&refused.node, uid);
-        let recorder = self.recorder.clone();
-        tokio::spawn(async move {
+        let recorder = Recorder::new(self.api.client(), self.reporter.clone());
+        self.api.spawn(async move {
             if let Err(error) = recorder.publish(&event, &reference).await {
                 tracing::warn!(%error, node = reference.name, "cannot write an Event about the node");
             }
         });
+    }
+}
+
+/// Which refusals are reported.
+struct Limit {
+    reported: BTreeMap<(String, String), Instant>,
+    left: u32,
+    refilled: Instant,
+}
+
+impl Limit {
+    fn new(now: Instant) -> Self {
+        Self { reported: BTreeMap::new(), left: BURST, refilled: now }
+    }
+
+    fn allows(&mut self, uid: &str, reason: &str, now: Instant) -> bool {
+        self.reported.retain(|_, at| now.duration_since(*at) < QUIET);
+        let key = (uid.to_owned(), reason.to_owned());
+        if self.reported.contains_key(&key) {
+            return false;
+        }
+        while self.left < BURST && now.duration_since(self.refilled) >= EVERY {
+            (self.left, self.refilled) = (self.left + 1, self.refilled + EVERY);
+        }
+        if self.left == BURST {
+            self.refilled = now;
+        }
+        let allowed = self.left > 0;
+        if allowed {
+            self.left -= 1;
+            self.reported.insert(key, now);
+        }
+        allowed
     }
 }
 
@@ -80,6 +127,22 @@ fn note(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_refusal_is_reported_once_in_a_while_and_all_at_a_bounded_rate() {
+        let start = Instant::now();
+        let mut limit = Limit::new(start);
+        assert!(limit.allows("a", "KeyTaken", start) && limit.allows("a", "CIDRTaken", start));
+        assert!(!limit.allows("a", "KeyTaken", start + QUIET / 2));
+        assert!(limit.allows("a", "KeyTaken", start + QUIET * 2));
+        let mut limit = Limit::new(start);
+        let many = |limit: &mut Limit, from: u32, at| {
+            (from..from + 100).filter(|n| limit.allows(&n.to_string(), "KeyTaken", at)).count()
+        };
+        assert_eq!(many(&mut limit, 0, start), 20);
+        assert_eq!(many(&mut limit, 100, start + EVERY * 2), 2);
+        assert_eq!(many(&mut limit, 200, start + EVERY * 1000), 20);
+    }
 
     #[test]
     fn notes_are_cut_between_characters() {

@@ -1,102 +1,133 @@
-//! The control plane of a node: watches -> desired -> apply.
+//! The control plane of a node: a view of the cluster and of the kernel, and independent controllers over it.
 //!
-//! [`run`] starts the tasks; [`reconcile`] is the one that decides and applies. All others only bring news to it or
-//! answer questions about it.
+//! In the order in which an event passes: the [`view`] reflects what the API server shows, [`facts`] what the kernel has,
+//! [`session`] whether the tunnel answers; each posts triggers; [`control`] runs the [`controllers`] that the [`table`] names
+//! for them; [`serve`] answers questions about all of it.
 
-pub mod events;
-pub mod parts;
-mod reconcile;
-pub mod retry;
+mod api;
+mod context;
+mod control;
+mod controllers;
+mod events;
+mod facts;
+mod keys;
+mod members;
+mod retry;
+mod routing;
 mod serve;
+mod session;
 pub mod status;
-pub mod tunnel;
-mod underlay;
-pub mod watch;
+mod table;
+mod view;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use tokio::sync::{Notify, watch as channel};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::api_server;
 use crate::config::Config;
-use crate::guard::{self, GuardConfig};
-use crate::kernel::monitor;
+use crate::guard::GuardConfig;
+use crate::kernel::netlink::Netlink;
+use crate::mesh::record::Records;
 use crate::observe::http;
-use crate::observe::metrics::{Metrics, Part};
+use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
+use context::{Cell, Context};
+use facts::KernelFacts;
+use table::Frame;
+use view::View;
+use view::confirm::Confirmer;
+use view::reflect::{self, Served};
 
-/// Runs the agent until it is told to end (SIGTERM, SIGINT) or one of its tasks fails. When the node loses an address
-/// it begins anew: connections from that address are dead, and nobody tells.
+/// Runs the agent until it is told to end (SIGTERM, SIGINT) or one of its tasks fails. Needs a multi-threaded runtime.
 ///
 /// # Errors
-/// When it cannot start, naming what is missing, or when a task failed: the supervisor starts it anew.
+/// When it cannot start, naming what is missing, or when a task or controller ended: the supervisor starts it again.
 pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
     let metrics = Metrics::default();
-    while let Some(lost) = once(&config, &paths, metrics.clone()).await? {
-        tracing::warn!(address = %lost, "the node has lost this address; beginning anew");
-    }
-    Ok(())
-}
-
-/// Gives the address that was lost, or nothing when told to end.
-async fn once(config: &Config, paths: &Paths, metrics: Metrics) -> anyhow::Result<Option<IpAddr>> {
-    let lost = underlay::lost_address();
     let listener = http::bind(config.agent.metrics_address).await?;
-    let keys = reconcile::Keys::open(paths)?;
-    let clients = api_server::connect(config.agent.kubeconfig.as_deref()).await?;
-
-    let (own, own_seen) = channel::channel(None);
-    let (nodes, nodes_seen) = channel::channel(None);
-    let (broken, broken_seen) = channel::channel(watch::Broken::new());
-    let (wanted, wanted_seen) = channel::channel(None);
-    let (link, link_seen) = channel::channel(tunnel::Link::default());
-    let kernel = Arc::new(Notify::new());
-    let report = serve::Report::new(paths, config, metrics.clone());
-
-    let news = reconcile::News {
-        own: own_seen,
-        nodes: nodes_seen,
-        broken: broken_seen,
-        link: link_seen,
-        kernel: Arc::clone(&kernel),
-    };
-    let reconciler = reconcile::Reconciler::new(reconcile::Start {
-        config: config.clone(),
-        paths: paths.clone(),
-        client: clients.questions,
-        keys,
-        wanted,
-        report: report.clone(),
-        metrics: metrics.clone(),
-    })?;
+    let frame = Frame::new(&metrics);
+    let context = Arc::new(context(config, paths, metrics, &frame).await?);
+    let (ended, mut controller_ended) = mpsc::unbounded_channel();
+    frame.start(&context, &ended).context("cannot start a controller's thread")?;
 
     let mut tasks = JoinSet::new();
-    let name = config.node_name.clone();
-    let own = watch::own_node(clients.watches.clone(), name, own, broken.clone(), metrics.clone());
-    tasks.spawn(named("own node watch", own));
-    tasks.spawn(named("nodes watch", watch::all_nodes(clients.watches, nodes, broken, metrics.clone())));
-    let socket = paths.tunnel_socket(&config.interface);
-    tasks.spawn(named("tunnel", tunnel::follow(socket, wanted_seen, link, metrics.clone())));
-    tasks.spawn(named("kernel monitor", watch_kernel(kernel, reconcile::guard_config(config), metrics)));
+    let shared = || Arc::clone(&context);
+    let report = serve::Report::new(shared());
     tasks.spawn(named("health and metrics", http::serve(listener, Arc::new(report.clone()))));
-    tasks.spawn(named("local API", serve::local(paths.agent_socket(), report)));
-    tasks.spawn(named("reconciler", reconciler.run(news)));
+    tasks.spawn(named("local API", serve::local(report)));
+    let of = shared();
+    tasks.spawn(named("kernel facts", async move { facts::follow(&of).await }));
+    let of = shared();
+    tasks.spawn(named("tunnel session", async move { session::follow(&of).await }));
+    let of = shared();
+    tasks.spawn(named("watches", async move { watch(&of).await }));
+    let confirmer = Confirmer::new(&context);
+    tasks.spawn(named("confirmation", confirmer.run()));
 
     tokio::select! {
-        signal = ended() => {
+        signal = end_signal() => {
             tracing::info!(signal = signal?, "ending; what the kernel and the tunnel have stays");
-            Ok(None)
-        }
-        lost = lost => {
-            tasks.shutdown().await;
-            Ok(Some(lost))
+            Ok(())
         }
         ended = tasks.join_next() => {
             let task = ended.context("the agent has no task")?.context("a task of the agent broke")?;
             anyhow::bail!("the task {task:?} ended")
+        }
+        why = controller_ended.recv() => anyhow::bail!(why.unwrap_or_default()),
+    }
+}
+
+async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) -> anyhow::Result<Context> {
+    let (records, quarantined) = Records::open(&paths.records())?;
+    if let Some(quarantined) = quarantined {
+        tracing::error!(
+            path = %quarantined.path.display(), damage = quarantined.damage,
+            "the accepted records were damaged and have been moved aside; every claim is decided anew"
+        );
+    }
+    // Before any controller runs: without its device a route into the tunnel would be taken away.
+    let facts = KernelFacts::read(&Netlink::new()?).await.context("cannot read devices and addresses")?;
+    Ok(Context {
+        keys: Cell::new(keys::Keys::open(&paths)?),
+        api: api::Api::connect(&config).await?,
+        guard: GuardConfig {
+            cluster_pod_cidrs: config.cluster_pod_cidrs.clone(),
+            service_cidrs: config.service_cidrs.clone(),
+            trusted_sources: config.trusted_sources.clone(),
+        },
+        bus: frame.bus.clone(),
+        board: Arc::clone(&frame.board),
+        view: View::new(frame.bus.clone()),
+        records: Arc::new(records),
+        facts: Cell::new(Arc::new(facts)),
+        facts_changed: tokio::sync::Notify::new(),
+        members: Cell::default(),
+        egress_members: Cell::default(),
+        session: Cell::default(),
+        config,
+        paths,
+        metrics,
+    })
+}
+
+/// Watches the API server until dropped, over new connections each time that the node has lost an address.
+async fn watch(context: &Context) {
+    loop {
+        let served = || Served::new(Arc::clone(&context.board), context.bus.clone(), context.metrics.clone());
+        let (client, config) = (context.api.watching(), &context.config);
+        let (name, ranges) = (&config.node_name, &config.cluster_pod_cidrs);
+        let served = served();
+        tokio::select! {
+            () = reflect::own_node(client.clone(), name, ranges, &context.view.own, served.clone()) => return,
+            () = reflect::all_nodes(client, Arc::clone(&context.view.nodes), served) => return,
+            lost = facts::lost_address(context) => {
+                tracing::warn!(address = %lost, "the node has lost this address, connecting to the API server again");
+            }
+        }
+        if let Err(error) = context.api.reconnect(&context.config).await {
+            tracing::warn!(error = format!("{error:#}"), "cannot connect to the API server again");
         }
     }
 }
@@ -106,44 +137,7 @@ async fn named<T>(name: &'static str, task: impl Future<Output = T>) -> &'static
     name
 }
 
-/// Tells the reconciler of changes. The guard is put back here and now, because a pass may be waiting for the API.
-async fn watch_kernel(changed: Arc<Notify>, guard: GuardConfig, metrics: Metrics) {
-    loop {
-        match monitor::Monitor::new() {
-            Ok(mut monitor) => loop {
-                match monitor.next().await {
-                    Ok(kinds) => {
-                        if kinds.contains(&monitor::Change::Nftables) {
-                            restore(guard.clone(), &metrics).await;
-                        }
-                        changed.notify_one();
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "lost track of the kernel's changes; looking again");
-                        changed.notify_one();
-                        break;
-                    }
-                }
-            },
-            Err(error) => tracing::warn!(%error, "cannot follow the kernel's changes"),
-        }
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    }
-}
-
-/// When it fails, the next pass tries again and says why.
-async fn restore(guard: GuardConfig, metrics: &Metrics) {
-    let restored = tokio::task::spawn_blocking(move || guard::ensure(&guard)).await;
-    if let Ok(Ok(changes)) = restored
-        && !changes.is_empty()
-    {
-        let part = parts::Name::Guard.label();
-        metrics.changes.get_or_create(&Part { part: part.to_owned() }).inc();
-        tracing::warn!(part, %changes, "somebody changed the guard; it is put back");
-    }
-}
-
-async fn ended() -> anyhow::Result<&'static str> {
+async fn end_signal() -> anyhow::Result<&'static str> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;

@@ -1,110 +1,73 @@
-//! What the agent answers: health, readiness, metrics, and the command line's `status`.
+//! What the agent answers: health, readiness, metrics, the command line's `status`, and the CNI plugin.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use ipnet::IpNet;
-use selvedge_keys::PublicKey;
-
-use super::status::{AgentStatus, Refused};
-use crate::config::Config;
-use crate::local::{self, Client, Method, Problem, Response, Router};
+use super::context::Context;
+use super::status::AgentStatus;
+use crate::local::{self, Client, Method, Response, Router};
 use crate::observe::http::Source;
-use crate::observe::metrics::{Dropped, Metrics, Snapshot};
-use crate::paths::Paths;
+use crate::observe::metrics::{Dropped, Snapshot};
 use crate::tunnel::api::DeviceStatus;
 use crate::{egress, guard};
 
-/// The reconciler makes a pass at least every 30 s; one that has not for so long hangs.
+/// A controller whose run has lasted so long never ends: a restart would mend it.
 const STALLED: Duration = Duration::from_secs(300);
 const TUNNEL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The state of the last pass, and where to ask for the rest. All clones are one.
+/// Where the answers come from. All clones are one.
 #[derive(Clone)]
-pub(super) struct Report {
-    pass: Arc<Mutex<Pass>>,
-    config: Config,
-    tunnel: PathBuf,
-    metrics: Metrics,
-}
-
-/// Outcome of a pass of the reconciler.
-pub(super) struct Pass {
-    pub(super) at: Instant,
-    /// What keeps pods from starting; none when ready.
-    pub(super) unready: Vec<String>,
-    pub(super) problems: Vec<String>,
-    pub(super) key: Option<(u64, PublicKey)>,
-    pub(super) pod_cidrs: Vec<IpNet>,
-    pub(super) refused: Vec<Refused>,
-}
+pub(super) struct Report(Arc<Context>);
 
 impl Report {
-    pub(super) fn new(paths: &Paths, config: &Config, metrics: Metrics) -> Self {
-        let pass = Pass {
-            at: Instant::now(),
-            unready: vec!["the first pass is not done".into()],
-            problems: Vec::new(),
-            key: None,
-            pod_cidrs: Vec::new(),
-            refused: Vec::new(),
-        };
-        Self {
-            pass: Arc::new(Mutex::new(pass)),
-            config: config.clone(),
-            tunnel: paths.tunnel_socket(&config.interface),
-            metrics,
-        }
+    pub(super) fn new(context: Arc<Context>) -> Self {
+        Self(context)
     }
 
-    pub(super) fn put(&self, pass: Pass) {
-        self.metrics.ready.set(i64::from(pass.unready.is_empty()));
-        *self.pass() = pass;
-    }
-
-    fn pass(&self) -> MutexGuard<'_, Pass> {
-        self.pass.lock().unwrap_or_else(PoisonError::into_inner)
+    fn socket(&self) -> PathBuf {
+        self.0.paths.tunnel_socket(&self.0.config.interface)
     }
 
     async fn tunnel(&self) -> Option<DeviceStatus> {
-        Client::new(&self.tunnel).with_timeout(TUNNEL_TIMEOUT).get("/v1/status").await.ok()
+        Client::new(&self.socket()).with_timeout(TUNNEL_TIMEOUT).get("/v1/status").await.ok()
     }
 
-    async fn status(&self) -> Option<AgentStatus> {
+    async fn status(&self) -> AgentStatus {
         let tunnel = self.tunnel().await;
-        let pass = self.pass();
-        let (key_epoch, public_key) = pass.key?;
-        Some(AgentStatus {
-            node: self.config.node_name.clone(),
-            ready: pass.unready.is_empty(),
-            problems: pass.problems.clone(),
+        let context = &self.0;
+        let (key_epoch, public_key) = context.key();
+        let members = context.members.get();
+        AgentStatus {
+            node: context.config.node_name.clone(),
+            ready: context.board.unready().is_empty(),
+            problems: context.board.problems(),
             public_key,
             key_epoch,
-            pod_cidrs: pass.pod_cidrs.clone(),
-            refused: pass.refused.clone(),
+            pod_cidrs: context.own().map(|own| own.pod_cidrs.clone()).unwrap_or_default(),
+            refused: members.map(|members| members.refused.to_vec()).unwrap_or_default(),
+            controllers: context.board.controllers(),
             tunnel,
-        })
+        }
     }
 }
 
 impl Source for Report {
     fn unhealthy(&self) -> Vec<String> {
-        let idle = self.pass().at.elapsed();
-        if idle < STALLED {
-            return Vec::new();
-        }
-        vec![format!("the reconciler has made no pass for {} s", idle.as_secs())]
+        let hanging = self.0.board.hanging(STALLED).into_iter();
+        hanging
+            .map(|(name, since)| format!("{}: a run has not ended for {} s", name.label(), since.as_secs()))
+            .collect()
     }
 
     fn unready(&self) -> Vec<String> {
-        self.pass().unready.clone()
+        self.0.board.unready()
     }
 
     async fn metrics(&self) -> String {
         let tunnel = self.tunnel().await;
         let dropped = tokio::task::spawn_blocking(counters).await.unwrap_or_default();
-        self.metrics.encode(Snapshot { tunnel, dropped }).unwrap_or_default()
+        self.0.metrics.encode(Snapshot { tunnel, dropped }).unwrap_or_default()
     }
 }
 
@@ -123,27 +86,28 @@ fn counters() -> Vec<Dropped> {
 }
 
 /// Serves the local API until the task is dropped or the socket cannot be had.
-pub(super) async fn local(socket: PathBuf, report: Report) {
-    let mut router = Router::new();
-    let config = report.config.clone();
-    router.route(Method::GET, "/v1/config", move |_| {
-        let answer = Response::json(&config);
-        async move { answer }
-    });
-    router.route(Method::GET, "/v1/status", move |_| {
-        let report = report.clone();
-        async move {
-            match report.status().await {
-                Some(status) => Response::json(&status),
-                None => Err(Problem::conflict("the agent has just started; ask again")),
-            }
-        }
-    });
+pub(super) async fn local(report: Report) {
+    let socket = report.0.paths.agent_socket();
     let listener = match local::listen(&socket) {
         Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "no local API"),
+        Err(error) => return tracing::error!(%error, "cannot serve the local API"),
     };
-    if let Err(error) = local::serve(listener, router).await {
+    if let Err(error) = local::serve(listener, router(&report)).await {
         tracing::error!(%error, "the local API ended");
     }
+}
+
+fn router(report: &Report) -> Router {
+    let mut router = Router::new();
+    let context = Arc::clone(&report.0);
+    router.route(Method::GET, "/v1/config", move |_| {
+        let answer = Response::json(&context.config);
+        async move { answer }
+    });
+    let report = report.clone();
+    router.route(Method::GET, "/v1/status", move |_| {
+        let report = report.clone();
+        async move { Response::json(&report.status().await) }
+    });
+    router
 }

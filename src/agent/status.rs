@@ -19,7 +19,7 @@ pub struct AgentStatus {
     pub node: String,
     /// True when pods may start here.
     pub ready: bool,
-    /// What is not as it should be; each is tried again.
+    /// What has not reached its desired state, a line for each controller; all are retried.
     pub problems: Vec<String>,
     /// The key that peers use now.
     pub public_key: PublicKey,
@@ -32,6 +32,9 @@ pub struct AgentStatus {
     pub refused: Vec<Refused>,
     /// The tunnel's own report; none when it does not answer.
     pub tunnel: Option<DeviceStatus>,
+    /// How each controller is doing.
+    #[serde(default)]
+    pub controllers: Vec<ControllerStatus>,
 }
 
 /// A node whose claims are refused: no traffic goes to it or is taken from it.
@@ -44,4 +47,22 @@ pub struct Refused {
     pub reason: String,
     /// For people.
     pub message: String,
+}
+
+/// How one controller is doing, for `selvedge status --output json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ControllerStatus {
+    /// Its name.
+    pub name: String,
+    /// Number of the desired state: one more with each change that concerns it.
+    pub wanted: u64,
+    /// Number of the desired state that the last successful run applied; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<u64>,
+    /// Runs since the agent started.
+    pub runs: u64,
+    /// Why the desired state is not reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }

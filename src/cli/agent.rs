@@ -33,7 +33,9 @@ pub(super) fn run(args: Args, log: LogFormat) -> Result<Exit, Failure> {
         Config::load(&paths.config, &args.overrides).map_err(|error| Failure::new(Exit::Usage, error))?;
     // Fails only if a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    // Two, so that reading a long list holds up no answer about health.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;

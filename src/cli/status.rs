@@ -158,6 +158,7 @@ mod tests {
                 message: "its key is ours".into(),
             }],
             tunnel: Some(tunnel),
+            controllers: Vec::new(),
         }
     }
 

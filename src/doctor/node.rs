@@ -203,6 +203,7 @@ mod tests {
             pod_cidrs: Vec::new(),
             refused: Vec::new(),
             tunnel: None,
+            controllers: Vec::new(),
         }
     }
 

@@ -19,14 +19,9 @@ const LOOPBACK: u32 = 1;
 
 /// MTU for the tunnel and the pods: that of the [`underlay`] less [`OVERHEAD`], always for an IPv6 underlay, since any
 /// peer may be reached over it.
-///
-/// # Errors
-/// When the kernel does not list devices and addresses.
-pub async fn tunnel_mtu(netlink: &Netlink, node_addresses: &[IpAddr]) -> Result<u32, Error> {
-    let addresses = netlink.addresses(None).await?;
-    let links = netlink.links().await?;
-    let mtu = underlay(&links, &addresses, node_addresses).map_or(ETHERNET, |link| link.mtu);
-    Ok(mtu.saturating_sub(OVERHEAD))
+#[must_use]
+pub fn tunnel_mtu(links: &[Link], addresses: &[Address], node_addresses: &[IpAddr]) -> u32 {
+    underlay(links, addresses, node_addresses).map_or(ETHERNET, |link| link.mtu).saturating_sub(OVERHEAD)
 }
 
 /// The device with the node's addresses; the one of least MTU where there are several. An address on `lo`, as routing
@@ -92,11 +87,15 @@ mod tests {
                 let on_lo: IpNet = "192.0.2.1/32".parse().unwrap();
                 netlink.apply([Address::new(LOOPBACK, on_lo).add()]).await.unwrap();
                 let node = [on_lo.addr(), "192.0.2.9".parse().unwrap()];
-                assert_eq!(tunnel_mtu(&netlink, &node).await.unwrap(), ETHERNET - OVERHEAD);
+                let mtu = async || {
+                    let (links, addresses) = (netlink.links().await, netlink.addresses(None).await);
+                    tunnel_mtu(&links.unwrap(), &addresses.unwrap(), &node)
+                };
+                assert_eq!(mtu().await, ETHERNET - OVERHEAD);
                 let bridge = Bridge { name: "br", mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1400, group: 0 };
                 let device = netlink.ensure_bridge(&bridge).await.unwrap().index;
                 netlink.apply([Address::new(device, IpNet::from(node[1])).add()]).await.unwrap();
-                assert_eq!(tunnel_mtu(&netlink, &node).await.unwrap(), 1400 - OVERHEAD);
+                assert_eq!(mtu().await, 1400 - OVERHEAD);
             });
         });
     }

@@ -15,6 +15,6 @@ pub use annotation::NodeAnnotations;
 pub use record::{Record, Records};
 pub use refusal::{Reason, Refusal};
 pub use resolve::{
-    Confirmed, Fabric, ObservedNode, OwnClaims, Peer, PeerKeys, Resolution, endpoint_problem, resolve,
-    superseded, tunnel_peers,
+    Confirmed, Fabric, Facts, Need, NodeClaims, ObservedNode, OwnClaims, Peer, PeerKeys, Resolution,
+    endpoint_problem, need, resolve, superseded,
 };

@@ -11,16 +11,16 @@ mod claim;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use selvedge_keys::PublicKey;
 
-use super::annotation::{Keys, NodeAnnotations};
+use super::annotation::{AnnotationError, Keys, NodeAnnotations};
 use super::record::{Record, Records};
 use super::refusal::{Reason, Refusal};
 use crate::config::ClusterRanges;
 use crate::config::range;
-use crate::tunnel::api::{PeerConfig, PeerKeyConfig};
 use candidate::Candidate;
 
 /// Most epochs whose keys are remembered of a Node: the one in use, the next, and the last retired ones.
@@ -54,19 +54,56 @@ pub struct OwnClaims {
     pub location: Option<String>,
 }
 
-/// A Node as its metadata shows it. This node's own may be among those given; it is passed over.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ObservedNode {
+/// What a Node publishes of itself, read once when its metadata arrives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeClaims {
     /// Its name.
     pub name: String,
     /// Its UID.
     pub uid: String,
-    /// Version of the object as observed.
-    pub resource_version: String,
-    /// All its annotations.
-    pub annotations: BTreeMap<String, String>,
+    /// Its annotations; none when it is not a member of the fabric.
+    pub published: Result<Option<NodeAnnotations>, Vec<AnnotationError>>,
+}
+
+impl NodeClaims {
+    /// What the Node claims and only a GET of it can confirm.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        match &self.published {
+            Ok(Some(published)) => Facts {
+                pod_cidrs: published.pod_cidrs.clone(),
+                node_addresses: published.node_addresses.clone(),
+            },
+            _ => Facts::default(),
+        }
+    }
+}
+
+/// A Node as it is known. This node's own may be among those given; it is passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedNode {
+    /// What it publishes.
+    pub claims: Arc<NodeClaims>,
     /// What the last GET of it showed, if there was one.
-    pub confirmed: Option<Confirmed>,
+    pub confirmed: Option<Arc<Confirmed>>,
+}
+
+/// What only a GET of a whole Node can confirm.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNet>,
+    /// The internal addresses of `status.addresses`.
+    pub node_addresses: Vec<IpAddr>,
+}
+
+impl Facts {
+    /// Whether all of `claimed` is among these.
+    #[must_use]
+    pub fn cover(&self, claimed: &Self) -> bool {
+        claimed.pod_cidrs.iter().all(|net| self.pod_cidrs.contains(net))
+            && claimed.node_addresses.iter().all(|address| self.node_addresses.contains(address))
+    }
 }
 
 /// What a GET of a whole Node showed.
@@ -74,13 +111,48 @@ pub struct ObservedNode {
 pub struct Confirmed {
     /// UID of the Node found.
     pub uid: String,
-    /// The version that had been observed ([`ObservedNode::resource_version`]) when the question was asked; for
-    /// one version it is asked once.
-    pub asked_at: String,
-    /// `spec.podCIDRs`.
-    pub pod_cidrs: Vec<IpNet>,
-    /// The internal addresses of `status.addresses`.
-    pub node_addresses: Vec<IpAddr>,
+    /// What the Node claimed when it was asked for: for one claim it is asked once, and then refused. None when this is
+    /// from a record of before.
+    pub asked: Option<Facts>,
+    /// What it showed.
+    pub facts: Facts,
+}
+
+impl Confirmed {
+    /// What was confirmed when `record` was written.
+    #[must_use]
+    pub fn from_record(record: &Record) -> Self {
+        let facts =
+            Facts { pod_cidrs: record.pod_cidrs.clone(), node_addresses: record.node_addresses.clone() };
+        Self { uid: record.uid.clone(), asked: None, facts }
+    }
+}
+
+/// Whether a Node has to be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// What it claims is confirmed.
+    Nothing,
+    /// Nothing is known of it, or it claims something new.
+    Now,
+    /// It does not publish anything that its object would have to confirm, or what it publishes was refused: its object
+    /// may still be filled in.
+    Later,
+}
+
+/// Whether a GET of the Node is needed before what it claims can be believed.
+#[must_use]
+pub fn need(claims: &NodeClaims, confirmed: Option<&Confirmed>) -> Need {
+    let Some(confirmed) = confirmed.filter(|confirmed| confirmed.uid == claims.uid) else { return Need::Now };
+    let claimed = claims.facts();
+    if claimed.pod_cidrs.is_empty() {
+        return Need::Later;
+    }
+    match confirmed.facts.cover(&claimed) {
+        true => Need::Nothing,
+        false if confirmed.asked.as_ref() == Some(&claimed) => Need::Later,
+        false => Need::Now,
+    }
 }
 
 /// What is believed.
@@ -90,8 +162,7 @@ pub struct Resolution {
     pub peers: Vec<Peer>,
     /// Everything that is not believed, by Node name.
     pub refusals: Vec<Refusal>,
-    /// Names of Nodes of which one GET is needed before what they publish can be believed; until then what was
-    /// believed before stays. Put the answer into [`ObservedNode::confirmed`] and resolve again.
+    /// Names of Nodes that wait for their confirmation (see [`need`]); until then what was believed before stays.
     pub confirm: Vec<String>,
     /// What is accepted now. Save it before the peers are put to use, if it is not what it was.
     pub records: Records,
@@ -131,6 +202,9 @@ pub struct PeerKeys {
 #[must_use]
 pub fn resolve(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolution {
     let mut resolution = pass(fabric, nodes, records);
+    if resolution.records == *records {
+        return resolution;
+    }
     // A Node accepted with all that it claims stays so; each further pass can only let in those who waited for that.
     for _ in nodes {
         let settled = pass(fabric, nodes, &resolution.records);
@@ -150,7 +224,7 @@ fn pass(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolutio
     let candidates: Vec<_> = nodes
         .values()
         .filter_map(|node| {
-            candidate::read(fabric, node, known.get(node.name.as_str()).copied(), &mut resolution)
+            candidate::read(fabric, node, known.get(node.claims.name.as_str()).copied(), &mut resolution)
         })
         .collect();
     let accepted = claim::settle(fabric, candidates, &known, &mut resolution.refusals);
@@ -164,20 +238,6 @@ fn pass(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolutio
     }
     resolution.refusals.sort_by(|one, other| one.node.cmp(&other.node));
     resolution
-}
-
-/// The peers in the form that the tunnel takes, with `keepalive` in seconds.
-#[must_use]
-pub fn tunnel_peers(resolution: &Resolution, keepalive: Option<u16>) -> Vec<PeerConfig> {
-    let key = |keys: &PeerKeys| PeerKeyConfig { public_key: keys.keys.public_key, epoch: keys.epoch };
-    let config = |peer: &Peer| PeerConfig {
-        name: peer.name.clone(),
-        keys: peer.keys.iter().map(key).collect(),
-        endpoints: peer.endpoints.clone(),
-        allowed_ips: peer.allowed_ips.clone(),
-        persistent_keepalive: keepalive,
-    };
-    resolution.peers.iter().map(config).collect()
 }
 
 /// Why other nodes would refuse `endpoint`, None if they would not. For this node to publish none of those.
@@ -205,9 +265,9 @@ fn others<'a>(
 ) -> BTreeMap<&'a str, &'a ObservedNode> {
     let mut by_name: BTreeMap<&str, &ObservedNode> = BTreeMap::new();
     let mut repeated = BTreeSet::new();
-    for node in nodes.iter().filter(|node| node.name != fabric.own.name) {
-        if by_name.insert(&node.name, node).is_some() {
-            repeated.insert(node.name.as_str());
+    for node in nodes.iter().filter(|node| node.claims.name != fabric.own.name) {
+        if by_name.insert(&node.claims.name, node).is_some() {
+            repeated.insert(node.claims.name.as_str());
         }
     }
     for name in repeated {
@@ -228,7 +288,7 @@ fn present<'a>(
     records: &'a Records,
 ) -> BTreeMap<&'a str, &'a Record> {
     let same = |(name, node): (&&'a str, &&ObservedNode)| {
-        records.nodes.get(*name).filter(|record| record.uid == node.uid).map(|record| (*name, record))
+        records.nodes.get(*name).filter(|record| record.uid == node.claims.uid).map(|record| (*name, record))
     };
     nodes.iter().filter_map(same).collect()
 }
@@ -239,9 +299,9 @@ fn peer(fabric: &Fabric, candidate: &Candidate<'_>, held: &[IpAddr]) -> Peer {
     allowed_ips.sort_unstable();
     Peer {
         name: candidate.name().to_owned(),
-        uid: candidate.node.uid.clone(),
+        uid: candidate.node.claims.uid.clone(),
         keys: candidate.keys.clone(),
-        endpoints: endpoints(fabric, &candidate.annotations),
+        endpoints: endpoints(fabric, candidate.annotations),
         allowed_ips,
         location: candidate.annotations.location.clone(),
         features: candidate.annotations.features.clone(),
@@ -275,7 +335,7 @@ fn record(candidate: &Candidate<'_>, held_addresses: Vec<IpAddr>) -> Record {
         keys.pop_first();
     }
     Record {
-        uid: candidate.node.uid.clone(),
+        uid: candidate.node.claims.uid.clone(),
         epoch: candidate.keys.first().map_or(0, |keys| keys.epoch),
         keys,
         pod_cidrs: candidate.pod_cidrs.clone(),

@@ -21,11 +21,11 @@ pub struct Reason {
     pub reason: String,
 }
 
-/// One label: which part of a node.
+/// One label: which controller.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Part {
+pub struct Controller {
     /// `guard`, `egress`, `routes`, `tunnel`, ...
-    pub part: String,
+    pub controller: String,
 }
 
 /// The agent's metrics. Cheap to clone: all clones are one.
@@ -33,14 +33,16 @@ pub struct Part {
 pub struct Metrics {
     registry: Arc<Registry>,
     scrape: Arc<Scrape>,
-    /// Applied passes of the reconciler.
-    pub reconciles: Counter,
-    /// Passes that failed, by part.
-    pub reconcile_errors: Family<Part, Counter>,
-    /// Duration of a pass.
-    pub reconcile_seconds: Histogram,
-    /// Kernel or tunnel state that had to be changed, by part.
-    pub changes: Family<Part, Counter>,
+    /// Runs, by controller.
+    pub reconciles: Family<Controller, Counter>,
+    /// Runs that failed, by controller.
+    pub reconcile_errors: Family<Controller, Counter>,
+    /// Duration of a run, by controller.
+    pub reconcile_seconds: Family<Controller, Histogram>,
+    /// Time from an event to the end of the run that applied it, by controller.
+    pub event_seconds: Family<Controller, Histogram>,
+    /// Runs that changed kernel, tunnel or API state, by controller.
+    pub changes: Family<Controller, Counter>,
     /// Nodes refused now, by reason.
     pub refused_nodes: Family<Reason, Gauge>,
     /// Refusals since start, by reason.
@@ -59,9 +61,10 @@ impl Default for Metrics {
         let mut metrics = Self {
             registry: Arc::default(),
             scrape,
-            reconciles: Counter::default(),
+            reconciles: Family::default(),
             reconcile_errors: Family::default(),
-            reconcile_seconds: Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]),
+            reconcile_seconds: Family::new_with_constructor(seconds),
+            event_seconds: Family::new_with_constructor(seconds),
             changes: Family::default(),
             refused_nodes: Family::default(),
             refusals: Family::default(),
@@ -76,19 +79,29 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&self, to: &mut Registry) {
-        to.register("agent_reconciles", "Passes of the reconciler", self.reconciles.clone());
+        to.register("agent_reconciles", "Runs of a controller", self.reconciles.clone());
         to.register(
             "agent_reconcile_errors",
-            "Parts of a pass that failed and are tried again",
+            "Runs of a controller that failed and were retried",
             self.reconcile_errors.clone(),
         );
         to.register_with_unit(
             "agent_reconcile",
-            "Duration of a pass of the reconciler",
+            "Duration of a controller's run",
             Unit::Seconds,
             self.reconcile_seconds.clone(),
         );
-        to.register("agent_changes", "Times the state of a part had to be changed", self.changes.clone());
+        to.register_with_unit(
+            "agent_event_to_applied",
+            "Time from an event to the end of the controller's run that applied it",
+            Unit::Seconds,
+            self.event_seconds.clone(),
+        );
+        to.register(
+            "agent_changes",
+            "Number of times the controller changed kernel, tunnel or API state",
+            self.changes.clone(),
+        );
         to.register("refused_nodes", "Nodes whose claims are refused now", self.refused_nodes.clone());
         to.register("refusals", "Claims of nodes that were refused", self.refusals.clone());
         to.register(
@@ -109,6 +122,10 @@ impl Metrics {
         text::encode(&mut out, &self.registry)?;
         Ok(out)
     }
+}
+
+fn seconds() -> Histogram {
+    Histogram::new([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0])
 }
 
 /// What is read from elsewhere when the metrics are asked for.

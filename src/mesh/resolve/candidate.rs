@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Fabric, ObservedNode, PeerKeys, Reason, Record, Refusal, Resolution};
-use crate::mesh::annotation::{self, NodeAnnotations};
+use crate::mesh::annotation::NodeAnnotations;
 
 /// A Node about which everything but other Nodes' claims speaks for believing it.
 #[derive(Debug)]
 pub(super) struct Candidate<'a> {
     pub(super) node: &'a ObservedNode,
-    pub(super) annotations: NodeAnnotations,
+    pub(super) annotations: &'a NodeAnnotations,
     pub(super) record: Option<&'a Record>,
     /// Ascending by epoch.
     pub(super) keys: Vec<PeerKeys>,
@@ -23,7 +23,7 @@ pub(super) struct Candidate<'a> {
 
 impl Candidate<'_> {
     pub(super) fn name(&self) -> &str {
-        &self.node.name
+        &self.node.claims.name
     }
 
     pub(super) fn refusal(&self, reason: Reason, no_peer: bool) -> Refusal {
@@ -38,12 +38,13 @@ pub(super) fn read<'a>(
     record: Option<&'a Record>,
     resolution: &mut Resolution,
 ) -> Option<Candidate<'a>> {
-    let checked = annotation::parse(&node.annotations).map_err(Reason::Malformed).and_then(|annotations| {
+    let published = node.claims.published.as_ref();
+    let checked = published.map_err(|errors| Reason::Malformed(errors.clone())).and_then(|annotations| {
         let Some(annotations) = annotations else { return Ok(None) };
-        endpoints(fabric, &annotations)?;
+        endpoints(fabric, annotations)?;
         inside(fabric, &annotations.pod_cidrs)?;
-        epoch(&annotations, record)?;
-        let cidrs = pod_cidrs(node, &annotations, record)?;
+        epoch(annotations, record)?;
+        let cidrs = pod_cidrs(node, annotations, record)?;
         inside(fabric, &cidrs.believed)?;
         Ok(Some((annotations, cidrs)))
     });
@@ -57,9 +58,9 @@ pub(super) fn read<'a>(
     if annotations.pod_cidrs.is_empty() {
         return None;
     }
-    let addresses = node_addresses(node, &annotations, record);
+    let addresses = node_addresses(node, annotations, record);
     if !cidrs.sure || addresses.as_ref().is_ok_and(|addresses| !addresses.sure) {
-        resolution.confirm.push(node.name.clone());
+        resolution.confirm.push(node.claims.name.clone());
     }
     let mut note = |reason| resolution.refusals.push(refusal(node, reason, false));
     let node_addresses = match addresses {
@@ -74,7 +75,7 @@ pub(super) fn read<'a>(
     }
     let pod_cidrs = cidrs.believed;
     let candidate =
-        Candidate { node, keys: keys(&annotations), annotations, record, pod_cidrs, node_addresses };
+        Candidate { node, keys: keys(annotations), annotations, record, pod_cidrs, node_addresses };
     (!candidate.pod_cidrs.is_empty()).then_some(candidate)
 }
 
@@ -119,7 +120,7 @@ fn pod_cidrs(
     record: Option<&Record>,
 ) -> Result<Fact<IpNet>, Reason> {
     let known = record.map(|record| record.pod_cidrs.clone()).unwrap_or_default();
-    let confirmed = node.confirmed.as_ref().map(|confirmed| confirmed.pod_cidrs.as_slice());
+    let confirmed = node.confirmed.as_ref().map(|confirmed| confirmed.facts.pod_cidrs.as_slice());
     fact(node, &annotations.pod_cidrs, known, confirmed).map_err(Reason::CidrsUnconfirmed)
 }
 
@@ -128,7 +129,7 @@ fn node_addresses(
     annotations: &NodeAnnotations,
     record: Option<&Record>,
 ) -> Result<Fact<IpAddr>, Reason> {
-    let confirmed = node.confirmed.as_ref().map(|confirmed| confirmed.node_addresses.as_slice());
+    let confirmed = node.confirmed.as_ref().map(|confirmed| confirmed.facts.node_addresses.as_slice());
     let known = known_addresses(record);
     fact(node, &annotations.node_addresses, known, confirmed).map_err(Reason::AddressesUnconfirmed)
 }
@@ -144,14 +145,14 @@ fn fact<T: Copy + PartialEq>(
     known: Vec<T>,
     confirmed: Option<&[T]>,
 ) -> Result<Fact<T>, Vec<T>> {
-    let asked = node.confirmed.as_ref().filter(|answer| answer.uid == node.uid);
+    let asked = node.confirmed.as_ref().filter(|answer| answer.uid == node.claims.uid);
     let confirmed = confirmed.filter(|_| asked.is_some()).unwrap_or_default();
     let missing = |set: &[T]| claimed.iter().filter(|item| !set.contains(item)).copied().collect::<Vec<_>>();
     let unconfirmed = missing(confirmed);
     if missing(&known).is_empty() || unconfirmed.is_empty() {
         return Ok(Fact { believed: claimed.to_vec(), sure: true });
     }
-    match asked.is_some_and(|answer| answer.asked_at == node.resource_version) {
+    match asked.is_some_and(|answer| answer.asked.as_ref() == Some(&node.claims.facts())) {
         true => Err(unconfirmed),
         false => Ok(Fact { believed: known, sure: false }),
     }
@@ -165,5 +166,5 @@ fn keys(annotations: &NodeAnnotations) -> Vec<PeerKeys> {
 }
 
 fn refusal(node: &ObservedNode, reason: Reason, no_peer: bool) -> Refusal {
-    Refusal { node: node.name.clone(), uid: node.uid.clone(), reason, no_peer }
+    Refusal { node: node.claims.name.clone(), uid: node.claims.uid.clone(), reason, no_peer }
 }

@@ -82,7 +82,7 @@ impl<'a> Disputes<'a> {
         for candidate in candidates {
             let had = |key: &PublicKey| candidate.record.is_some_and(|record| record.has_key(key));
             for key in candidate.keys.iter().flat_map(|keys| keys.keys.iter()).filter(|key| !had(key)) {
-                keys.entry(key).or_default().insert(candidate.node.name.as_str());
+                keys.entry(key).or_default().insert(candidate.node.claims.name.as_str());
             }
         }
         keys.retain(|_, names| names.len() > 1);
@@ -92,7 +92,7 @@ impl<'a> Disputes<'a> {
                 .pod_cidrs
                 .iter()
                 .filter(move |net| !had(net))
-                .map(|net| (*net, candidate.node.name.as_str()))
+                .map(|net| (*net, candidate.node.claims.name.as_str()))
         });
         Self { keys, prefixes: prefixes::conflicts(prefixes) }
     }

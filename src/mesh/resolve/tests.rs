@@ -3,10 +3,51 @@ use proptest::prelude::*;
 use super::*;
 use crate::mesh::annotation::tests::key;
 use crate::mesh::annotation::{
-    ENDPOINTS, KEY_EPOCH, LANE_KEYS, LOCATION, NEXT_PUBLIC_KEY, NODE_ADDRESSES, POD_CIDRS, PUBLIC_KEY,
+    self, ENDPOINTS, KEY_EPOCH, LANE_KEYS, LOCATION, NEXT_PUBLIC_KEY, NODE_ADDRESSES, POD_CIDRS, PUBLIC_KEY,
 };
 
 const OWN: u8 = 200;
+
+/// A Node as texts; `confirmed` is what was asked at one of its versions.
+#[derive(Debug, Clone)]
+struct ObservedNode {
+    name: String,
+    uid: String,
+    resource_version: String,
+    annotations: BTreeMap<String, String>,
+    confirmed: Option<Confirmed>,
+}
+
+#[derive(Debug, Clone)]
+struct Confirmed {
+    uid: String,
+    asked_at: String,
+    pod_cidrs: Vec<IpNet>,
+    node_addresses: Vec<IpAddr>,
+}
+
+impl ObservedNode {
+    fn claims(&self) -> NodeClaims {
+        let published = annotation::parse(&self.annotations);
+        NodeClaims { name: self.name.clone(), uid: self.uid.clone(), published }
+    }
+
+    fn confirmed(&self) -> Option<super::Confirmed> {
+        let confirmed = self.confirmed.clone()?;
+        let asked = (confirmed.asked_at == self.resource_version).then(|| self.claims().facts());
+        let facts = Facts { pod_cidrs: confirmed.pod_cidrs, node_addresses: confirmed.node_addresses };
+        Some(super::Confirmed { uid: confirmed.uid, asked, facts })
+    }
+
+    fn observed(&self) -> super::ObservedNode {
+        super::ObservedNode { claims: Arc::new(self.claims()), confirmed: self.confirmed().map(Arc::new) }
+    }
+}
+
+fn resolve(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolution {
+    let observed: Vec<_> = nodes.iter().map(ObservedNode::observed).collect();
+    super::resolve(fabric, &observed, records)
+}
 
 fn fabric() -> Fabric {
     let nets = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
@@ -94,10 +135,6 @@ fn honest_nodes_become_peers() {
     assert_eq!(peer.endpoints, ["192.0.2.1:51830".parse().unwrap()]);
     assert_eq!(allowed(&resolution, "n1"), ["10.244.1.0/24", "192.0.2.1/32"]);
     assert_eq!(resolution.confirm, Vec::<String>::new());
-    let config = tunnel_peers(&resolution, Some(25));
-    assert_eq!((config[1].name.as_str(), config[1].persistent_keepalive), ("n2", Some(25)));
-    assert_eq!((config[1].keys[0].public_key, config[1].keys[0].epoch), (key(2), 5));
-    assert_eq!(config[1].allowed_ips, resolution.peers[1].allowed_ips);
 }
 
 #[test]
@@ -276,6 +313,25 @@ fn a_new_node_waits_for_its_confirmation() {
 }
 
 #[test]
+fn a_node_is_asked_for_once_a_claim_and_whenever_it_waits() {
+    let asked = |node: &ObservedNode| need(&node.claims(), node.confirmed().as_ref());
+    let records = accepted(&[node(1)]);
+    let recorded = super::Confirmed::from_record(&records.nodes["n1"]);
+    let mut changing = node(1);
+    assert_eq!(need(&changing.claims(), None), Need::Now);
+    assert_eq!((asked(&changing), need(&changing.claims(), Some(&recorded))), (Need::Nothing, Need::Nothing));
+    set(&mut changing, POD_CIDRS, "10.244.7.0/24");
+    changing.resource_version = "2".into();
+    assert_eq!((asked(&changing), need(&changing.claims(), Some(&recorded))), (Need::Now, Need::Now));
+    changing.confirmed.as_mut().unwrap().asked_at = "2".into();
+    assert_eq!(asked(&changing), Need::Later, "it is refused");
+    changing.annotations.clear();
+    assert_eq!(asked(&changing), Need::Later, "it is not a member");
+    changing.uid = "uid-new".into();
+    assert_eq!(asked(&changing), Need::Now, "it is another Node");
+}
+
+#[test]
 fn a_changed_cidr_waits_and_a_false_one_is_refused() {
     let records = accepted(&[node(1)]);
     let mut changed = node(1);
@@ -439,7 +495,7 @@ fn endpoints_are_reachable_ones_best_first() {
 
 #[test]
 fn a_lost_key_store_is_noticed() {
-    let published = crate::mesh::annotation::parse(&node(1).annotations).unwrap().unwrap();
+    let published = annotation::parse(&node(1).annotations).unwrap().unwrap();
     let keys = |seed| Keys { public_key: key(seed), lanes: vec![] };
     assert_eq!(superseded(&published, 5, &keys(1)), None);
     assert_eq!(superseded(&published, 6, &keys(2)), None);

@@ -1,14 +1,16 @@
-//! Watches on the Kubernetes API: this node's own object whole, all Nodes by their metadata alone.
+//! Watches on the Kubernetes API, each reflected into what the view keeps.
 //!
 //! Where the API server streams lists (`sendInitialEvents`; see "Streaming lists" in Kubernetes' API concepts), a watch
-//! brings the list too, which costs the server no copy of all of it; else it is listed first.
+//! brings the list too, which costs the server no copy of all of it; otherwise it is listed first.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use http::Request;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::PartialObjectMeta;
 use kube::client::Body;
@@ -16,55 +18,157 @@ use kube::runtime::watcher::{self, Event, InitialListStrategy};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
-use tokio::sync::watch::Sender;
 use tokio::time::{Instant, timeout_at};
 use tower::service_fn;
 
-use super::retry::Retry;
+use super::nodes::claims;
+use super::own::Own;
+use super::store::{Key, Store};
+use crate::agent::control::{Board, Bus, Name, Trigger};
+use crate::agent::retry::Retry;
 use crate::api_server::WATCH_TIMEOUT_SECONDS;
 use crate::cause;
+use crate::mesh::resolve::NodeClaims;
 use crate::observe::metrics::Metrics;
-
-/// A set of objects by name, as last seen. Complete: never a half-read list.
-pub type Objects<K> = BTreeMap<String, K>;
-
-/// The watches that the API server does not serve, by what they watch, with the reason.
-pub type Broken = BTreeMap<&'static str, String>;
 
 /// A streamed list that has not ended after this time never will.
 const STREAMED: Duration = Duration::from_secs(15);
 
-/// Keeps `into` at this node's own object, until the task is dropped. `None` when it does not exist, and
-/// unchanged (at first: not marked as changed) while the API server does not answer.
-pub async fn own_node(
-    client: Client,
-    name: String,
-    into: Sender<Option<Node>>,
-    broken: Sender<Broken>,
-    metrics: Metrics,
-) {
-    let (objects, mut seen) = tokio::sync::watch::channel(None::<Objects<Node>>);
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let watch = Watch { what: "this node's object", patience: STREAMED, broken, metrics };
-    let follow = watch.follow(client, config, objects);
-    let select = async {
-        while seen.changed().await.is_ok() {
-            let node = seen.borrow_and_update().as_ref().and_then(|nodes| nodes.get(&name).cloned());
-            into.send_replace(node);
-        }
-    };
-    tokio::join!(follow, select);
+/// Where a watch takes its objects.
+trait Sink<K>: Send {
+    /// A list begins.
+    fn begin(&mut self);
+    /// An object of the list.
+    fn listed(&mut self, object: K);
+    /// The list is complete: what is not in it does not exist.
+    fn complete(&mut self);
+    /// An object that is new or changed.
+    fn apply(&mut self, object: K);
+    /// An object that is gone.
+    fn delete(&mut self, object: K);
 }
 
-/// Keeps `into` at the metadata of all Nodes, until the task is dropped. `None` until the first whole list.
-pub async fn all_nodes(
-    client: Client,
-    into: Sender<Option<Objects<PartialObjectMeta<Node>>>>,
-    broken: Sender<Broken>,
+/// Keeps a store at what a watch shows, with what `project` takes of each object.
+struct IntoStore<K, V> {
+    store: Arc<Store<V>>,
+    project: fn(&K) -> V,
+    list: BTreeMap<Key, (String, V)>,
+}
+
+impl<K: Resource, V: PartialEq + Send + Sync> Sink<K> for IntoStore<K, V> {
+    fn begin(&mut self) {
+        self.list.clear();
+    }
+
+    fn listed(&mut self, object: K) {
+        self.list.insert(key(&object), (version(&object), (self.project)(&object)));
+    }
+
+    fn complete(&mut self) {
+        self.store.replace(std::mem::take(&mut self.list));
+    }
+
+    fn apply(&mut self, object: K) {
+        self.store.apply(&key(&object), version(&object), (self.project)(&object));
+    }
+
+    fn delete(&mut self, object: K) {
+        self.store.delete(&key(&object));
+    }
+}
+
+fn key<K: Resource>(object: &K) -> Key {
+    Key { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+}
+
+fn version<K: Resource>(object: &K) -> String {
+    object.resource_version().unwrap_or_default()
+}
+
+/// Keeps [`Own`] at the one object that a watch shows.
+struct IntoOwn<'a> {
+    own: &'a Own,
+    cluster_pod_cidrs: &'a [IpNet],
+    listed: Option<Node>,
+}
+
+impl Sink<Node> for IntoOwn<'_> {
+    fn begin(&mut self) {
+        self.listed = None;
+    }
+
+    fn listed(&mut self, node: Node) {
+        self.listed = Some(node);
+    }
+
+    fn complete(&mut self) {
+        self.own.put(self.listed.take().as_ref(), self.cluster_pod_cidrs);
+    }
+
+    fn apply(&mut self, node: Node) {
+        self.own.put(Some(&node), self.cluster_pod_cidrs);
+    }
+
+    fn delete(&mut self, _: Node) {
+        self.own.put(None, self.cluster_pod_cidrs);
+    }
+}
+
+/// The watches that the API server does not serve, with the reason, as a problem on the board.
+#[derive(Clone)]
+pub(in crate::agent) struct Served {
+    broken: Arc<Mutex<BTreeMap<&'static str, String>>>,
+    board: Arc<Board>,
+    bus: Bus,
     metrics: Metrics,
+}
+
+impl Served {
+    pub(in crate::agent) fn new(board: Arc<Board>, bus: Bus, metrics: Metrics) -> Self {
+        Self { broken: Arc::default(), board, bus, metrics }
+    }
+
+    fn broke(&self, what: &'static str, why: String) {
+        self.metrics.watch_errors.inc();
+        self.change(|broken| broken.insert(what, why.clone()) != Some(why));
+    }
+
+    fn served(&self, what: &'static str) {
+        if self.change(|broken| broken.remove(what).is_some()) {
+            self.bus.post(Trigger::ApiServer);
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<&'static str, String>) -> bool) -> bool {
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        if !change(&mut broken) {
+            return false;
+        }
+        let told: Vec<String> = broken.iter().map(|(what, why)| format!("on {what}: {why}")).collect();
+        let told = told.join("; ");
+        self.board.note(Name::Watches, Some(told.as_str()).filter(|told| !told.is_empty()));
+        true
+    }
+}
+
+/// Keeps `own` at this node's own object, until the task is dropped; unchanged while the API server does not answer.
+pub(in crate::agent) async fn own_node(
+    client: Client,
+    name: &str,
+    cluster_pod_cidrs: &[IpNet],
+    own: &Own,
+    served: Served,
 ) {
-    let watch = Watch { what: "all Nodes", patience: STREAMED, broken, metrics };
-    watch.follow(client, watcher::Config::default(), into).await;
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let watch = Watch { what: "this node's object", patience: STREAMED, served };
+    watch.follow(client, config, &mut IntoOwn { own, cluster_pod_cidrs, listed: None }).await;
+}
+
+/// Keeps `store` at what all Nodes publish in their metadata, until the task is dropped.
+pub(in crate::agent) async fn all_nodes(client: Client, store: Arc<Store<NodeClaims>>, served: Served) {
+    let watch = Watch { what: "all Nodes", patience: STREAMED, served };
+    let mut sink = IntoStore { store, project: claims, list: BTreeMap::new() };
+    watch.follow::<PartialObjectMeta<Node>>(client, watcher::Config::default(), &mut sink).await;
 }
 
 #[derive(Clone)]
@@ -72,12 +176,11 @@ struct Watch {
     what: &'static str,
     /// How long a streamed list may take.
     patience: Duration,
-    broken: Sender<Broken>,
-    metrics: Metrics,
+    served: Served,
 }
 
 impl Watch {
-    async fn follow<K>(self, client: Client, config: watcher::Config, into: Sender<Option<Objects<K>>>)
+    async fn follow<K>(self, client: Client, config: watcher::Config, into: &mut impl Sink<K>)
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     {
@@ -86,7 +189,7 @@ impl Watch {
         let streaming = listing.clone().streaming_lists();
         let mut told = false;
         // What cannot be streamed now is listed, and tried again when there has to be another list.
-        while let Some(why) = self.run(api.clone(), streaming.clone(), &into).await {
+        while let Some(why) = self.run(api.clone(), streaming.clone(), into).await {
             if !std::mem::replace(&mut told, true) {
                 tracing::info!(
                     why,
@@ -94,7 +197,7 @@ impl Watch {
                     self.what
                 );
             }
-            if self.run(api.clone(), listing.clone(), &into).await.is_none() {
+            if self.run(api.clone(), listing.clone(), into).await.is_none() {
                 break;
             }
         }
@@ -102,18 +205,12 @@ impl Watch {
 
     /// Ends when it is time to get lists in the other way, with the reason: one that is streamed failed, or one that was not
     /// is out of date.
-    async fn run<K>(
-        &self,
-        api: Api<K>,
-        config: watcher::Config,
-        into: &Sender<Option<Objects<K>>>,
-    ) -> Option<String>
+    async fn run<K>(&self, api: Api<K>, config: watcher::Config, into: &mut impl Sink<K>) -> Option<String>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     {
         let streaming = config.initial_list_strategy == InitialListStrategy::StreamingList;
         let mut stream = std::pin::pin!(watch(api, config).backoff(Retry::default()));
-        let mut listing = Objects::new();
         let mut listed = false;
         // Since when a streamed list is under way.
         let mut begun: Option<Instant> = None;
@@ -133,7 +230,7 @@ impl Watch {
                     if begun.is_none() && listed {
                         self.served();
                     }
-                    apply(event, &mut listing, into);
+                    apply(event, into);
                 }
                 Ok(Ok(None)) => return None,
                 // After an error in the middle of it a list may lack what the error was about.
@@ -147,13 +244,12 @@ impl Watch {
     }
 
     fn broke(&self, why: String) {
-        self.metrics.watch_errors.inc();
-        tracing::warn!(error = why, "the watch on {} broke off; trying again", self.what);
-        self.broken.send_if_modified(|broken| broken.insert(self.what, why.clone()) != Some(why));
+        tracing::warn!(error = why, "the watch on {} broke off, retrying with backoff", self.what);
+        self.served.broke(self.what, why);
     }
 
     fn served(&self) {
-        self.broken.send_if_modified(|broken| broken.remove(self.what).is_some());
+        self.served.served(self.what);
     }
 
     /// A watch that is resumed where it broke off yields nothing until an object changes: that it runs is known by the
@@ -196,21 +292,13 @@ fn is_refused(error: &watcher::Error) -> bool {
     matches!(status.code, 400 | 422)
 }
 
-fn apply<K: Resource + Clone>(event: Event<K>, listing: &mut Objects<K>, into: &Sender<Option<Objects<K>>>) {
+fn apply<K>(event: Event<K>, into: &mut impl Sink<K>) {
     match event {
-        Event::Init => listing.clear(),
-        Event::InitApply(object) => {
-            listing.insert(object.name_any(), object);
-        }
-        Event::InitDone => {
-            into.send_replace(Some(std::mem::take(listing)));
-        }
-        Event::Apply(object) => into.send_modify(|objects| {
-            objects.get_or_insert_default().insert(object.name_any(), object);
-        }),
-        Event::Delete(object) => into.send_modify(|objects| {
-            objects.get_or_insert_default().remove(&object.name_any());
-        }),
+        Event::Init => into.begin(),
+        Event::InitApply(object) => into.listed(object),
+        Event::InitDone => into.complete(),
+        Event::Apply(object) => into.apply(object),
+        Event::Delete(object) => into.delete(object),
     }
 }
 
@@ -259,18 +347,23 @@ mod tests {
 
     /// What is seen first by a watch on such a server that waits so long.
     fn seen(first: impl Fn() -> String + Clone + Send + 'static, patience: Duration) -> Vec<String> {
-        let (broken, _) = tokio::sync::watch::channel(Broken::new());
-        let (into, mut seen) = tokio::sync::watch::channel(None::<Objects<Node>>);
-        let watch = Watch { what: "all Nodes", patience, broken, metrics: Metrics::default() };
+        let store: Arc<Store<()>> = Arc::default();
+        let board = Board::new(&[], Vec::new(), Bus::default(), Metrics::default());
+        let served = Served::new(Arc::new(board), Bus::default(), Metrics::default());
+        let watch = Watch { what: "all Nodes", patience, served };
+        let listed = Arc::new(tokio::sync::Notify::new());
+        let wake = Arc::clone(&listed);
+        let subscription = store.subscribe(PartialEq::ne, move || wake.notify_one());
+        let mut sink = IntoStore { store, project: |_: &Node| (), list: BTreeMap::new() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             tokio::select! {
-                () = watch.follow(endless(first), watcher::Config::default(), into) => panic!("it ends"),
-                _ = seen.changed() => {}
-                () = tokio::time::sleep(Duration::from_secs(20)) => panic!("it waits for the end"),
+                () = watch.follow(endless(first), watcher::Config::default(), &mut sink) => panic!("it ends"),
+                () = listed.notified() => {}
+                () = tokio::time::sleep(Duration::from_secs(20)) => panic!("waited 20 s for a list"),
             }
         });
-        seen.borrow().iter().flatten().map(|(name, _)| name.clone()).collect()
+        subscription.take().into_iter().map(|(key, _)| key.name).collect()
     }
 
     const LONG: Duration = Duration::from_secs(60);

@@ -13,7 +13,7 @@ use crate::tunnel::api::IdentityConfig;
 
 /// The key store, and the public halves of the keys that this node uses now.
 #[derive(Debug)]
-pub(in crate::agent) struct Keys {
+pub(super) struct Keys {
     store: KeyStore,
     epoch: u64,
     created: Timestamp,
@@ -22,7 +22,7 @@ pub(in crate::agent) struct Keys {
 
 impl Keys {
     /// Opens the store, and makes the first key when there is none.
-    pub(in crate::agent) fn open(paths: &Paths) -> anyhow::Result<Self> {
+    pub(super) fn open(paths: &Paths) -> anyhow::Result<Self> {
         let store = KeyStore::open(paths.keys()).context("cannot open the key store")?;
         let keys: NodeKeys = store.ensure(Timestamp::now()).context("cannot make or read this node's key")?;
         tracing::info!(epoch = keys.epoch, public_key = %keys.private_key.public_key(), "this node's key");
@@ -31,20 +31,29 @@ impl Keys {
     }
 
     /// Makes newer keys when this node's own object already shows others of this epoch or a later one: the store was
-    /// lost or is an old copy, and other nodes believe only keys newer than those. Tells what was done.
+    /// lost or is an old copy, and other nodes believe only keys newer than those. Returns what was done.
     pub(super) fn keep_ahead(
         &mut self,
         annotations: &BTreeMap<String, String>,
     ) -> Result<Vec<String>, StoreError> {
-        // What cannot be read is written anew anyway.
-        let Ok(Some(shown)) = annotation::parse(annotations) else { return Ok(Vec::new()) };
-        let Some(floor) = superseded(&shown, self.epoch, &self.published) else { return Ok(Vec::new()) };
+        let Some(floor) = self.floor(annotations) else { return Ok(Vec::new()) };
         let keys = self.store.supersede(floor, Timestamp::now())?;
         (self.epoch, self.created, self.published) = (keys.epoch, keys.created, Published::from(&keys));
         Ok(vec![format!(
             "keys of epoch {}, because the Node object shows others of epoch {floor}",
             self.epoch
         )])
+    }
+
+    /// Whether these annotations show other keys of this epoch or a later one.
+    pub(super) fn is_behind(&self, annotations: &BTreeMap<String, String>) -> bool {
+        self.floor(annotations).is_some()
+    }
+
+    /// What cannot be read is written again anyway.
+    fn floor(&self, annotations: &BTreeMap<String, String>) -> Option<u64> {
+        let shown = annotation::parse(annotations).ok()??;
+        superseded(&shown, self.epoch, &self.published)
     }
 
     /// Epoch and key for people.

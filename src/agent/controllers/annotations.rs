@@ -1,44 +1,33 @@
 //! This node's annotations.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
-use kube::api::{PartialObjectMeta, Patch, PatchParams};
+use kube::api::{PartialObjectMeta, Patch};
 
-use super::{Reconciler, in_time};
-use crate::agent::parts::Name;
+use crate::agent::api::{patching, unless_changed};
+use crate::agent::context::Context;
+use crate::agent::control::{Controller, Outcome, Triggers, Unmet};
 use crate::config::{ClusterRanges, Config, range};
 use crate::mesh::annotation::{MAX_ENDPOINTS, MAX_NODE_ADDRESSES, NodeAnnotations, merge_patch, render};
 use crate::mesh::node_object::OwnNode;
 use crate::mesh::resolve::endpoint_problem;
 
-impl Reconciler {
-    /// Writes the annotations when they are not as they should be.
-    pub(super) async fn publish(&mut self, own: &OwnNode) {
-        let wanted = render(&self.annotations(own));
-        let Some(patch) = merge_patch(&own.annotations, &wanted, &own.uid, &own.resource_version) else {
-            self.parts.settle::<String>(Name::Annotations, Ok(Vec::new()));
-            return;
-        };
-        // The answer's metadata is all that is read of it.
-        let api: Api<PartialObjectMeta<Node>> = Api::all(self.start.client.clone());
-        let parameters =
-            PatchParams { field_manager: Some("selvedge-agent".into()), ..PatchParams::default() };
-        let written = async {
-            match api.patch(&own.name, &parameters, &Patch::Merge(&patch)).await {
-                Ok(_) => Ok(vec![format!("annotations of Node {}", own.name)]),
-                // Somebody changed the Node in between: its new state is on its way here.
-                Err(kube::Error::Api(status)) if status.code == 409 => Ok(Vec::new()),
-                Err(error) => Err(error),
-            }
-        };
-        let result = in_time(written).await;
-        self.parts.settle(Name::Annotations, result);
+pub(in crate::agent) struct Annotations {
+    context: Arc<Context>,
+}
+
+impl Annotations {
+    #[expect(clippy::unnecessary_wraps, reason = "others can fail")]
+    pub(in crate::agent) fn new(context: Arc<Context>) -> anyhow::Result<Self> {
+        Ok(Self { context })
     }
 
-    fn annotations(&self, own: &OwnNode) -> NodeAnnotations {
-        let (keys, key_epoch, created) = self.start.keys.published();
+    fn wanted(&self, own: &OwnNode) -> NodeAnnotations {
+        let (keys, key_epoch, created) = self.context.keys.lock().published();
+        let config = &self.context.config;
         let mut pod_cidrs = own.pod_cidrs.clone();
         pod_cidrs.sort();
         NodeAnnotations {
@@ -46,12 +35,35 @@ impl Reconciler {
             next_keys: None,
             key_epoch,
             key_created: Some(created),
-            endpoints: endpoints(&self.start.config, own),
+            endpoints: endpoints(config, own),
             pod_cidrs,
-            node_addresses: node_addresses(&self.start.config.ranges(), own),
-            location: self.start.config.location.clone(),
+            node_addresses: node_addresses(&config.ranges(), own),
+            location: config.location.clone(),
             features: Vec::new(),
         }
+    }
+}
+
+impl Controller for Annotations {
+    async fn reconcile(&mut self, _: Triggers) -> Outcome {
+        let own = self.context.own()?;
+        // Others send to this node once it publishes: by then it knows them.
+        self.context.members()?;
+        // Its own controller makes newer keys, which is a trigger.
+        if self.context.keys.lock().is_behind(&own.annotations) {
+            return Err(Unmet::waiting("this node's keys are older than those on its Node object"));
+        }
+        let wanted = render(&self.wanted(&own));
+        let patch = merge_patch(&own.annotations, &wanted, &own.uid, &own.resource_version);
+        let Some(patch) = patch else { return Ok(Vec::new()) };
+        let name = own.name.clone();
+        let write = |client| async move {
+            // The answer's metadata is all that is read of it.
+            let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
+            let written = nodes.patch(&name, &patching(), &Patch::Merge(&patch)).await;
+            unless_changed(written, format!("annotations of Node {name}"))
+        };
+        self.context.api.ask(write).await.map_err(Unmet::failed)
     }
 }
 

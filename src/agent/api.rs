@@ -1,0 +1,94 @@
+//! Requests to the API server, made on the agent's main runtime: connections there live on whatever a controller's own
+//! thread does.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kube::Client;
+use kube::api::PatchParams;
+use tokio::runtime::Handle;
+
+use crate::api_server::{self, Clients};
+use crate::cause;
+use crate::config::Config;
+
+/// The API server has this long for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How controllers ask the API server. All clones are one.
+#[derive(Clone)]
+pub(super) struct Api {
+    clients: Arc<Mutex<Clients>>,
+    runtime: Handle,
+}
+
+impl Api {
+    /// Connects by the configuration, on the calling runtime.
+    pub(super) async fn connect(config: &Config) -> anyhow::Result<Self> {
+        let clients = api_server::connect(config.agent.kubeconfig.as_deref()).await?;
+        Ok(Self { clients: Arc::new(Mutex::new(clients)), runtime: Handle::current() })
+    }
+
+    /// Leaves all present connections, which may be dead.
+    pub(super) async fn reconnect(&self, config: &Config) -> anyhow::Result<()> {
+        let clients = api_server::connect(config.agent.kubeconfig.as_deref()).await?;
+        *self.clients() = clients;
+        Ok(())
+    }
+
+    /// For questions and writes: what the API server is too busy for is asked again.
+    pub(super) fn client(&self) -> Client {
+        self.clients().questions.clone()
+    }
+
+    /// For watches, which are begun again by themselves.
+    pub(super) fn watching(&self) -> Client {
+        self.clients().watches.clone()
+    }
+
+    fn clients(&self) -> std::sync::MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `request` on the main runtime and waits for its answer, for a bounded time.
+    pub(super) async fn ask<T, F>(&self, request: impl FnOnce(Client) -> F) -> Result<T, String>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, kube::Error>> + Send + 'static,
+    {
+        let request = request(self.client());
+        let bounded = async move {
+            match tokio::time::timeout(PATIENCE, request).await {
+                Ok(answer) => answer.map_err(|error| cause::told(&error)),
+                Err(_) => Err(format!("the API server has not answered within {PATIENCE:?}")),
+            }
+        };
+        match self.runtime.spawn(bounded).await {
+            Ok(answer) => answer,
+            Err(error) => Err(format!("the request was cut short: {error}")),
+        }
+    }
+
+    /// Runs `task` on the main runtime, and leaves it alone.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.runtime.spawn(task));
+    }
+}
+
+/// Parameters of the agent's writes.
+pub(super) fn patching() -> PatchParams {
+    PatchParams { field_manager: Some("selvedge-agent".into()), ..PatchParams::default() }
+}
+
+/// Takes a conflict for success: somebody changed the object in between, and its new state is on its way here as an event,
+/// which triggers another run. Otherwise returns `what` as the change made.
+pub(super) fn unless_changed<T>(
+    written: Result<T, kube::Error>,
+    what: String,
+) -> Result<Vec<String>, kube::Error> {
+    match written {
+        Ok(_) => Ok(vec![what]),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}

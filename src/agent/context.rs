@@ -1,0 +1,110 @@
+//! What all controllers share: the configuration, the view, and what one controller hands to the next.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use selvedge_keys::PublicKey;
+use tokio::sync::Notify;
+
+use super::api::Api;
+use super::control::{Board, Bus, Trigger, Unmet};
+use super::facts::KernelFacts;
+use super::keys::Keys;
+use super::members::Members;
+use super::session::Session;
+use super::view::View;
+use crate::config::Config;
+use crate::fabric::device;
+use crate::guard::GuardConfig;
+use crate::mesh::node_object::OwnNode;
+use crate::mesh::record::Records;
+use crate::observe::metrics::Metrics;
+use crate::paths::Paths;
+
+/// Shared by all controllers. What changes in it is behind a cell, whose new value is announced by a trigger.
+pub(super) struct Context {
+    pub(super) config: Config,
+    pub(super) paths: Paths,
+    pub(super) guard: GuardConfig,
+    pub(super) metrics: Metrics,
+    pub(super) bus: Bus,
+    pub(super) board: Arc<Board>,
+    pub(super) api: Api,
+    pub(super) view: View,
+    /// What was accepted before the agent started.
+    pub(super) records: Arc<Records>,
+    pub(super) facts: Cell<Arc<KernelFacts>>,
+    /// Notified whenever the facts were read again.
+    pub(super) facts_changed: Notify,
+    pub(super) keys: Cell<Keys>,
+    /// Whom this node believes; by the mesh controller, once what it accepts is on disk.
+    pub(super) members: Cell<Option<Arc<Members>>>,
+    /// The members' addresses that the egress table drops in the clear. Routes into the tunnel are laid for these alone.
+    pub(super) egress_members: Cell<Option<Arc<[IpAddr]>>>,
+    pub(super) session: Cell<Session>,
+}
+
+/// A value with one writer and many readers.
+#[derive(Debug, Default)]
+pub(super) struct Cell<T>(Mutex<T>);
+
+impl<T> Cell<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Clone> Cell<T> {
+    pub(super) fn get(&self) -> T {
+        self.lock().clone()
+    }
+}
+
+impl<T: PartialEq> Cell<T> {
+    /// True when that is another value than before.
+    pub(super) fn set(&self, value: T) -> bool {
+        let mut held = self.lock();
+        let changed = *held != value;
+        *held = value;
+        changed
+    }
+}
+
+impl Context {
+    /// This node's own object, or what keeps it from being used.
+    pub(super) fn own(&self) -> Result<Arc<OwnNode>, Unmet> {
+        self.view.own.get(&self.config.node_name)
+    }
+
+    /// Whom this node believes.
+    pub(super) fn members(&self) -> Result<Arc<Members>, Unmet> {
+        self.members.get().ok_or_else(|| Unmet::waiting("which other nodes to believe is not known yet"))
+    }
+
+    /// MTU of the tunnel and the pods of a node with these addresses.
+    pub(super) fn mtu(&self, node_addresses: &[IpAddr]) -> u32 {
+        match self.config.mtu {
+            Some(underlay) => u32::from(underlay) - device::OVERHEAD,
+            None => {
+                let facts = self.facts.get();
+                device::tunnel_mtu(&facts.links, &facts.addresses, node_addresses)
+            }
+        }
+    }
+
+    /// Epoch and key for people.
+    pub(super) fn key(&self) -> (u64, PublicKey) {
+        self.keys.lock().current()
+    }
+
+    /// Hands the addresses that the egress table knows to those who lay routes.
+    pub(super) fn set_egress_members(&self, members: Arc<[IpAddr]>) {
+        if self.egress_members.set(Some(members)) {
+            self.bus.post(Trigger::EgressMembers);
+        }
+    }
+}

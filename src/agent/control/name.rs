@@ -1,0 +1,57 @@
+//! The names of what the agent keeps at its desired state.
+
+/// What the agent keeps at its desired state, in the order in which messages list it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Name {
+    /// The nftables table that fails closed.
+    Guard,
+    /// The watches on the API server; while they are broken, what was seen last holds.
+    Watches,
+    /// This node's own object and keys.
+    OwnNode,
+    /// GETs of whole Nodes, which confirm what they publish.
+    Confirmation,
+    /// Whom of the other nodes to believe, and the record of it on disk.
+    Mesh,
+    /// Addresses, MTU and state of the TUN device.
+    Link,
+    /// Routes and rules.
+    Routes,
+    /// Sysctls.
+    Sysctls,
+    /// The tunnel's configuration.
+    Tunnel,
+    /// Masquerading, and what passes between pods and member nodes.
+    Egress,
+    /// The node's side of running pods: bridge, ports, their rules against spoofing.
+    Wiring,
+    /// What the CNI plugin needs to know, and the plugin itself.
+    Pods,
+    /// This node's annotations.
+    Annotations,
+    /// The condition and the taint that hold pods back from a new node.
+    Admission,
+}
+
+impl Name {
+    /// As in metrics and messages.
+    #[must_use]
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Guard => "guard",
+            Self::Watches => "watches",
+            Self::OwnNode => "own-node",
+            Self::Confirmation => "confirmation",
+            Self::Mesh => "mesh",
+            Self::Link => "link",
+            Self::Routes => "routes",
+            Self::Sysctls => "sysctls",
+            Self::Tunnel => "tunnel",
+            Self::Egress => "egress",
+            Self::Wiring => "wiring",
+            Self::Pods => "pods",
+            Self::Annotations => "annotations",
+            Self::Admission => "admission",
+        }
+    }
+}

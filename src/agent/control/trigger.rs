@@ -1,0 +1,80 @@
+//! What can make a controller run.
+
+/// Something that changed. A source posts one only when the part of the state that it names is different from before:
+/// another Node's heartbeat posts nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Trigger {
+    /// This node's own object: UID, pod CIDRs or addresses; or that it is there at all.
+    OwnNode,
+    /// The annotations of this node's own object.
+    OwnAnnotations,
+    /// Taints and the network condition of this node's own object.
+    OwnAdmission,
+    /// What other Nodes publish, or what a GET has confirmed of them.
+    Nodes,
+    /// This node's own keys.
+    Keys,
+    /// The peers that are believed.
+    Peers,
+    /// The addresses of other nodes, peers or not.
+    MemberAddresses,
+    /// The addresses of other nodes that the egress table knows.
+    EgressMembers,
+    /// The TUN device and the addresses on it.
+    TunnelLink,
+    /// Devices that are not ours, their addresses and MTUs.
+    Underlay,
+    /// Devices of the pods.
+    PodLinks,
+    /// Somebody else changed routes.
+    Routes,
+    /// Somebody else changed routing rules.
+    Rules,
+    /// Somebody else changed the guard's nftables table.
+    GuardTable,
+    /// Somebody else changed the egress table.
+    EgressTable,
+    /// Somebody else changed the tables of the pods' ports.
+    PodTables,
+    /// The connection to the tunnel's control API began or ended.
+    TunnelSession,
+    /// A controller reached its desired state, or lost it.
+    Status,
+    /// The API server answers again.
+    ApiServer,
+    /// Time for a slow comparison with the kernel.
+    Resync,
+}
+
+/// A set of triggers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Triggers(u32);
+
+impl Triggers {
+    /// All of them, as when a controller runs for the first time.
+    pub(crate) const ALL: Self = Self(u32::MAX);
+
+    /// The set of `triggers`.
+    #[must_use]
+    pub(crate) const fn of(triggers: &[Trigger]) -> Self {
+        let mut bits = 0;
+        let mut index = 0;
+        while index < triggers.len() {
+            bits |= 1 << triggers[index] as u8;
+            index += 1;
+        }
+        Self(bits)
+    }
+
+    /// Whether `trigger` is in the set.
+    #[must_use]
+    pub(crate) const fn has(self, trigger: Trigger) -> bool {
+        self.0 & 1 << trigger as u8 != 0
+    }
+
+    /// Adds `trigger`.
+    pub(crate) const fn insert(&mut self, trigger: Trigger) {
+        self.0 |= 1 << trigger as u8;
+    }
+}

@@ -1,0 +1,167 @@
+//! Whom of the other nodes to believe. What is accepted is on disk before anybody acts on it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use selvedge_keys::PublicKey;
+
+use crate::agent::context::Context;
+use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
+use crate::agent::events::Reporting;
+use crate::agent::members::Members;
+use crate::agent::status::Refused;
+use crate::agent::view::store::Subscription;
+use crate::config::Config;
+use crate::mesh::node_object::OwnNode;
+use crate::mesh::record::Records;
+use crate::mesh::refusal::Refusal;
+use crate::mesh::resolve::{Confirmed, Fabric, NodeClaims, ObservedNode, OwnClaims, Resolution, resolve};
+
+pub(in crate::agent) struct Mesh {
+    context: Arc<Context>,
+    claims: Subscription<NodeClaims>,
+    confirmed: Subscription<Confirmed>,
+    known: Known,
+    records: Records,
+    /// What the last resolution that is in force was made from.
+    resolved: Option<Fabric>,
+    reporting: Reporting,
+}
+
+/// This controller's copy of the view, kept by deltas.
+#[derive(Default)]
+struct Known {
+    claims: BTreeMap<String, Arc<NodeClaims>>,
+    confirmed: BTreeMap<String, Arc<Confirmed>>,
+    /// Something changed since the last resolution that is in force.
+    changed: bool,
+}
+
+impl Mesh {
+    pub(in crate::agent) fn new(context: Arc<Context>) -> anyhow::Result<Self> {
+        let records = (*context.records).clone();
+        let bus = || {
+            let bus = context.bus.clone();
+            move || bus.post(Trigger::Nodes)
+        };
+        let claims = context.view.nodes.subscribe(PartialEq::ne, bus());
+        let confirmed = context.view.confirmed.subscribe(PartialEq::ne, bus());
+        let reporting =
+            Reporting::new(context.api.clone(), &context.config.node_name, context.metrics.clone());
+        Ok(Self { claims, confirmed, known: Known::default(), records, resolved: None, reporting, context })
+    }
+
+    fn resolve(&mut self, fabric: Fabric) -> Outcome {
+        let resolution = resolve(&fabric, &self.known.observed(), &self.records);
+        let mut changes = Vec::new();
+        if resolution.records != self.records {
+            resolution.records.save(&self.context.paths.records()).map_err(Unmet::failed)?;
+            self.records = resolution.records.clone();
+            changes.push("accepted records".to_owned());
+        }
+        (self.known.changed, self.resolved) = (false, Some(fabric));
+        let refusals = resolution.refusals.iter().map(|refusal| (refusal.uid.clone(), refused(refusal)));
+        self.reporting.report(&refusals.collect::<Vec<_>>());
+        self.publish(resolution);
+        Ok(changes)
+    }
+
+    fn publish(&self, resolution: Resolution) {
+        let members = Members {
+            addresses: self.known.addresses(&self.context.config.node_name, &resolution.records),
+            refused: resolution.refusals.iter().map(refused).collect(),
+            peers: resolution.peers.into(),
+        };
+        let before = self.context.members.lock().replace(Arc::new(members.clone()));
+        let differs =
+            |same: fn(&Members, &Members) -> bool| before.as_ref().is_none_or(|it| !same(it, &members));
+        if differs(|one, other| one.addresses == other.addresses) {
+            self.context.bus.post(Trigger::MemberAddresses);
+        }
+        if differs(|one, other| one.peers == other.peers) {
+            self.context.bus.post(Trigger::Peers);
+        }
+    }
+}
+
+impl Known {
+    fn update(&mut self, claims: &Subscription<NodeClaims>, confirmed: &Subscription<Confirmed>) {
+        for (key, object) in claims.take() {
+            self.changed = true;
+            match object {
+                Some(object) => self.claims.insert(key.name, object.value),
+                None => self.claims.remove(&key.name),
+            };
+        }
+        for (key, object) in confirmed.take() {
+            self.changed = true;
+            match object {
+                Some(object) => self.confirmed.insert(key.name, object.value),
+                None => self.confirmed.remove(&key.name),
+            };
+        }
+    }
+
+    fn observed(&self) -> Vec<ObservedNode> {
+        let observed = |(name, claims): (&String, &Arc<NodeClaims>)| ObservedNode {
+            claims: Arc::clone(claims),
+            confirmed: self.confirmed.get(name).cloned(),
+        };
+        self.claims.iter().map(observed).collect()
+    }
+
+    /// Every address of every other node, ascending.
+    fn addresses(&self, own: &str, records: &Records) -> Arc<[IpAddr]> {
+        let others =
+            self.confirmed.iter().filter(|(name, _)| *name != own && self.claims.contains_key(*name));
+        let seen = others.flat_map(|(_, confirmed)| &confirmed.facts.node_addresses);
+        let held = records.nodes.values().flat_map(|record| &record.node_addresses);
+        let mut addresses: Vec<IpAddr> = seen.chain(held).copied().collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.into()
+    }
+}
+
+impl Controller for Mesh {
+    async fn reconcile(&mut self, _: Triggers) -> Outcome {
+        let own = self.context.own()?;
+        if !self.context.view.nodes.is_synced() {
+            return Err(Unmet::waiting("the Nodes of the cluster have not been listed yet"));
+        }
+        if !self.context.view.confirmed.is_synced() {
+            return Err(Unmet::waiting("the Nodes of the cluster have not been confirmed yet"));
+        }
+        self.known.update(&self.claims, &self.confirmed);
+        let fabric = fabric(&self.context.config, &own, self.context.keys.lock().all());
+        if !self.known.changed && self.resolved.as_ref() == Some(&fabric) {
+            return Ok(Vec::new());
+        }
+        self.resolve(fabric)
+    }
+}
+
+fn refused(refusal: &Refusal) -> Refused {
+    Refused {
+        node: refusal.node.clone(),
+        reason: refusal.reason.label().to_owned(),
+        message: refusal.reason.to_string(),
+    }
+}
+
+fn fabric(config: &Config, own: &OwnNode, keys: Vec<PublicKey>) -> Fabric {
+    let has = |ipv4: bool| own.internal.iter().chain(&own.external).any(|address| address.is_ipv4() == ipv4);
+    Fabric {
+        own: OwnClaims {
+            name: own.name.clone(),
+            keys,
+            pod_cidrs: own.pod_cidrs.clone(),
+            node_addresses: own.internal.clone(),
+            location: config.location.clone(),
+        },
+        ranges: config.ranges(),
+        ipv4: has(true),
+        ipv6: has(false),
+    }
+}

@@ -1,0 +1,14 @@
+//! The controllers, a file each. Which triggers run them is in [`table`](super::table).
+
+pub(super) mod admission;
+pub(super) mod annotations;
+pub(super) mod egress;
+pub(super) mod guard;
+pub(super) mod keys;
+pub(super) mod link;
+pub(super) mod mesh;
+pub(super) mod plugin;
+pub(super) mod routes;
+pub(super) mod sysctls;
+pub(super) mod tunnel;
+pub(super) mod wiring;

@@ -1,0 +1,67 @@
+//! The CNI plugin and what it needs to know, installed once all that pods need is in place.
+
+use std::sync::Arc;
+
+use crate::agent::context::Context;
+use crate::agent::control::{Controller, Name, Outcome, Triggers, Unmet};
+use crate::agent::routing;
+use crate::mesh::node_object::OwnNode;
+use crate::pod;
+use crate::pod::node::{NodeInfo, is_ready, mark_ready};
+
+/// Name of the network in the CNI configuration.
+const NETWORK: &str = "selvedge";
+
+pub(in crate::agent) struct Plugin {
+    context: Arc<Context>,
+}
+
+impl Plugin {
+    #[expect(clippy::unnecessary_wraps, reason = "others can fail")]
+    pub(in crate::agent) fn new(context: Arc<Context>) -> anyhow::Result<Self> {
+        Ok(Self { context })
+    }
+
+    fn info(&self, own: &OwnNode) -> NodeInfo {
+        let config = &self.context.config;
+        NodeInfo {
+            node_name: own.name.clone(),
+            node_uid: own.uid.clone(),
+            pod_cidrs: own.pod_cidrs.clone(),
+            cluster_pod_cidrs: config.cluster_pod_cidrs.clone(),
+            service_cidrs: config.service_cidrs.clone(),
+            trusted_sources: config.trusted_sources.clone(),
+            mtu: self.context.mtu(&own.internal),
+            datapath: routing::datapath(config.datapath),
+            tunnel_port: Some(config.listen_port),
+        }
+    }
+
+    fn install(&self, info: &NodeInfo) -> anyhow::Result<Vec<String>> {
+        let (paths, cni) = (&self.context.paths, &self.context.config.cni);
+        let mut changes = Vec::new();
+        if NodeInfo::load(paths).ok().as_ref() != Some(info) {
+            info.save(paths)?;
+            changes.push("node.json".to_owned());
+        }
+        let written = pod::install(paths, &cni.bin_dir, &cni.conf_dir, NETWORK)?;
+        changes.extend(written.iter().map(|path| path.display().to_string()));
+        if !is_ready(paths) {
+            mark_ready(paths)?;
+            changes.push("ready for pods".to_owned());
+        }
+        Ok(changes)
+    }
+}
+
+impl Controller for Plugin {
+    async fn reconcile(&mut self, _: Triggers) -> Outcome {
+        let own = self.context.own()?;
+        let missing = self.context.board.missing(Some(Name::Pods));
+        if !missing.is_empty() {
+            let labels: Vec<_> = missing.iter().map(|name| name.label()).collect();
+            return Err(Unmet::waiting(format!("the CNI plugin waits for {}", labels.join(", "))));
+        }
+        self.install(&self.info(&own)).map_err(|error| Unmet::failed(format!("{error:#}")))
+    }
+}

@@ -1,0 +1,125 @@
+//! The tunnel's configuration: this node's identities and its peers. It counts as applied once the tunnel has answered
+//! that it runs it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::agent::context::Context;
+use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
+use crate::agent::session::Session;
+use crate::local::{Client, ClientError, encode};
+use crate::mesh::resolve::{Peer, PeerKeys};
+use crate::tunnel::api::{Applied, DeviceConfig, PeerConfig, PeerKeyConfig};
+
+/// Up to this number of changed peers are sent one by one, and not with all others.
+const FEW: usize = 16;
+
+pub(in crate::agent) struct Tunnel {
+    context: Arc<Context>,
+    client: Client,
+    /// What the tunnel runs, in which of its lives; none when that is not known.
+    applied: Option<(u64, Wanted)>,
+}
+
+/// A configuration, with its peers by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    /// All but the peers.
+    device: DeviceConfig,
+    peers: BTreeMap<String, PeerConfig>,
+}
+
+/// What one peer needs to be as wanted.
+enum Step<'a> {
+    Put(&'a PeerConfig),
+    Delete(&'a str),
+}
+
+impl Tunnel {
+    #[expect(clippy::unnecessary_wraps, reason = "others can fail")]
+    pub(in crate::agent) fn new(context: Arc<Context>) -> anyhow::Result<Self> {
+        let client = Client::new(&context.paths.tunnel_socket(&context.config.interface));
+        Ok(Self { context, client, applied: None })
+    }
+
+    fn wanted(&self) -> Result<Wanted, Unmet> {
+        let (own, members) = (self.context.own()?, self.context.members()?);
+        let config = &self.context.config;
+        let device = DeviceConfig {
+            key_store: self.context.paths.keys(),
+            identities: self.context.keys.lock().identities(),
+            listen_port: config.listen_port,
+            mtu: u16::try_from(self.context.mtu(&own.internal)).unwrap_or(u16::MAX),
+            firewall_mark: config.firewall_mark,
+            peers: Vec::new(),
+        };
+        let peers = members.peers.iter().map(|peer| peer_config(peer, config.persistent_keepalive));
+        Ok(Wanted { device, peers: peers.map(|peer| (peer.name.clone(), peer)).collect() })
+    }
+
+    async fn apply(&self, wanted: &Wanted, before: Option<&Wanted>) -> Result<Vec<String>, ClientError> {
+        let steps =
+            before.filter(|before| before.device == wanted.device).map(|before| steps(before, wanted));
+        let Some(steps) = steps.filter(|steps| steps.len() <= FEW) else {
+            let peers = wanted.peers.values().cloned().collect();
+            let config = DeviceConfig { peers, ..wanted.device.clone() };
+            return Ok(told(self.client.put("/v1/config", &config).await?));
+        };
+        let mut changes = Vec::new();
+        for step in steps {
+            changes.extend(told(match step {
+                Step::Put(peer) => self.client.put(&path(&peer.name), peer).await?,
+                Step::Delete(name) => self.client.delete(&path(name)).await?,
+            }));
+        }
+        Ok(changes)
+    }
+}
+
+impl Controller for Tunnel {
+    async fn reconcile(&mut self, pending: Triggers) -> Outcome {
+        let session = match self.context.session.get() {
+            Session::Open(session) => session,
+            Session::None => return Err(Unmet::waiting("the tunnel has not answered yet")),
+            Session::Broken(why) => return Err(Unmet::waiting(why)),
+        };
+        let wanted = self.wanted()?;
+        // What is not known to be applied is sent whole, as at every slow comparison.
+        let before = self.applied.take().filter(|(at, _)| *at == session && !pending.has(Trigger::Resync));
+        let changes = self.apply(&wanted, before.as_ref().map(|(_, wanted)| wanted)).await;
+        let changes = changes.map_err(Unmet::failed)?;
+        self.applied = Some((session, wanted));
+        Ok(changes)
+    }
+}
+
+fn path(peer: &str) -> String {
+    format!("/v1/peers/{}", encode(peer))
+}
+
+/// What makes the peers of `before` those of `wanted`. Peers are removed first: another may get their addresses.
+fn steps<'a>(before: &'a Wanted, wanted: &'a Wanted) -> Vec<Step<'a>> {
+    let gone = before.peers.keys().filter(|name| !wanted.peers.contains_key(*name));
+    let changed = wanted.peers.iter().filter(|(name, peer)| before.peers.get(*name) != Some(peer));
+    gone.map(|name| Step::Delete(name)).chain(changed.map(|(_, peer)| Step::Put(peer))).collect()
+}
+
+fn told(applied: Applied) -> Vec<String> {
+    let lines = |what: &str, names: Vec<String>| -> Vec<String> {
+        names.into_iter().map(|name| format!("{what} peer {name}")).collect()
+    };
+    [lines("added", applied.added), lines("changed", applied.changed), lines("removed", applied.removed)]
+        .concat()
+}
+
+/// A peer as the tunnel takes it, with `keepalive` in seconds.
+fn peer_config(peer: &Peer, keepalive: Option<u16>) -> PeerConfig {
+    let key = |keys: &PeerKeys| PeerKeyConfig { public_key: keys.keys.public_key, epoch: keys.epoch };
+    PeerConfig {
+        name: peer.name.clone(),
+        keys: peer.keys.iter().map(key).collect(),
+        endpoints: peer.endpoints.clone(),
+        allowed_ips: peer.allowed_ips.clone(),
+        persistent_keepalive: keepalive,
+    }
+}
