@@ -47,6 +47,8 @@ macro_rules! start {
     };
 }
 
+/// A trigger reaches the lines in this order: who depends on others stands behind them, and so never finds them settled
+/// before they know of it.
 #[rustfmt::skip]
 static TABLE: [Line; 14] = [
     Line { name: Name::Guard,        needed: true,  resync: SOON,  triggers: &[GuardTable], start: start!(guard::Guard) },

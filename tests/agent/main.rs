@@ -4,5 +4,6 @@
 mod admit;
 mod claims;
 mod cluster;
+mod controllers;
 mod outage;
 mod repair;

@@ -34,16 +34,15 @@ struct State {
     problem: Option<String>,
     running: Option<Instant>,
     runs: u64,
+    /// Somebody waits for it to catch up.
+    awaited: bool,
 }
 
 impl State {
-    /// The last run succeeded, and no run hangs.
-    fn is_applied(&self) -> bool {
-        self.applied.is_some() && self.problem.is_none() && !self.is_slow()
-    }
-
-    fn is_slow(&self) -> bool {
-        self.running.is_some_and(|since| since.elapsed() > SLOW)
+    /// The last run succeeded, and nothing has happened since that it has yet to apply.
+    fn is_current(&self) -> bool {
+        let wanted = self.mailbox.as_ref().map_or(0, |mailbox| mailbox.wanted());
+        self.problem.is_none() && self.applied.is_some_and(|applied| applied >= wanted)
     }
 
     fn problem(&self) -> Option<String> {
@@ -100,7 +99,8 @@ impl Board {
                     state.problem = Some(unmet.text().to_owned());
                 }
             }
-            (before != outcome.is_ok(), outcome.is_ok())
+            let caught_up = state.is_current() && std::mem::take(&mut state.awaited);
+            (before != outcome.is_ok() || caught_up, outcome.is_ok())
         };
         match outcome {
             Ok(changes) if !changes.is_empty() => {
@@ -136,12 +136,17 @@ impl Board {
         self.bus.post(Trigger::Status);
     }
 
-    /// What pods need, `but` one, and has not reached its desired state.
+    /// What pods need, `but` one, and has not applied the newest desired state. When one of those has caught up, there is a
+    /// [`Trigger::Status`].
     #[must_use]
-    pub(crate) fn missing(&self, but: Option<Name>) -> Vec<Name> {
-        let states = self.states();
-        let missing = |name: &Name| !states.get(name).is_some_and(State::is_applied);
-        self.needed.iter().copied().filter(|name| Some(*name) != but).filter(missing).collect()
+    pub(crate) fn behind(&self, but: Option<Name>) -> Vec<Name> {
+        let mut states = self.states();
+        let mut behind = |name: &Name| {
+            let state = states.entry(*name).or_default();
+            state.awaited = !state.is_current();
+            state.awaited
+        };
+        self.needed.iter().copied().filter(|name| Some(*name) != but).filter(|name| behind(name)).collect()
     }
 
     /// For people: a line for each controller that has not reached its desired state.

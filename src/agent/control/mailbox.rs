@@ -29,7 +29,7 @@ pub(crate) struct Pending {
     pub(crate) triggers: Triggers,
     /// When the first of it happened; none when nothing did.
     pub(crate) since: Option<Instant>,
-    /// Number of the desired state: one more with each trigger.
+    /// Number of the desired state: one more with each change.
     pub(crate) generation: u64,
 }
 
@@ -39,7 +39,9 @@ impl Mailbox {
             let mut slot = self.slot();
             slot.triggers.insert(trigger);
             slot.since.get_or_insert_with(Instant::now);
-            slot.wanted += 1;
+            if trigger.is_change() {
+                slot.wanted += 1;
+            }
         }
         self.posted.notify_one();
     }

@@ -112,7 +112,7 @@ fn one_that_hangs_delays_no_other() {
     let hanging: Vec<Name> =
         rig.board.hanging(Duration::from_millis(1)).into_iter().map(|(name, _)| name).collect();
     assert_eq!(hanging, [Name::Mesh, Name::Tunnel, Name::Egress]);
-    assert_eq!(rig.board.missing(None).len(), 3, "what has not ended is not applied");
+    assert_eq!(rig.board.behind(None).len(), 3, "what has not ended is not applied");
     let text = rig.metrics.encode(Snapshot::default()).unwrap();
     assert!(text.contains("selvedge_agent_reconciles_total{controller=\"guard\"} 99"), "{text}");
     assert!(
@@ -124,7 +124,7 @@ fn one_that_hangs_delays_no_other() {
 #[test]
 fn what_others_asked_for_triggers_nothing() {
     let rig = Rig::start(&[(Name::Guard, Does::Count)]);
-    rig.wait_for("the first run", |rig| rig.board.missing(None).is_empty());
+    rig.wait_for("the first run", |rig| rig.board.behind(None).is_empty());
     for trigger in [Trigger::Nodes, Trigger::OwnNode, Trigger::Rules] {
         rig.bus.post(trigger);
     }
@@ -148,4 +148,39 @@ fn a_panic_is_told() {
     let mut rig = Rig::start(&[(Name::Guard, Does::Panic)]);
     let why = rig.ended.blocking_recv().unwrap();
     assert_eq!(why, "controller guard: it panicked");
+}
+
+/// Else a node could be called ready for a configuration that is not applied yet.
+#[test]
+fn what_is_triggered_is_behind_until_it_is_applied() {
+    let mailbox: Arc<Mailbox> = Arc::default();
+    let routes = Triggers::of(&[Trigger::Routes]);
+    let listener: Arc<Mailbox> = Arc::default();
+    let status = Triggers::of(&[Trigger::Status]);
+    let bus = Bus::new([(routes, Arc::clone(&mailbox)), (status, Arc::clone(&listener))]);
+    let mailboxes = [(Name::Routes, Arc::clone(&mailbox))];
+    let board = Board::new(&mailboxes, vec![Name::Routes], bus.clone(), Metrics::default());
+    let run = |outcome: Outcome| {
+        let pending = mailbox.take();
+        board.begin(Name::Routes);
+        board.finish(Name::Routes, &pending, &outcome);
+    };
+    assert_eq!(board.behind(None), [Name::Routes], "it has not run yet");
+    run(Ok(Vec::new()));
+    assert_eq!(board.behind(None), []);
+    bus.post(Trigger::Routes);
+    assert_eq!((board.behind(None), board.unready().len()), (vec![Name::Routes], 0));
+    listener.take();
+    let pending = mailbox.take();
+    bus.post(Trigger::Routes);
+    board.begin(Name::Routes);
+    board.finish(Name::Routes, &pending, &Ok(Vec::new()));
+    assert_eq!(board.behind(None), [Name::Routes], "something happened during the run");
+    assert!(!listener.take().triggers.has(Trigger::Status));
+    run(Ok(Vec::new()));
+    assert!(listener.take().triggers.has(Trigger::Status), "who waits is told");
+    assert_eq!(board.behind(None), []);
+    bus.post(Trigger::Routes);
+    run(Err(Unmet::failed("no")));
+    assert_eq!((board.behind(None), board.unready()), (vec![Name::Routes], vec!["routes: no".to_owned()]));
 }

@@ -47,6 +47,14 @@ pub(crate) enum Trigger {
     Resync,
 }
 
+impl Trigger {
+    /// Whether the desired state may be another one than before. The others are occasions to try again.
+    #[must_use]
+    pub(crate) const fn is_change(self) -> bool {
+        !matches!(self, Self::Status | Self::ApiServer | Self::Resync)
+    }
+}
+
 /// A set of triggers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Triggers(u32);

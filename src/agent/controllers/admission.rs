@@ -69,7 +69,7 @@ impl Admission {
 
 impl Controller for Admission {
     async fn reconcile(&mut self, _: Triggers) -> Outcome {
-        if !self.context.board.missing(None).is_empty() {
+        if !self.context.board.behind(None).is_empty() {
             return Ok(Vec::new());
         }
         let own = self.context.own()?;

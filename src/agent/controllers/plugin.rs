@@ -37,6 +37,12 @@ impl Plugin {
         }
     }
 
+    /// Pods may come already, and find what they need.
+    fn is_installed(&self, info: &NodeInfo) -> bool {
+        let paths = &self.context.paths;
+        is_ready(paths) && NodeInfo::load(paths).ok().as_ref() == Some(info)
+    }
+
     fn install(&self, info: &NodeInfo) -> anyhow::Result<Vec<String>> {
         let (paths, cni) = (&self.context.paths, &self.context.config.cni);
         let mut changes = Vec::new();
@@ -57,11 +63,14 @@ impl Plugin {
 impl Controller for Plugin {
     async fn reconcile(&mut self, _: Triggers) -> Outcome {
         let own = self.context.own()?;
-        let missing = self.context.board.missing(Some(Name::Pods));
-        if !missing.is_empty() {
-            let labels: Vec<_> = missing.iter().map(|name| name.label()).collect();
-            return Err(Unmet::waiting(format!("the CNI plugin waits for {}", labels.join(", "))));
+        let info = self.info(&own);
+        if !self.is_installed(&info) {
+            let behind = self.context.board.behind(Some(Name::Pods));
+            if !behind.is_empty() {
+                let labels: Vec<_> = behind.iter().map(|name| name.label()).collect();
+                return Err(Unmet::waiting(format!("the CNI plugin waits for {}", labels.join(", "))));
+            }
         }
-        self.install(&self.info(&own)).map_err(|error| Unmet::failed(format!("{error:#}")))
+        self.install(&info).map_err(|error| Unmet::failed(format!("{error:#}")))
     }
 }
