@@ -1,22 +1,13 @@
-//! What the kernel has, as far as controllers go by it: one monitor for all of them.
+//! What the kernel has, as far as controllers go by it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
-use super::context::Context;
 use super::control::Trigger;
 use crate::kernel::LINK_GROUP;
 use crate::kernel::address::Address;
 use crate::kernel::link::Link;
-use crate::kernel::monitor::{Change, Monitor};
 use crate::kernel::netlink::{Error, Netlink};
-
-/// Pause before the next attempt to listen.
-const RETRY: Duration = Duration::from_secs(1);
-/// Changes that come together are read together: a pod makes a dozen.
-const GATHER: Duration = Duration::from_millis(5);
 
 /// Devices and addresses of this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,7 +36,7 @@ impl KernelFacts {
     }
 
     /// Which triggers the change from `before` is, in a node whose TUN device is `tunnel`.
-    fn changes(&self, before: &Self, tunnel: &str) -> Vec<Trigger> {
+    pub(super) fn changes(&self, before: &Self, tunnel: &str) -> Vec<Trigger> {
         let mut triggers = Vec::new();
         if self.device(tunnel) != before.device(tunnel) {
             triggers.push(Trigger::TunnelLink);
@@ -81,69 +72,6 @@ fn is_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local(),
-    }
-}
-
-/// Keeps the context's facts at what the kernel has, and posts a trigger for each kind of change, until dropped.
-pub(super) async fn follow(context: &Context) {
-    loop {
-        if let Err(error) = listen(context).await {
-            tracing::warn!(%error, "lost track of the kernel's changes, listening again");
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
-async fn listen(context: &Context) -> anyhow::Result<()> {
-    let (mut monitor, netlink) = (Monitor::new()?, Netlink::new()?);
-    // What changed before is read once.
-    let mut changes: BTreeSet<Change> = Change::ALL.into();
-    loop {
-        if changes.contains(&Change::Link) || changes.contains(&Change::Address) {
-            refresh(context, &netlink).await?;
-        }
-        for trigger in changes.iter().flat_map(triggers) {
-            context.bus.post(*trigger);
-        }
-        changes = monitor.next().await?;
-        if changes.iter().all(|change| matches!(change, Change::Link | Change::Address)) {
-            tokio::time::sleep(GATHER).await;
-        }
-    }
-}
-
-async fn refresh(context: &Context, netlink: &Netlink) -> Result<(), Error> {
-    let now = Arc::new(KernelFacts::read(netlink).await?);
-    let before = std::mem::replace(&mut *context.facts.lock(), Arc::clone(&now));
-    for trigger in now.changes(&before, &context.config.interface) {
-        context.bus.post(trigger);
-    }
-    context.facts_changed.notify_waiters();
-    Ok(())
-}
-
-/// What somebody's change of the kernel means. Devices and addresses are compared instead.
-fn triggers(change: &Change) -> &'static [Trigger] {
-    match change {
-        Change::Link | Change::Address => &[],
-        Change::Route => &[Trigger::Routes],
-        Change::Rule => &[Trigger::Rules],
-        Change::Nftables => &[Trigger::GuardTable, Trigger::EgressTable, Trigger::PodTables],
-    }
-}
-
-/// Waits until the node has lost an address that it had when this was called, or got since: connections from it are dead,
-/// and nobody tells.
-pub(super) async fn lost_address(context: &Context) -> IpAddr {
-    let mut known = BTreeSet::new();
-    loop {
-        let changed = context.facts_changed.notified();
-        let now = context.facts.get().own_addresses();
-        if let Some(lost) = known.difference(&now).next() {
-            return *lost;
-        }
-        known = now;
-        changed.await;
     }
 }
 

@@ -1,8 +1,8 @@
 //! The control plane of a node: a view of the cluster and of the kernel, and independent controllers over it.
 //!
-//! In the order in which an event passes: the [`view`] reflects what the API server shows, [`facts`] what the kernel has,
-//! [`session`] whether the tunnel answers; each posts triggers; [`control`] runs the [`controllers`] that the [`table`] names
-//! for them; [`serve`] answers questions about all of it.
+//! In the order in which an event passes: [`sources`] bring what the API server shows into the [`view`], what the kernel has
+//! into [`facts`], whether the tunnel answers into [`session`], and post triggers; [`control`] runs the [`controllers`] that
+//! the [`table`] names for them, which share a [`context`]; [`serve`] answers questions about all of it.
 
 mod api;
 mod context;
@@ -16,6 +16,7 @@ mod retry;
 mod routing;
 mod serve;
 mod session;
+mod sources;
 pub mod status;
 mod table;
 mod view;
@@ -35,10 +36,11 @@ use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
 use context::{Cell, Context};
 use facts::KernelFacts;
+use sources::confirm::Confirmer;
+use sources::reflect::{self, Served};
+use sources::{kernel, session as tunnel_session};
 use table::Frame;
 use view::View;
-use view::confirm::Confirmer;
-use view::reflect::{self, Served};
 
 /// Runs the agent until it is told to end (SIGTERM, SIGINT) or one of its tasks fails. Needs a multi-threaded runtime.
 ///
@@ -58,9 +60,9 @@ pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
     tasks.spawn(named("health and metrics", http::serve(listener, Arc::new(report.clone()))));
     tasks.spawn(named("local API", serve::local(report)));
     let of = shared();
-    tasks.spawn(named("kernel facts", async move { facts::follow(&of).await }));
+    tasks.spawn(named("kernel facts", async move { kernel::follow(&of).await }));
     let of = shared();
-    tasks.spawn(named("tunnel session", async move { session::follow(&of).await }));
+    tasks.spawn(named("tunnel session", async move { tunnel_session::follow(&of).await }));
     let of = shared();
     tasks.spawn(named("watches", async move { watch(&of).await }));
     let confirmer = Confirmer::new(&context);
@@ -122,7 +124,7 @@ async fn watch(context: &Context) {
         tokio::select! {
             () = reflect::own_node(client.clone(), name, ranges, &context.view.own, served.clone()) => return,
             () = reflect::all_nodes(client, Arc::clone(&context.view.nodes), served) => return,
-            lost = facts::lost_address(context) => {
+            lost = kernel::lost_address(context) => {
                 tracing::warn!(address = %lost, "the node has lost this address, connecting to the API server again");
             }
         }

@@ -1,12 +1,9 @@
 //! What the agent knows of the cluster: a typed store for each watched kind, with the fields that somebody reads.
 //!
-//! In the order in which an object passes: [`reflect`] follows a watch, [`nodes`] and [`own`] take from an object what is
-//! needed, [`store`] keeps it and tells subscribers what changed; [`confirm`] asks for whole Nodes and adds what those say.
+//! A [`store`] keeps objects and tells its subscribers what changed; [`own`] is this node's own object. The
+//! [`sources`](super::sources) fill them.
 
-pub(super) mod confirm;
-pub(super) mod nodes;
 pub(super) mod own;
-pub(super) mod reflect;
 pub(super) mod store;
 
 use std::sync::Arc;

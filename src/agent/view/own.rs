@@ -32,7 +32,7 @@ impl Own {
     }
 
     /// Takes the object as the API server shows it now.
-    pub(super) fn put(&self, node: Option<&Node>, cluster_pod_cidrs: &[IpNet]) {
+    pub(in crate::agent) fn put(&self, node: Option<&Node>, cluster_pod_cidrs: &[IpNet]) {
         let now = match node.map(|node| OwnNode::from_object(node, cluster_pod_cidrs)) {
             None => Seen::Absent,
             Some(Err(error)) => Seen::Invalid(error),

@@ -15,11 +15,11 @@ use kube::{Client, Resource as _};
 use serde::Deserialize;
 use tokio::sync::Notify;
 
-use super::store::{Key, Object, Store};
 use crate::agent::api::Api;
 use crate::agent::context::Context;
 use crate::agent::control::{Board, Name};
 use crate::agent::retry::{Retry, jittered};
+use crate::agent::view::store::{Key, Object, Store};
 use crate::mesh::resolve::{Confirmed, Facts, Need, NodeClaims, need};
 
 /// Above this number of Nodes to ask for, one paged list of all Nodes is cheaper.

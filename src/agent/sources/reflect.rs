@@ -22,10 +22,10 @@ use tokio::time::{Instant, timeout_at};
 use tower::service_fn;
 
 use super::nodes::claims;
-use super::own::Own;
-use super::store::{Key, Store};
 use crate::agent::control::{Board, Bus, Name, Trigger};
 use crate::agent::retry::Retry;
+use crate::agent::view::own::Own;
+use crate::agent::view::store::{Key, Store};
 use crate::api_server::WATCH_TIMEOUT_SECONDS;
 use crate::cause;
 use crate::mesh::resolve::NodeClaims;
