@@ -7,6 +7,7 @@
 //! A request passes: [`Server`] (TLS, HTTP) -> `handler` (who, may they, [`Fault`]s) -> `verbs` -> [`Store`] -> `form`.
 
 mod access;
+mod answer;
 mod audit;
 mod call;
 mod discovery;
@@ -20,6 +21,7 @@ mod patch;
 pub mod resource;
 mod selector;
 mod server;
+mod state;
 mod store;
 mod stream;
 mod table;
@@ -34,5 +36,6 @@ pub use call::Request;
 pub use failure::Failure;
 pub use fault::{Action, Fault, Injected};
 pub use resource::Resource;
-pub use server::{Admission, Mode, Options, Review, Server, StartError};
+pub use server::{Server, StartError};
+pub use state::{Admission, Mode, Options, Review};
 pub use store::{Change, ChangeKind, Deletion, Expired, Removed, Store, Watch};

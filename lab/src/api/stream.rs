@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
+use super::answer::Body;
 use super::call::Request;
 use super::failure::Failure;
 use super::form::Form;
-use super::handler::Body;
 use super::resource::Resource;
 use super::selector::Selector;
-use super::server::State;
+use super::state::State;
 use super::store::{Change, ChangeKind, Watch};
 
 /// What of the changes a client sees, and how.

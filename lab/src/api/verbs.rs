@@ -7,12 +7,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::access::User;
+use super::answer::{Answer, Body, json, stream};
 use super::call::Request;
 use super::failure::Failure;
-use super::handler::{Answer, json, stream};
 use super::patch::Patch;
 use super::resource::{NAMESPACES, PODS, Resource};
-use super::server::{Review, State};
+use super::state::{Review, State};
 use super::store::{Deletion, Removed};
 use super::stream::{self, View};
 use super::{event, object};
@@ -76,7 +76,7 @@ impl Call<'_> {
         }
     }
 
-    fn one(self, code: u16, object: &Value) -> http::Response<super::handler::Body> {
+    fn one(self, code: u16, object: &Value) -> http::Response<Body> {
         json(code, &self.request.form().object(self.resource, object))
     }
 
