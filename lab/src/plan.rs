@@ -15,6 +15,12 @@ pub const INTERNET_MTU: u32 = 1400;
 pub const POD_MTU: u32 = UNDERLAY_MTU - 80;
 /// Where the API server listens.
 pub const API_PORT: u16 = 6443;
+/// TCP port of the flow that is meant to be plaintext: captures look at its headers alone.
+pub const PLAIN_PORT: u16 = 5201;
+/// Ports of the server on the internet.
+pub const INTERNET_PORTS: [u16; 2] = [80, 8080];
+/// Ports of the server on every node, in the node's own network.
+pub const HOST_PORTS: [u16; 2] = [9080, PLAIN_PORT];
 
 const CONTROL: u8 = 250;
 const OUTSIDE: u8 = 251;

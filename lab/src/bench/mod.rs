@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 pub use figures::{Figures, Report};
 use plugin::Node;
 
-use crate::lab::{Doing as _, Error};
+use crate::error::{Doing as _, Error};
 
 /// What is compared.
 #[derive(Debug, Clone)]
