@@ -40,6 +40,7 @@ pub(super) async fn serve(
     };
     state.responsive().await;
     let response = answer.unwrap_or_else(|failure| refusal(&failure));
+    let response = state.counters.count(&request, response);
     state.log.add(response.status().as_u16(), request);
     Ok(response)
 }

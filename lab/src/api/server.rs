@@ -1,5 +1,6 @@
 //! The server: sockets, TLS and connections, and the handle that tests and the lab hold.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{User, kubeconfig};
 use super::audit::Record;
+use super::counters::{Count, Counted};
 use super::fault::{Fault, Injected};
 use super::handler;
 use super::state::{Mode, Options, State};
@@ -100,6 +102,12 @@ impl Server {
     #[must_use]
     pub fn requests(&self) -> Vec<Record> {
         self.state.log.records()
+    }
+
+    /// Requests answered and bytes sent since the start. Unlike [`requests`](Self::requests) they are complete.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<Counted, Count> {
+        self.state.counters.read()
     }
 
     /// Makes something go wrong, until the value returned is dropped.

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{User, Users};
 use super::audit::Log;
+use super::counters::Counters;
 use super::failure::Failure;
 use super::fault::Faults;
 use super::resource::Resource;
@@ -79,6 +80,7 @@ pub(super) struct State {
     pub(super) store: Arc<Store>,
     pub(super) users: Users,
     pub(super) log: Log,
+    pub(super) counters: Counters,
     pub(super) faults: Faults,
     pub(super) options: Options,
     mode: watch::Sender<Mode>,
@@ -93,6 +95,7 @@ impl State {
             store: Store::new(options.history),
             users: Users::default(),
             log: Log::default(),
+            counters: Counters::default(),
             faults: Faults::default(),
             options,
             mode: watch::Sender::new(Mode::Serving),
