@@ -2,5 +2,6 @@
 
 pub mod cni;
 mod figures;
+pub mod scale;
 
 pub use figures::Figures;
