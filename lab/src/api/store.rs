@@ -194,6 +194,14 @@ impl Store {
         Ok(objects.into_values().cloned().collect())
     }
 
+    /// Makes the JSON texts of all objects of a resource, which otherwise the first request for each has to wait for.
+    pub fn make_texts(&self, resource: &'static Resource) {
+        for object in self.list(resource, None).1 {
+            object.text();
+            object.metadata_text();
+        }
+    }
+
     /// Puts what `change` makes of the object in its place. UID or version in the result must be those of the object.
     ///
     /// `change` runs while the store is locked and must not call it.

@@ -1,4 +1,4 @@
-//! `bench-scale`: what one agent costs among thousands of Nodes.
+//! `bench-scale`: time, CPU, memory and API requests of one agent among thousands of Nodes.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -12,36 +12,35 @@ use crate::preflight;
 /// Options of `bench-scale`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// How many Nodes; with several numbers, one after the other
+    /// Number of Nodes; several numbers are measured one after the other
     #[arg(long, value_delimiter = ',', default_value = "1000,5000", value_parser = nodes)]
     nodes: Vec<u32>,
-    /// What is measured and how long
     #[command(flatten)]
     measure: Measure,
     /// The product's binary; beside this program by default
     #[arg(long, env = "SELVEDGE_BIN")]
     selvedge: Option<PathBuf>,
-    /// Write the report to this file as well, as Markdown or, with --output json, as JSON
+    /// Write the report to this file as well
     #[arg(long)]
     report: Option<PathBuf>,
-    /// Form of the report
+    /// Format of the report
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
-/// What both processes are told.
+/// Options of both processes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Measure {
-    /// How long the measurement at rest takes, in seconds
+    /// Length of the measurement at rest, in seconds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Time from one heartbeat of a Node to its next, in seconds
+    /// Period of the heartbeats of each Node, in seconds
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     heartbeat: u64,
-    /// How many changes of each kind are timed
+    /// Number of changes of each kind that are timed
     #[arg(long, default_value_t = 100)]
     changes: u32,
-    /// How long the agent may take to be ready, in seconds
+    /// Time limit for the agent to get ready, in seconds
     #[arg(long, default_value_t = 180)]
     limit: u64,
 }
@@ -90,7 +89,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Measures in namespaces of its own, which are gone afterwards.
+/// Runs the measurement in a process with namespaces of its own.
 fn isolated(nodes: u32, measure: &Measure, selvedge: &std::path::Path) -> Result<Outcome, Failure> {
     let mut command = Command::new(std::env::current_exe()?);
     let Measure { seconds, heartbeat, changes, limit } = measure;
@@ -112,7 +111,7 @@ fn isolated(nodes: u32, measure: &Measure, selvedge: &std::path::Path) -> Result
     serde_json::from_slice(&output.stdout).map_err(Failure::new)
 }
 
-#[expect(clippy::print_stdout, reason = "the process outside reads it")]
+#[expect(clippy::print_stdout, reason = "the calling process reads it")]
 pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
     let progress = Progress::new();
     let Measure { seconds, heartbeat, changes, limit } = args.measure;
@@ -122,7 +121,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
         heartbeat: Duration::from_secs(heartbeat),
         changes: usize::try_from(changes).unwrap_or(usize::MAX),
         limit: Duration::from_secs(limit),
-        // In memory, and gone with these namespaces.
+        // A tmpfs of these namespaces.
         folder: PathBuf::from("/run/bench"),
         selvedge: args.selvedge.clone(),
     };

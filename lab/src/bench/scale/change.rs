@@ -1,4 +1,4 @@
-//! How long a change of the cluster takes to be in force on the node.
+//! Changes of Nodes, each timed from the write in the API server's store until the tunnel has the peer's new state.
 
 use std::time::{Duration, Instant};
 
@@ -6,26 +6,25 @@ use super::tunnel::{LOOK, Peers};
 use super::{Delays, Options};
 use crate::api::Store;
 use crate::api::resource::NODES;
-use crate::bench::Figures;
 use crate::error::{Doing as _, Error};
 
 use super::member::Member;
 
-/// Between two changes.
+/// Pause between two changes.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// A change that the tunnel has not got so long after the last one counts as missing.
+/// A change counts as missing when the tunnel does not have it this long after the last change.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Where members listen once they have moved: the first of them, the others on the ports after it.
+/// Port on which the first changed member listens; each further one listens on the next port.
 const MOVED: u16 = 40_000;
 
-/// Members move to other ports.
+/// Members change the port in their `endpoints` annotation.
 pub(super) fn moves(
     options: &Options,
     members: &[Member],
     store: &Store,
     peers: &mut Peers<'_>,
 ) -> Result<Delays, Error> {
-    // From all over the cluster, whatever the order of names means to the agent.
+    // Spread over the cluster, in case the order of names matters to the agent.
     let step = (members.len() / options.changes.max(1)).max(1);
     let chosen: Vec<&Member> = members.iter().step_by(step).take(options.changes).collect();
     time(&chosen, peers, |member, port| {
@@ -33,7 +32,7 @@ pub(super) fn moves(
     })
 }
 
-/// New members join, with all that they publish.
+/// New members join: each Node is created complete, with all its annotations.
 pub(super) fn joins(
     options: &Options,
     members: &[Member],
@@ -50,16 +49,16 @@ pub(super) fn joins(
     })
 }
 
-/// Changes of which the tunnel has not got the outcome yet.
+/// A change that the tunnel does not have yet.
 struct Waiting<'a> {
     member: &'a Member,
-    /// An endpoint that is new, and this member's alone.
-    sign: String,
+    /// The new endpoints; no other member has one of them.
+    signs: Vec<String>,
     since: Instant,
 }
 
-/// Has `change` make one change after another, and notes when the tunnel has each: `change` takes the member and the port
-/// on which it listens from then on.
+/// Makes one change per [`INTERVAL`] and observes the tunnel between them. `change` takes the member and the port on
+/// which it listens from then on.
 fn time(
     members: &[&Member],
     peers: &mut Peers<'_>,
@@ -74,14 +73,14 @@ fn time(
         if Instant::now() >= due
             && let Some((member, port)) = next.next()
         {
-            let sign = member.endpoints(port)[0].to_string();
-            waiting.push(Waiting { member, sign, since: Instant::now() });
+            let signs = member.endpoints(port).iter().map(ToString::to_string).collect();
+            waiting.push(Waiting { member, signs, since: Instant::now() });
             change(member, port)?;
             due += INTERVAL;
         }
         peers.refresh();
         waiting.retain(|one| {
-            let there = peers.has(&one.member.name, &one.sign);
+            let there = peers.has(&one.member.name, &one.signs);
             if there {
                 times.push(one.since.elapsed());
             }
@@ -89,6 +88,5 @@ fn time(
         });
         std::thread::sleep(LOOK);
     }
-    let missing = waiting.len();
-    Ok(Delays::new(&Figures::of(&times), times.len(), missing))
+    Ok(Delays::new(&times, waiting.len()))
 }

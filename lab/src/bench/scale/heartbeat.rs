@@ -1,4 +1,5 @@
-//! The kubelets of all Nodes: each updates the status of its own at intervals, and they are spread evenly over time.
+//! What the kubelets of all Nodes write while nothing happens: each updates the status of its Node once per period, spread
+//! evenly over the period.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,17 +12,17 @@ use super::object;
 use crate::api::Store;
 use crate::api::resource::NODES;
 
-/// How long it may take until they have stopped.
+/// Time within which the thread notices that it is to stop.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Heartbeats, until it is dropped.
+/// A thread that writes heartbeats until this is dropped.
 pub(super) struct Heartbeats {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Heartbeats {
-    /// One of each Node of `names` in a `period`.
+    /// Writes one heartbeat per `period` for each Node in `names`.
     pub(super) fn start(store: Arc<Store>, names: Vec<String>, period: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -63,7 +64,7 @@ mod tests {
     use crate::bench::scale::member::Member;
 
     #[test]
-    fn every_node_has_its_turn() {
+    fn every_node_gets_a_heartbeat() {
         let store = Store::new(100);
         let members: Vec<Member> = (0..3).map(Member::new).collect();
         for member in &members {

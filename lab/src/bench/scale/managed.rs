@@ -1,10 +1,10 @@
-//! `metadata.managedFields` of a Node: who wrote which field, as the API server notes it. Most of a Node's metadata.
+//! `metadata.managedFields` of a Node, the larger part of its metadata: which manager wrote which field.
 
 use serde_json::{Map, Value, json};
 
 use super::object::EPOCH;
 
-/// The entries of controller manager, agent and kubelet; `published` are the annotations of Selvedge.
+/// The entries of kubelet, kubeadm, controller manager and agent; `published` names the annotations of the agent.
 pub(super) fn fields<'a>(published: impl Iterator<Item = &'a String>) -> Value {
     let published: Map<String, Value> = published.map(|name| (format!("f:{name}"), json!({}))).collect();
     let mut entries = vec![
@@ -95,7 +95,7 @@ fn set(names: &[&str]) -> Value {
     Value::Object([(".".to_owned(), json!({}))].into_iter().chain(fields).collect())
 }
 
-/// A list whose elements are known by their `type`.
+/// A list whose merge key is `type`.
 fn keyed(kinds: &[&str], fields: &[&str]) -> Value {
     let all: Map<String, Value> = fields.iter().map(|name| ((*name).to_owned(), json!({}))).collect();
     let elements = kinds.iter().map(|kind| {

@@ -12,9 +12,10 @@ use serde_json::Value;
 use super::object;
 use crate::plan::NodePlan;
 
-/// Most members: so many /24 lie between the start of a large cluster's pod range and the pod CIDRs of the lab's nodes.
+/// Limit of members: the number of /24 between the start of a large cluster's pod range and the pod CIDRs of the lab's
+/// nodes.
 pub(super) const MOST: u32 = (244 - 128) << 8;
-/// Where members listen until they move.
+/// UDP port of every member until it changes its endpoints.
 const PORT: u16 = 51830;
 
 /// One Node.
@@ -23,12 +24,12 @@ pub(super) struct Member {
     pub(super) name: String,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) pod_cidrs: Vec<IpNet>,
-    /// Those of Selvedge; empty while it has none yet.
+    /// Those under `selvedge.dev/`; empty before its agent has published them.
     pub(super) annotations: BTreeMap<String, String>,
 }
 
 impl Member {
-    /// The member with this number, which is less than [`MOST`]: the same every time, and nothing of it is another's.
+    /// The member with this number, below [`MOST`]. Deterministic; keys, prefixes and addresses differ between members.
     pub(super) fn new(number: u32) -> Self {
         let [v4, v6] = addresses(number);
         let mut member = Self {
@@ -51,7 +52,7 @@ impl Member {
         member
     }
 
-    /// The node whose agent is measured: it has published nothing yet.
+    /// The node under test, before its agent has published anything.
     pub(super) fn of(node: &NodePlan) -> Self {
         Self {
             name: node.name.clone(),
@@ -61,12 +62,12 @@ impl Member {
         }
     }
 
-    /// Where it is to be reached when it listens on `port`.
+    /// Its endpoints when it listens on `port`.
     pub(super) fn endpoints(&self, port: u16) -> Vec<SocketAddr> {
         self.addresses.iter().map(|address| SocketAddr::new(*address, port)).collect()
     }
 
-    /// A merge patch by which it publishes that it listens on `port`.
+    /// The merge patch that publishes these endpoints.
     pub(super) fn moved(&self, port: u16) -> Value {
         let endpoints: Vec<String> = self.endpoints(port).iter().map(ToString::to_string).collect();
         serde_json::json!({"metadata": {"annotations": {ENDPOINTS: endpoints.join(",")}}})
@@ -78,21 +79,21 @@ impl Member {
     }
 }
 
-/// A key that depends on the number alone.
+/// A key derived from the number.
 fn private_key(number: u32) -> PrivateKey {
     let mut bytes = [0x5e; 32];
     bytes[..4].copy_from_slice(&number.to_be_bytes());
     PrivateKey::from_bytes(bytes)
 }
 
-/// 172.20.1.0 and what follows, and the like.
+/// 172.20.1.0 + number and fd00:172:20::1 + number.
 fn addresses(number: u32) -> [IpAddr; 2] {
     let v4 = u32::from(Ipv4Addr::new(172, 20, 1, 0)) + number;
     let v6 = u128::from(Ipv6Addr::new(0xfd00, 0x172, 0x20, 0, 0, 0, 0, 1)) + u128::from(number);
     [Ipv4Addr::from(v4).into(), Ipv6Addr::from(v6).into()]
 }
 
-/// 10.128.0.0/24 and what follows, and the like.
+/// The /24 and the /64 with this number, from 10.128.0.0 and fd00:10:240:: on.
 fn pod_cidrs(number: u32) -> Vec<IpNet> {
     let v4 = u32::from(Ipv4Addr::new(10, 128, 0, 0)) + (number << 8);
     let v6 = u128::from(Ipv6Addr::new(0xfd00, 0x10, 0x240, 0, 0, 0, 0, 0)) + (u128::from(number) << 64);
@@ -109,7 +110,7 @@ mod tests {
     use crate::plan::{Families, Plan};
 
     #[test]
-    fn members_are_those_of_one_cluster() {
+    fn members_fit_the_address_plan() {
         let plan = Plan { large: true, ..Plan::new(Families::Dual, 1) };
         let own = plan.node_plans().remove(0);
         let cluster = plan.cluster_pod_cidrs();
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_anothers() {
+    fn members_share_no_value() {
         let mut texts = BTreeSet::new();
         for number in 0..600 {
             let member = Member::new(number);

@@ -1,7 +1,7 @@
-//! What one agent costs in a cluster of thousands of Nodes, and how fast it is there.
+//! What one agent costs in a cluster of thousands of Nodes, and how fast it reacts there.
 //!
-//! The agent and its tunnel are real processes on a node of their own. All other members are Node objects alone, in the
-//! lab's API server, which runs in this process; their kubelets' heartbeats are played. Peers do not answer.
+//! The agent and its tunnel are the real processes, on a node in namespaces. The other members exist as Node objects
+//! only, in the lab's API server, which runs in this process. Their heartbeats are simulated; as peers they never answer.
 
 mod change;
 mod heartbeat;
@@ -27,31 +27,36 @@ use member::Member;
 use stage::Stage;
 use tunnel::Peers;
 
-/// Most Nodes that there can be, those that join included.
+/// Limit of the address plan, including the Nodes that join.
 pub const MOST_NODES: u32 = member::MOST;
-/// Between a start and the measurement at rest.
+/// Pause between a start and the measurement at rest.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// What is measured.
+/// What to measure.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How many Nodes there are beside the agent's own.
+    /// Number of Nodes beside the agent's own.
     pub nodes: u32,
-    /// How long the measurement at rest takes.
+    /// Length of the measurement at rest.
     pub rest: Duration,
     /// Time from one heartbeat of a Node to its next.
     pub heartbeat: Duration,
-    /// How many changes of each kind are timed.
+    /// Number of changes of each kind.
     pub changes: usize,
     /// How long the agent may take to be ready.
     pub limit: Duration,
-    /// An empty folder.
+    /// Folder for the node's disk and for logs.
     pub folder: PathBuf,
-    /// Selvedge's binary.
+    /// The `selvedge` binary.
     pub selvedge: PathBuf,
 }
 
-/// Measures, in the network namespace that the caller is in; `say` hears how far it is.
+/// Runs all measurements for one number of Nodes. The calling process becomes the control plane, in the network
+/// namespace that it is in. `say` reports progress.
+///
+/// # Errors
+/// The node could not be built, or a Node object could not be written. That the agent does not get ready is not an
+/// error: the outcome says so, and what would have followed is not measured.
 pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Outcome, Error> {
     say(&format!("{} Nodes: storing them", options.nodes));
     let members: Vec<Member> = (0..options.nodes).map(Member::new).collect();
@@ -69,7 +74,7 @@ pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Outcome, Error> 
         return Ok(outcome);
     }
     stage.node.agent.stop();
-    say("second start, with records on disk");
+    say("restart, with records on disk");
     let again = start(&stage, options)?;
     let ready = again.unready.is_none();
     outcome.restart = Some(again);
@@ -82,11 +87,15 @@ pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Outcome, Error> 
 
     let known = members.first().map(|member| member.name.as_str()).unwrap_or_default();
     let mut peers = Peers::of(&stage.paths(), known, &stage.runtime);
-    outcome.seen_by = peers.name().to_owned();
+    outcome.observed_through = peers.name().to_owned();
     say(&format!("{} Nodes change their endpoints", options.changes));
-    outcome.moves = Some(change::moves(options, &members, stage.store(), &mut peers)?);
+    let before = stage.served();
+    let moves = change::moves(options, &members, stage.store(), &mut peers)?;
+    outcome.moves = Some(Delays { served: Served::since(&before, stage.served()), ..moves });
     say(&format!("{} Nodes join", options.changes));
-    outcome.joins = Some(change::joins(options, &members, stage.store(), &mut peers)?);
+    let before = stage.served();
+    let joins = change::joins(options, &members, stage.store(), &mut peers)?;
+    outcome.joins = Some(Delays { served: Served::since(&before, stage.served()), ..joins });
     outcome.agent_peak_kib = usage::memory(&stage.node.agent).peak;
     Ok(outcome)
 }

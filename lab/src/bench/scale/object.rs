@@ -1,20 +1,20 @@
-//! A Node object of real size, as kubelet, controller manager and agent leave it.
+//! A Node object as large as a real one: with what kubelet, controller manager and agent write into it.
 
 use serde_json::{Map, Value, json};
 
 use super::managed;
 use super::member::Member;
 
-/// Container images that a kubelet names at most (`nodeStatusMaxImages`).
+/// Images that a kubelet reports by default (`nodeStatusMaxImages`).
 const IMAGES: usize = 50;
-/// Conditions that a kubelet writes, with reason and message.
+/// Type, status, reason and message of the conditions that a kubelet reports.
 const CONDITIONS: [(&str, &str, &str, &str); 4] = [
     ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
     ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
     ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
     ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
 ];
-/// When everything began.
+/// Time of the first write of every Node.
 pub(super) const EPOCH: &str = "2026-01-05T08:00:00Z";
 
 pub(super) fn node(member: &Member) -> Value {
@@ -35,7 +35,8 @@ pub(super) fn node(member: &Member) -> Value {
     })
 }
 
-/// What a kubelet's heartbeat changes, and what the API server notes of that write.
+/// The Node after a heartbeat of its kubelet: the conditions' heartbeat times, and the time of that write in
+/// `managedFields`, as the API server records it.
 pub(super) fn beat(node: &Value, at: &str) -> Value {
     let mut node = node.clone();
     let conditions = node["status"]["conditions"].as_array_mut().into_iter().flatten();
@@ -124,7 +125,7 @@ fn image(number: usize) -> Value {
     })
 }
 
-/// A text in the form of a UUID that depends on the name alone.
+/// A text in the form of a UUID, derived from the name (FNV-1a).
 fn uuid(name: &str, salt: u64) -> String {
     let mut state = 0xcbf2_9ce4_8422_2325_u64 ^ salt;
     let mut next = || {

@@ -1,6 +1,7 @@
-//! What was measured, as it goes from the process inside to the one outside, and to whoever reads JSON.
+//! The measured figures. Their JSON form is what `--output json` prints.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,21 +14,21 @@ use crate::bench::Figures;
 pub struct Outcome {
     /// Nodes beside the agent's own.
     pub nodes: u32,
-    /// Heartbeats of all of them.
-    pub heartbeats_a_second: f64,
-    /// First start: no records on disk.
+    /// Status updates that the kubelets of all Nodes write per second.
+    pub heartbeats_per_second: f64,
+    /// First start, without records on disk.
     pub first: Start,
-    /// Restart with records.
+    /// Restart, with the records of the first start.
     pub restart: Option<Start>,
-    /// Afterwards, while heartbeats come and nothing else.
+    /// At rest after the restart: nothing changes but heartbeats.
     pub rest: Option<Rest>,
-    /// From a write of a Node's endpoints until the tunnel has them.
+    /// From a change of a Node's endpoints until the tunnel has them.
     pub moves: Option<Delays>,
     /// From the creation of a Node until the tunnel has the peer.
     pub joins: Option<Delays>,
-    /// By what the tunnel's peers were looked at.
-    pub seen_by: String,
-    /// Most memory that the restarted agent had at any time, KiB.
+    /// Through what the tunnel's peers were observed.
+    pub observed_through: String,
+    /// Peak resident memory of the restarted agent over the whole measurement, KiB.
     pub agent_peak_kib: u64,
 }
 
@@ -35,23 +36,23 @@ pub struct Outcome {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Start {
-    /// Until `/readyz` was 200; none when it was not within the limit.
+    /// From the start of the process until `/readyz` answered 200; none when the limit passed first.
     pub seconds: Option<f64>,
-    /// What it lacked then.
+    /// What `/readyz` named as missing when the limit passed.
     pub unready: Option<String>,
-    /// What the API server served to it meanwhile, by verb and kind.
+    /// What the API server served to the agent until then, by verb and kind.
     pub served: BTreeMap<String, Served>,
-    /// Its CPU time meanwhile.
+    /// CPU time of the agent until then.
     pub agent_cpu_seconds: f64,
-    /// Its peak memory meanwhile, KiB.
+    /// Peak resident memory of the agent until then, KiB.
     pub agent_peak_kib: u64,
 }
 
-/// A time in which nothing happens but heartbeats.
+/// A period in which nothing changes but heartbeats.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rest {
-    /// Its length.
+    /// Length of the period.
     pub seconds: f64,
     /// CPU time of the agent.
     pub agent_cpu_seconds: f64,
@@ -61,21 +62,21 @@ pub struct Rest {
     pub served: BTreeMap<String, Served>,
     /// Resident memory of the agent at the end, KiB.
     pub agent_kib: u64,
-    /// Of the tunnel, parent and worker.
+    /// Resident memory of the tunnel at the end, parent and worker, KiB.
     pub tunnel_kib: u64,
 }
 
-/// Requests of one verb and kind, and the bytes of their answers before TLS.
+/// Requests of one verb and kind, and what was sent in answer to them, before TLS.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served {
-    /// How many.
+    /// Number of requests.
     pub requests: u64,
-    /// How many bytes.
+    /// Bytes of the answers' bodies.
     pub bytes: u64,
 }
 
 impl Served {
-    /// What came since `before`, without what did not.
+    /// The difference from `before` to `now`; a verb and kind without one is left out.
     pub(super) fn since(
         before: &BTreeMap<String, Self>,
         now: BTreeMap<String, Self>,
@@ -88,34 +89,38 @@ impl Served {
     }
 }
 
-/// How long changes took to arrive, milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+/// How long changes took to reach the tunnel.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Delays {
-    /// Changes that arrived.
+    /// Number of changes made.
     pub changes: usize,
-    /// Changes that did not.
+    /// How many of them had not reached the tunnel when the measurement gave up.
     pub missing: usize,
-    /// Median.
+    /// Median, in milliseconds.
     pub p50_millis: f64,
-    /// 90th percentile.
+    /// 90th percentile, in milliseconds.
     pub p90_millis: f64,
-    /// 99th percentile.
+    /// 99th percentile, in milliseconds.
     pub p99_millis: f64,
+    /// What the API server served to the agent meanwhile, by verb and kind.
+    pub served: BTreeMap<String, Served>,
 }
 
 impl Delays {
-    pub(super) fn new(figures: &Figures, changes: usize, missing: usize) -> Self {
+    /// Of the changes that arrived, after `times`, and those that are `missing`.
+    pub(super) fn new(times: &[Duration], missing: usize) -> Self {
         let [_, p50_millis, p90_millis, p99_millis] =
-            figures.percentiles.map(|time| time.as_secs_f64() * 1e3);
-        Self { changes, missing, p50_millis, p90_millis, p99_millis }
+            Figures::of(times).percentiles.map(|time| time.as_secs_f64() * 1e3);
+        let changes = times.len() + missing;
+        Self { changes, missing, p50_millis, p90_millis, p99_millis, served: BTreeMap::new() }
     }
 }
 
 impl Outcome {
     pub(super) fn new(options: &Options) -> Self {
-        let heartbeats_a_second = f64::from(options.nodes + 1) / options.heartbeat.as_secs_f64();
-        Self { nodes: options.nodes, heartbeats_a_second, ..Self::default() }
+        let heartbeats_per_second = f64::from(options.nodes + 1) / options.heartbeat.as_secs_f64();
+        Self { nodes: options.nodes, heartbeats_per_second, ..Self::default() }
     }
 }
 

@@ -1,5 +1,5 @@
-//! One node with the real processes, and the API server that it works with. Nothing else: no capture looks at the
-//! traffic between them.
+//! One node with the real processes, and the API server that its agent works with. Unlike in a whole lab, the traffic
+//! between them is not captured: that would cost as much as the agent itself.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -23,9 +23,9 @@ use crate::underlay::Underlay;
 
 /// Port of the agent's `/readyz` on the node's loopback.
 const HEALTH_PORT: u16 = 51831;
-/// How exactly the time to ready is measured; each look costs the agent one small answer.
+/// Pause between two requests of `/readyz`: the resolution of the time to ready.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long the agent may take to be started, and for one such answer before it is asked again.
+/// Limit for the start of the process, and for one answer of `/readyz`.
 const ANSWER: Duration = Duration::from_secs(5);
 const TUNNEL: Duration = Duration::from_secs(20);
 
@@ -40,7 +40,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Stores the Node objects of all members and of the node itself; tunnel and agent are down.
+    /// Stores the Node objects of all members and of the node itself. Tunnel and agent do not run yet.
     pub(super) fn build(options: &Options, members: &[Member]) -> Result<Self, Error> {
         let what = "build the node and its API server";
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -58,6 +58,7 @@ impl Stage {
             for member in members.iter().chain([&Member::of(&node)]) {
                 api.store().create(&NODES, member.object()).doing(what)?;
             }
+            api.store().make_texts(&NODES);
             api.add_user(agent.clone());
             let kubeconfig = api.kubeconfig(&agent.name, &format!("https://{}", plan.api()));
             let (binary, folder) = (options.selvedge.as_path(), options.folder.as_path());
@@ -72,13 +73,13 @@ impl Stage {
         self.api.store()
     }
 
-    /// The node's files under `/run`, as this process sees them while the tunnel runs.
+    /// The node's `/run/selvedge` as this process sees it while the tunnel runs.
     pub(super) fn paths(&self) -> Paths {
         let pid = self.node.tunnel.pid().map_or(0, nix::unistd::Pid::as_raw);
         Paths::default().below(&PathBuf::from(format!("/proc/{pid}/root")))
     }
 
-    /// Runs the tunnel and waits until its control API is there.
+    /// Starts the tunnel and waits for its control socket.
     pub(super) fn start_tunnel(&self) -> Result<(), Error> {
         self.node.tunnel.resume();
         let there = || self.paths().tunnel_socket(TUNNEL_DEVICE).exists();
@@ -86,11 +87,12 @@ impl Stage {
             .map_err(|why| Error::new("start the tunnel", format!("{why}\n{}", self.tail_of_tunnel())))
     }
 
-    /// Runs the agent and waits until it is ready; the time that it took, or what it lacks after `limit`.
+    /// Starts the agent and waits until `/readyz` answers 200. Returns how long that took, or what `/readyz` named as
+    /// missing when `limit` passed.
     pub(super) fn start_agent(&self, limit: Duration) -> Result<Result<Duration, String>, Error> {
         let what = "wait for the agent to be ready";
         self.node.agent.resume();
-        // The supervisor makes a pause before it starts again what has just ended.
+        // The supervisor pauses before it restarts a process that has just ended.
         let runs = || self.node.agent.pid().is_some();
         process::wait_for("its process", ANSWER, runs).map_err(|why| Error::new(what, why))?;
         let begun = Instant::now();
@@ -111,7 +113,7 @@ impl Stage {
         waited.doing(what)
     }
 
-    /// What the API server has served to the agent so far, by verb and kind.
+    /// What the API server has served to the agent since its start, by verb and kind.
     pub(super) fn served(&self) -> BTreeMap<String, Served> {
         let mut all: BTreeMap<String, Served> = BTreeMap::new();
         for (counted, count) in self.api.counts() {
@@ -138,9 +140,7 @@ impl Stage {
 fn serve(plan: &Plan) -> Result<ApiServer, api::StartError> {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, API_PORT))?;
     let names = plan.control().addresses().iter().map(ToString::to_string).collect();
-    // As far back as the agent's watches last, several times over.
-    let history = 10_000;
-    ApiServer::start(vec![listener], api::Options { names, history, ..api::Options::default() })
+    ApiServer::start(vec![listener], api::Options { names, ..api::Options::default() })
 }
 
 /// Status code and body of `/readyz`, in the network namespace of the calling thread.

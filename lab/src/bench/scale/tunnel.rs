@@ -1,4 +1,4 @@
-//! Whether the tunnel has a peer's new state: looked at often, so by what costs it little.
+//! Whether the tunnel has a peer's new state. This is polled, so it has to be cheap for the tunnel.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -11,20 +11,21 @@ use serde_json::Value;
 
 use crate::node::TUNNEL_DEVICE;
 
-/// Pause between looks, and so how exactly arrivals are timed.
+/// Pause between two polls: the resolution of the measured times.
 pub(super) const LOOK: Duration = Duration::from_millis(4);
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Where the tunnel's peers are looked at.
+/// Where the state of the tunnel's peers is read from.
 pub(super) enum Peers<'a> {
-    /// One by one, by its control API.
+    /// Its control API, peer by peer.
     Api { client: Client, runtime: &'a tokio::runtime::Runtime },
-    /// In the file of its accepted configuration, for a tunnel whose control API has no such route.
+    /// The file of its accepted configuration, read when it was replaced: for a tunnel whose control API lacks that
+    /// route.
     File { path: PathBuf, read: Option<(u64, i64, i64)>, text: Vec<u8> },
 }
 
 impl<'a> Peers<'a> {
-    /// `known` is a peer that the tunnel has.
+    /// Chooses between the two by asking for `known`, a peer that the tunnel has.
     pub(super) fn of(paths: &Paths, known: &str, runtime: &'a tokio::runtime::Runtime) -> Self {
         let client = Client::new(&paths.tunnel_socket(TUNNEL_DEVICE)).with_timeout(ANSWER);
         let path = paths.tunnel_config(TUNNEL_DEVICE);
@@ -35,7 +36,7 @@ impl<'a> Peers<'a> {
         }
     }
 
-    /// How it is looked at, for the report.
+    /// Name for the report.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Api { .. } => "GET /v1/peers/NAME",
@@ -43,7 +44,7 @@ impl<'a> Peers<'a> {
         }
     }
 
-    /// Brings what [`has`](Self::has) answers from up to date; needed for the file alone.
+    /// Reads the file again if it was replaced. To be called before [`has`](Self::has).
     pub(super) fn refresh(&mut self) {
         let Self::File { path, read, text } = self else { return };
         let Ok(found) = std::fs::metadata(&*path) else { return };
@@ -55,18 +56,72 @@ impl<'a> Peers<'a> {
         }
     }
 
-    /// Whether the peer `name` is there with `sign` somewhere in its state. No other peer may have that sign.
-    pub(super) fn has(&self, name: &str, sign: &str) -> bool {
+    /// Whether one of `signs`, texts that belong to no other peer, is in the state of the peer `name`.
+    pub(super) fn has(&self, name: &str, signs: &[String]) -> bool {
         match self {
             Self::Api { client, runtime } => {
                 let peer = runtime.block_on(client.get::<Value>(&route(name)));
-                peer.is_ok_and(|peer| peer.to_string().contains(sign))
+                let text = peer.map(|peer| peer.to_string()).unwrap_or_default();
+                signs.iter().any(|sign| text.contains(sign))
             }
-            Self::File { text, .. } => memmem::find(text, sign.as_bytes()).is_some(),
+            Self::File { text, .. } => signs.iter().any(|sign| memmem::find(text, sign.as_bytes()).is_some()),
         }
     }
 }
 
 fn route(peer: &str) -> String {
     format!("/v1/peers/{}", encode(peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use selvedge::local::{self, Method, Response, Router};
+    use serde_json::json;
+
+    use super::*;
+
+    fn signs(text: &str) -> Vec<String> {
+        vec!["[fd00::1]:40000".to_owned(), text.to_owned()]
+    }
+
+    fn paths() -> (tempfile::TempDir, Paths, tokio::runtime::Runtime) {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths { run: folder.path().to_owned(), ..Paths::default() };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        (folder, paths, runtime.unwrap())
+    }
+
+    #[test]
+    fn the_file_is_read_again_when_it_was_replaced() {
+        let (folder, paths, runtime) = paths();
+        let put = |port: u16| {
+            let draft = folder.path().join("draft");
+            std::fs::write(&draft, format!(r#"{{"endpoints":["1.1.1.1:{port}"]}}"#)).unwrap();
+            std::fs::rename(draft, paths.tunnel_config(TUNNEL_DEVICE)).unwrap();
+        };
+        put(1);
+        let mut peers = Peers::of(&paths, "a", &runtime);
+        peers.refresh();
+        assert_eq!(peers.name(), "accepted configuration");
+        assert!(peers.has("a", &signs("1.1.1.1:1")) && !peers.has("a", &signs("1.1.1.1:2")));
+        put(2);
+        peers.refresh();
+        assert!(!peers.has("a", &signs("1.1.1.1:1\"")) && peers.has("a", &signs("1.1.1.1:2")));
+    }
+
+    #[test]
+    fn a_control_api_that_has_the_route_is_asked() {
+        let (_folder, paths, runtime) = paths();
+        let mut router = Router::new();
+        router.route(Method::GET, "/v1/peers/{name}", async |request| {
+            Response::json(&json!({"name": request.param("name"), "endpoint": "1.1.1.1:1"}))
+        });
+        let socket = paths.tunnel_socket(TUNNEL_DEVICE);
+        let listener = runtime.block_on(async { local::listen(&socket) }).unwrap();
+        let _server = runtime.spawn(local::serve(listener, router));
+        let mut peers = Peers::of(&paths, "a", &runtime);
+        peers.refresh();
+        assert_eq!(peers.name(), "GET /v1/peers/NAME");
+        assert!(peers.has("a", &signs("1.1.1.1:1")) && !peers.has("a", &signs("1.1.1.1:2")));
+    }
 }

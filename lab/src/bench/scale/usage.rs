@@ -1,4 +1,4 @@
-//! What a process has used of processor and memory, from `/proc` (proc(5)).
+//! CPU time and memory of processes, from `/proc` (proc(5)).
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use nix::unistd::Pid;
 
 use crate::process::{Process, children};
 
-/// Ticks a second in which `/proc` counts time: the same on every machine that Selvedge runs on.
+/// Unit of times in `/proc`, per second; 100 on all architectures that Selvedge supports.
 const USER_HZ: u64 = 100;
 
-/// CPU time so far, of the process itself and of the child processes that it has now; both modes, all threads.
+/// CPU time in user and system mode of the process and its present child processes, all threads.
 pub(super) fn cpu(process: &Process) -> Duration {
     let Some(pid) = process.pid() else { return Duration::ZERO };
     std::iter::once(pid).chain(children(pid)).filter_map(cpu_of).sum()
@@ -28,14 +28,14 @@ fn cpu_in(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis((user + system) * 1000 / USER_HZ))
 }
 
-/// KiB of resident memory, now and at most so far.
+/// Resident memory in KiB: present and peak.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Memory {
     pub(super) now: u64,
     pub(super) peak: u64,
 }
 
-/// Memory of the process itself and of the child processes that it has now.
+/// Memory of the process and its present child processes.
 pub(super) fn memory(process: &Process) -> Memory {
     let Some(pid) = process.pid() else { return Memory::default() };
     let all = std::iter::once(pid).chain(children(pid));
