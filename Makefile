@@ -70,6 +70,11 @@ bench-cni: lab ## CNI ADD and DEL beside bridge and host-local of the CNI projec
 	mkdir -p target/bench
 	target/release/selvedge-lab bench-cni --report target/bench/cni.md
 
+.PHONY: bench-scale
+bench-scale: lab ## One agent among 1,000 and 5,000 Nodes: time, CPU, memory, API requests
+	mkdir -p target/bench
+	target/release/selvedge-lab bench-scale --report target/bench/scale.md
+
 .PHONY: fuzz
 fuzz: toolchain ## Fuzz every parser of foreign bytes for a minute each (needs nightly and cargo-fuzz)
 	cd fuzz && for target in $$($(CARGO) fuzz list); do $(CARGO) +nightly fuzz run $$target -- -max_total_time=60 || exit 1; done

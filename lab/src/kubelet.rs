@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::api::Store;
 use crate::api::resource::{NODES, PODS};
-use crate::api::{Deletion, Failure};
+use crate::api::{Deletion, Failure, Object};
 use crate::node::Node;
 use crate::sandbox::{Error, PORT, PodSpec, Sandbox};
 use crate::traffic::Canary;
@@ -138,7 +138,7 @@ impl Shared {
         self.state().running.is_empty() && !self.own_pods().is_empty()
     }
 
-    fn own_pods(&self) -> Vec<Arc<Value>> {
+    fn own_pods(&self) -> Vec<Arc<Object>> {
         let (_, mut pods) = self.store.list(&PODS, None);
         pods.retain(|pod| pod["spec"]["nodeName"] == self.node.name());
         pods
@@ -146,7 +146,7 @@ impl Shared {
 
     fn sync(&self) {
         let pods = self.own_pods();
-        let wanted: BTreeMap<Key, &Arc<Value>> = pods.iter().map(|pod| (key(pod), pod)).collect();
+        let wanted: BTreeMap<Key, &Arc<Object>> = pods.iter().map(|pod| (key(pod), pod)).collect();
         let gone: Vec<Key> = {
             let state = self.state();
             let here = state.running.iter();

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::api::resource::{NODES, PODS};
 use crate::api::{self, Deletion, Review, Server as ApiServer, Store, User};
 use crate::capture::{Capture, Seen};
+use crate::error::{Doing as _, Error};
 use crate::kubelet::{Key, Kubelet};
 use crate::node::{Node, Parts};
 use crate::plan::{API_PORT, Cable, Datapath, Families, Plan};
@@ -20,12 +21,7 @@ use crate::traffic::{Canary, Server};
 use crate::underlay::Underlay;
 use crate::world::World;
 
-/// TCP port of the flow that is meant to be plaintext: captures look at its headers alone.
-pub const PLAIN_PORT: u16 = 5201;
-/// Ports of the server on the internet.
-pub const INTERNET_PORTS: [u16; 2] = [80, 8080];
-/// Ports of the server on every node, in the node's own network.
-pub const HOST_PORTS: [u16; 2] = [9080, PLAIN_PORT];
+pub use crate::plan::{HOST_PORTS, INTERNET_PORTS, PLAIN_PORT};
 
 const READY: Duration = Duration::from_secs(60);
 const POD: Duration = Duration::from_secs(20);
@@ -56,33 +52,6 @@ impl Options {
             folder: folder.to_owned(),
             binary: binary.into(),
         }
-    }
-}
-
-/// What went wrong with a lab.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}: {why}")]
-pub struct Error {
-    /// What was being done.
-    pub what: String,
-    /// Why it failed, with the last lines of logs where they may tell more.
-    pub why: String,
-}
-
-impl Error {
-    pub(crate) fn new(what: impl Into<String>, why: String) -> Self {
-        Self { what: what.into(), why }
-    }
-}
-
-/// Says what was being done when it failed.
-pub(crate) trait Doing<T> {
-    fn doing(self, what: impl Into<String>) -> Result<T, Error>;
-}
-
-impl<T, E: ToString> Doing<T> for Result<T, E> {
-    fn doing(self, what: impl Into<String>) -> Result<T, Error> {
-        self.map_err(|error| Error::new(what, error.to_string()))
     }
 }
 

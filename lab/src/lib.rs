@@ -11,6 +11,7 @@ pub mod cni;
 pub mod control;
 pub mod daemon;
 pub mod detect;
+pub mod error;
 pub mod isolate;
 pub mod kubelet;
 pub mod kubernetes;

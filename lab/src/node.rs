@@ -72,6 +72,13 @@ pub enum Error {
 impl Node {
     /// Switches a node on: its cable must have been laid.
     pub async fn start(plan: NodePlan, parts: &Parts<'_>, underlay: &Underlay) -> Result<Self, Error> {
+        let node = Self::prepare(plan, parts, underlay).await?;
+        node.resume();
+        Ok(node)
+    }
+
+    /// As [`Node::start`], but tunnel and agent stay down until they are resumed.
+    pub async fn prepare(plan: NodePlan, parts: &Parts<'_>, underlay: &Underlay) -> Result<Self, Error> {
         let disk = parts.folder.join("nodes").join(&plan.name);
         furnish(&disk, &plan, parts)?;
         let space = Arc::new(Space::create(&plan.name, &disk)?);
@@ -81,8 +88,8 @@ impl Node {
         let flags = ["agent", "--config", &config, "--node-name", &plan.name, "--kubeconfig", &kubeconfig];
         let agent = program(&plan, parts, "agent", &flags);
         Ok(Self {
-            tunnel: Process::start(tunnel, space.clone()),
-            agent: Process::start(agent, space.clone()),
+            tunnel: Process::prepare(tunnel, space.clone()),
+            agent: Process::prepare(agent, space.clone()),
             state: Mutex::new(State { space, cable: plan.cable.clone(), on: true }),
             plan,
             disk,

@@ -15,6 +15,12 @@ pub const INTERNET_MTU: u32 = 1400;
 pub const POD_MTU: u32 = UNDERLAY_MTU - 80;
 /// Where the API server listens.
 pub const API_PORT: u16 = 6443;
+/// TCP port of the flow that is meant to be plaintext: captures look at its headers alone.
+pub const PLAIN_PORT: u16 = 5201;
+/// Ports of the server on the internet.
+pub const INTERNET_PORTS: [u16; 2] = [80, 8080];
+/// Ports of the server on every node, in the node's own network.
+pub const HOST_PORTS: [u16; 2] = [9080, PLAIN_PORT];
 
 const CONTROL: u8 = 250;
 const OUTSIDE: u8 = 251;
@@ -120,6 +126,8 @@ pub struct Plan {
     pub datapath: Datapath,
     /// The control plane of a real Kubernetes is on a machine of its own, which is no node.
     pub outside: bool,
+    /// The ranges of pods have room for thousands of nodes, beside the few that the lab itself has.
+    pub large: bool,
 }
 
 /// How pods are wired to their node.
@@ -145,12 +153,15 @@ impl Plan {
     /// With the usual wiring.
     #[must_use]
     pub fn new(families: Families, nodes: usize) -> Self {
-        Self { families, nodes, datapath: Datapath::default(), outside: false }
+        Self { families, nodes, datapath: Datapath::default(), outside: false, large: false }
     }
 
     /// `clusterPodCIDRs`.
     #[must_use]
     pub fn cluster_pod_cidrs(&self) -> Vec<IpNet> {
+        if self.large {
+            return self.both(v4([10, 128, 0, 0], 9), v6([0xfd00, 0x10, 0x240, 0, 0, 0, 0, 0], 44));
+        }
         self.both(v4([10, 244, 0, 0], 16), v6([0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0], 56))
     }
 
@@ -246,7 +257,12 @@ mod tests {
 
     #[test]
     fn nothing_overlaps() {
-        let plan = Plan { outside: true, ..Plan::new(Families::Dual, MOST_NODES) };
+        for large in [false, true] {
+            nothing_overlaps_in(Plan { outside: true, large, ..Plan::new(Families::Dual, MOST_NODES) });
+        }
+    }
+
+    fn nothing_overlaps_in(plan: Plan) {
         let nodes = plan.node_plans();
         let cables = plan.cables();
         let mut nets: Vec<IpNet> =

@@ -65,7 +65,15 @@ impl Process {
     /// Starts a program in `space` and keeps it running.
     #[must_use]
     pub fn start(program: Program, space: Arc<Space>) -> Self {
-        let state = State { space, wanted: true, over: false, pid: None, starts: 0, failure: None };
+        let process = Self::prepare(program, space);
+        process.resume();
+        process
+    }
+
+    /// As [`Process::start`], but it stays down until [`Process::resume`].
+    #[must_use]
+    pub fn prepare(program: Program, space: Arc<Space>) -> Self {
+        let state = State { space, wanted: false, over: false, pid: None, starts: 0, failure: None };
         let shared = Arc::new(Shared { program, state: Mutex::new(state), changed: Condvar::new() });
         let supervised = shared.clone();
         let supervisor = std::thread::spawn(move || supervised.supervise());

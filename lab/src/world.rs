@@ -6,8 +6,8 @@ use selvedge::kernel::netns::NetNs;
 
 use crate::capture::{Capture, Samples, Seen};
 use crate::detect::Detector;
-use crate::lab::{Doing as _, Error, INTERNET_PORTS, PLAIN_PORT};
-use crate::plan::{Cable, Plan};
+use crate::error::{Doing as _, Error};
+use crate::plan::{Cable, INTERNET_PORTS, PLAIN_PORT, Plan};
 use crate::traffic::{Canary, Server};
 use crate::underlay::{self, Underlay};
 

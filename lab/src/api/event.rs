@@ -16,6 +16,11 @@ const NAMES: [(&str, &str); 7] = [
     ("count", "deprecatedCount"),
 ];
 
+/// Whether clients of this resource see objects as they are stored.
+pub(super) fn is_shown_as_stored(resource: &Resource) -> bool {
+    resource != &NEW_EVENTS
+}
+
 /// A stored object as clients of this resource see it.
 pub(super) fn shown(resource: &Resource, stored: &Value) -> Value {
     let mut shown = stored.clone();

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::object::META_VERSION as META;
 use super::resource::Resource;
+use super::stored::Object;
 use super::{event, table};
 
 /// What the client's `Accept` asks for; the first of its media types that the server has.
@@ -18,8 +21,6 @@ pub(super) enum Form {
     /// `Table`, with in each row the `PartialObjectMetadata`, or the whole object.
     Table { whole: bool },
 }
-
-const META: &str = "meta.k8s.io/v1";
 
 impl Form {
     pub(super) fn of(accept: &str, include: &str) -> Self {
@@ -39,26 +40,39 @@ impl Form {
     }
 
     /// One object.
-    pub(super) fn object(self, resource: &Resource, object: &Value) -> Value {
+    pub(super) fn object(self, resource: &Resource, object: &Arc<Object>) -> Bytes {
         match self {
-            Self::Whole => event::shown(resource, object),
-            Self::Metadata => metadata(object),
+            Self::Whole if event::is_shown_as_stored(resource) => object.text().clone(),
+            Self::Whole => event::shown(resource, object).to_string().into(),
+            Self::Metadata => object.metadata_text().clone(),
             Self::Table { .. } => {
                 let version = json!({ "resourceVersion": object["metadata"]["resourceVersion"] });
-                self.table(resource, &[object.clone().into()], &version)
+                self.table(resource, std::slice::from_ref(object), &version).to_string().into()
             }
         }
     }
 
-    /// A list with its metadata.
-    pub(super) fn list(self, resource: &Resource, objects: &[Arc<Value>], meta: &Value) -> Value {
+    /// A list with its metadata, in pieces.
+    pub(super) fn list(
+        self,
+        resource: &'static Resource,
+        objects: Vec<Arc<Object>>,
+        meta: &Value,
+    ) -> Box<dyn Iterator<Item = Bytes> + Send> {
         let (kind, version) = match self {
             Self::Whole => (format!("{}List", resource.kind), resource.api_version()),
             Self::Metadata => ("PartialObjectMetadataList".to_owned(), META.to_owned()),
-            Self::Table { .. } => return self.table(resource, objects, meta),
+            Self::Table { .. } => {
+                let table = self.table(resource, &objects, meta).to_string();
+                return Box::new(std::iter::once(table.into()));
+            }
         };
-        let items: Vec<_> = objects.iter().map(|object| self.object(resource, object)).collect();
-        json!({ "kind": kind, "apiVersion": version, "metadata": meta, "items": items })
+        let head = format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{meta},"items":["#);
+        let items = objects.into_iter().enumerate().flat_map(move |(index, object)| {
+            let comma = if index == 0 { "" } else { "," };
+            [Bytes::from_static(comma.as_bytes()), self.object(resource, &object)]
+        });
+        Box::new(std::iter::once(head.into()).chain(items).chain([Bytes::from_static(b"]}")]))
     }
 
     /// The object of a bookmark: nothing but a version.
@@ -78,9 +92,9 @@ impl Form {
         }
     }
 
-    fn table(self, resource: &Resource, objects: &[Arc<Value>], meta: &Value) -> Value {
+    fn table(self, resource: &Resource, objects: &[Arc<Object>], meta: &Value) -> Value {
         let now = Timestamp::now();
-        let row = |object: &Arc<Value>| {
+        let row = |object: &Arc<Object>| {
             let shown = match self {
                 Self::Table { whole: true } => event::shown(resource, object),
                 _ => metadata(object),

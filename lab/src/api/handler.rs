@@ -3,27 +3,21 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::{HeaderMap, Response};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::Response;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use serde_json::Value;
 
 use super::access::User;
+use super::answer::{Answer, Body, refusal, respond};
 use super::call::Request;
 use super::discovery::{self, Page};
 use super::failure::Failure;
 use super::fault::Action;
-use super::server::State;
+use super::state::State;
 use super::verbs;
 
 /// As etcd and the real server limit it, roughly.
 const MAX_BODY: usize = 3 << 20;
-
-pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
-pub(super) type Answer = Result<Response<Body>, Failure>;
 
 /// Answers one request. The error ends the connection without an answer.
 pub(super) async fn serve(
@@ -46,6 +40,7 @@ pub(super) async fn serve(
     };
     state.responsive().await;
     let response = answer.unwrap_or_else(|failure| refusal(&failure));
+    let response = state.counters.count(&request, response);
     state.log.add(response.status().as_u16(), request);
     Ok(response)
 }
@@ -76,29 +71,4 @@ async fn answer(state: &Arc<State>, user: Option<User>, request: &Request, body:
     let body = Limited::new(body, MAX_BODY).collect().await;
     let body = body.map_err(|error| Failure::new(413, "RequestEntityTooLarge", error.to_string()))?;
     verbs::Call { state, user: &user, request, resource }.answer(&body.to_bytes())
-}
-
-pub(super) fn json(code: u16, value: &Value) -> Response<Body> {
-    respond(code, "application/json", value.to_string())
-}
-
-fn refusal(failure: &Failure) -> Response<Body> {
-    let mut response = json(failure.code, &failure.status());
-    if let Some(seconds) = failure.retry_after {
-        response.headers_mut().insert(RETRY_AFTER, seconds.into());
-    }
-    response
-}
-
-fn respond(code: u16, media: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
-    stream(code, media, body)
-}
-
-pub(super) fn stream(code: u16, media: &'static str, body: Body) -> Response<Body> {
-    let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(media))]);
-    let mut response = Response::new(body);
-    *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or_default();
-    *response.headers_mut() = headers;
-    response
 }

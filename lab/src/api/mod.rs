@@ -7,8 +7,10 @@
 //! A request passes: [`Server`] (TLS, HTTP) -> `handler` (who, may they, [`Fault`]s) -> `verbs` -> [`Store`] -> `form`.
 
 mod access;
+mod answer;
 mod audit;
 mod call;
+mod counters;
 mod discovery;
 mod event;
 mod failure;
@@ -20,7 +22,9 @@ mod patch;
 pub mod resource;
 mod selector;
 mod server;
+mod state;
 mod store;
+mod stored;
 mod stream;
 mod table;
 #[cfg(test)]
@@ -31,8 +35,11 @@ mod verbs;
 pub use access::{Access, User};
 pub use audit::Record;
 pub use call::Request;
+pub use counters::{Count, Counted};
 pub use failure::Failure;
 pub use fault::{Action, Fault, Injected};
 pub use resource::Resource;
-pub use server::{Admission, Mode, Options, Review, Server, StartError};
+pub use server::{Server, StartError};
+pub use state::{Admission, Mode, Options, Review};
 pub use store::{Change, ChangeKind, Deletion, Expired, Removed, Store, Watch};
+pub use stored::Object;

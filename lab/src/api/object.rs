@@ -8,6 +8,9 @@ use super::{failure::Failure, resource::Resource};
 /// As in the real server: 256 KiB for all annotations of one object.
 const MAX_ANNOTATIONS: usize = 256 << 10;
 
+/// `apiVersion` of the forms that any object can be answered in.
+pub(super) const META_VERSION: &str = "meta.k8s.io/v1";
+
 /// A string field of the metadata; empty if absent.
 pub(super) fn meta<'a>(object: &'a Value, field: &str) -> &'a str {
     object["metadata"][field].as_str().unwrap_or_default()
@@ -20,6 +23,11 @@ pub(super) fn field(object: &Value, path: &str) -> String {
         Value::Null | Value::Object(_) | Value::Array(_) => String::new(),
         other => other.to_string(),
     }
+}
+
+/// Its namespace and name, by which lists are ordered.
+pub(super) fn place(object: &Value) -> (&str, &str) {
+    (meta(object, "namespace"), meta(object, "name"))
 }
 
 /// Whether its deletion was asked for.

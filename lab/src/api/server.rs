@@ -1,89 +1,28 @@
 //! The server: sockets, TLS and connections, and the handle that tests and the lab hold.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::access::{User, Users, kubeconfig};
-use super::audit::{Log, Record};
-use super::failure::Failure;
-use super::fault::{Fault, Faults, Injected};
+use super::access::{User, kubeconfig};
+use super::audit::Record;
+use super::counters::{Count, Counted};
+use super::fault::{Fault, Injected};
 use super::handler;
-use super::resource::Resource;
+use super::state::{Mode, Options, State};
 use super::store::Store;
 use super::tls::{Tls, TlsError};
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-
-/// Decides on a write, and may change the object: to schedule a pod, say, or to refuse a change of annotations.
-///
-/// Called for every create, update and patch that comes over HTTP, with the object about to be stored. It runs while
-/// the store is locked and must not call it.
-pub type Admission = Arc<dyn Fn(&Review<'_>, &mut Value) -> Result<(), Failure> + Send + Sync>;
-
-/// What an [`Admission`] decides on.
-#[derive(Clone, Copy, Debug)]
-pub struct Review<'a> {
-    /// Who writes.
-    pub user: &'a User,
-    /// The resource.
-    pub resource: &'static Resource,
-    /// `status`, `binding` or empty.
-    pub subresource: &'a str,
-    /// The object so far; none when it is created.
-    pub before: Option<&'a Value>,
-}
-
-/// Settings of a server.
-#[derive(Clone)]
-pub struct Options {
-    /// DNS names and IP addresses for the certificate, beside those of loopback.
-    pub names: Vec<String>,
-    /// How many changes watches can go back.
-    pub history: usize,
-    /// How often a watch that allows bookmarks gets one.
-    pub bookmarks: Duration,
-    /// Whether a pod bound to a node stays, as terminating, until its node deletes it with no grace period.
-    pub graceful_pods: bool,
-    /// Decides on writes.
-    pub admission: Option<Admission>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            names: Vec::new(),
-            history: 10_000,
-            bookmarks: Duration::from_secs(10),
-            graceful_pods: false,
-            admission: None,
-        }
-    }
-}
-
-/// Whether the server serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// As usual.
-    Serving,
-    /// Connections are reset, present ones and new ones: the server is down.
-    Refusing,
-    /// Connections stay and new ones are accepted, but no request is answered and no watch tells anything.
-    Hanging,
-    /// Its clock is an hour ahead of its clients': present connections are reset, and the certificate that new ones are
-    /// shown is not valid yet.
-    Ahead,
-}
 
 /// Why a server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -103,18 +42,6 @@ pub struct Server {
     end: CancellationToken,
 }
 
-/// What the requests share.
-pub(super) struct State {
-    pub(super) store: Arc<Store>,
-    pub(super) users: Users,
-    pub(super) log: Log,
-    pub(super) faults: Faults,
-    pub(super) options: Options,
-    mode: watch::Sender<Mode>,
-    connections: Mutex<CancellationToken>,
-    watches: Mutex<CancellationToken>,
-}
-
 impl Server {
     /// Starts a server with an empty store on these sockets, which may be of any network namespace. Call it on a tokio
     /// runtime with I/O and time.
@@ -125,17 +52,7 @@ impl Server {
         let mut names = options.names.clone();
         names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
         let tls = Arc::new(Tls::create(&names)?);
-        let state = State {
-            store: Store::new(options.history),
-            users: Users::default(),
-            log: Log::default(),
-            faults: Faults::default(),
-            options,
-            mode: watch::Sender::new(Mode::Serving),
-            connections: Mutex::default(),
-            watches: Mutex::default(),
-        };
-        let server = Self { state: Arc::new(state), tls, end: CancellationToken::new() };
+        let server = Self { state: Arc::new(State::new(options)), tls, end: CancellationToken::new() };
         for listener in listeners {
             server.listen(listener)?;
         }
@@ -187,6 +104,12 @@ impl Server {
         self.state.log.records()
     }
 
+    /// Requests answered and bytes sent since the start. Unlike [`requests`](Self::requests) they are complete.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<Counted, Count> {
+        self.state.counters.read()
+    }
+
     /// Makes something go wrong, until the value returned is dropped.
     pub fn inject(&self, fault: Fault) -> Injected {
         self.state.faults.inject(fault)
@@ -194,15 +117,12 @@ impl Server {
 
     /// Takes the server down or back up; what it stores stays.
     pub fn set_mode(&self, mode: Mode) {
-        self.state.mode.send_replace(mode);
-        if matches!(mode, Mode::Refusing | Mode::Ahead) {
-            renew(&self.state.connections);
-        }
+        self.state.set_mode(mode);
     }
 
     /// Breaks the running watches off, as a lost connection does.
     pub fn cut_watches(&self) {
-        renew(&self.state.watches);
+        self.state.cut_watches();
     }
 
     /// Forgets the history, so that no watch can resume from before this moment; see [`Store::expire_history`].
@@ -217,27 +137,6 @@ impl Drop for Server {
     }
 }
 
-impl State {
-    /// Waits while the server hangs.
-    pub(super) async fn responsive(&self) {
-        // The sender is part of this very value, so it cannot be gone.
-        drop(self.mode.subscribe().wait_for(|mode| *mode != Mode::Hanging).await);
-    }
-
-    /// Cancelled when the watches that run now are to break off.
-    pub(super) fn watches(&self) -> CancellationToken {
-        current(&self.watches)
-    }
-}
-
-fn current(token: &Mutex<CancellationToken>) -> CancellationToken {
-    token.lock().unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-fn renew(token: &Mutex<CancellationToken>) {
-    std::mem::take(&mut *token.lock().unwrap_or_else(PoisonError::into_inner)).cancel();
-}
-
 async fn accept(state: Arc<State>, tls: Arc<Tls>, listener: TcpListener, end: CancellationToken) {
     loop {
         let stream = match listener.accept().await {
@@ -248,7 +147,7 @@ async fn accept(state: Arc<State>, tls: Arc<Tls>, listener: TcpListener, end: Ca
                 continue;
             }
         };
-        let tls = match *state.mode.borrow() {
+        let tls = match state.mode() {
             Mode::Refusing => {
                 drop(stream.set_zero_linger());
                 continue;
@@ -256,7 +155,7 @@ async fn accept(state: Arc<State>, tls: Arc<Tls>, listener: TcpListener, end: Ca
             Mode::Ahead => tls.ahead.clone(),
             Mode::Serving | Mode::Hanging => tls.right.clone(),
         };
-        let cut = current(&state.connections);
+        let cut = state.connections();
         let connection = serve(Arc::clone(&state), tls, stream);
         let end = end.clone();
         tokio::spawn(async move { end.run_until_cancelled(cut.run_until_cancelled(connection)).await });

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::resource::{NAMESPACES, Resource};
+use super::stored::Object;
 use super::{failure::Failure, object, patch};
 
 /// All objects of the cluster. Cheap to share; every call is atomic.
@@ -28,9 +29,9 @@ pub struct Change {
     /// What happened.
     pub kind: ChangeKind,
     /// The object after it; for a deletion, its last state.
-    pub object: Arc<Value>,
+    pub object: Arc<Object>,
     /// The object before it.
-    pub before: Option<Arc<Value>>,
+    pub before: Option<Arc<Object>>,
     plural: &'static str,
 }
 
@@ -60,9 +61,9 @@ pub struct Deletion {
 #[derive(Clone, Debug)]
 pub enum Removed {
     /// The object is gone; its last state.
-    Gone(Arc<Value>),
+    Gone(Arc<Object>),
     /// The object is marked, and goes when its finalizers are gone or it is deleted without grace.
-    Marked(Arc<Value>),
+    Marked(Arc<Object>),
 }
 
 /// The changes asked for are no longer in the history: list again.
@@ -75,7 +76,7 @@ type Key = (&'static str, String, String);
 #[derive(Debug)]
 struct Inner {
     version: u64,
-    objects: BTreeMap<Key, Arc<Value>>,
+    objects: BTreeMap<Key, Arc<Object>>,
     history: VecDeque<Change>,
     /// The newest version that the history has forgotten.
     forgotten: u64,
@@ -108,7 +109,7 @@ impl Store {
     ///
     /// # Errors
     /// The object is malformed, exists already, or its namespace does not exist.
-    pub fn create(&self, resource: &'static Resource, mut object: Value) -> Result<Arc<Value>, Failure> {
+    pub fn create(&self, resource: &'static Resource, mut object: Value) -> Result<Arc<Object>, Failure> {
         object::check(resource, &mut object)?;
         let meta = object::meta_mut(&mut object);
         if !resource.namespaced {
@@ -128,7 +129,7 @@ impl Store {
         self.insert(resource, object)
     }
 
-    fn insert(&self, resource: &'static Resource, object: Value) -> Result<Arc<Value>, Failure> {
+    fn insert(&self, resource: &'static Resource, object: Value) -> Result<Arc<Object>, Failure> {
         let key = key(resource, object::meta(&object, "namespace"), object::meta(&object, "name"));
         if key.2.is_empty() {
             return Err(Failure::invalid(resource, "", "name or generateName is required"));
@@ -154,19 +155,51 @@ impl Store {
         resource: &'static Resource,
         namespace: &str,
         name: &str,
-    ) -> Result<Arc<Value>, Failure> {
+    ) -> Result<Arc<Object>, Failure> {
         let inner = self.lock();
         inner.get(resource, &key(resource, namespace, name)).cloned()
     }
 
     /// The objects of one namespace, or of all of them, by namespace and name, and the version of this list.
     #[must_use]
-    pub fn list(&self, resource: &'static Resource, namespace: Option<&str>) -> (u64, Vec<Arc<Value>>) {
+    pub fn list(&self, resource: &'static Resource, namespace: Option<&str>) -> (u64, Vec<Arc<Object>>) {
         let inner = self.lock();
-        let all =
-            inner.objects.range(key(resource, "", "")..).take_while(|(key, _)| key.0 == resource.plural);
-        let wanted = all.filter(|(key, _)| namespace.is_none_or(|namespace| key.1 == namespace));
-        (inner.version, wanted.map(|(_, object)| Arc::clone(object)).collect())
+        (inner.version, inner.all(resource, namespace).map(|(_, object)| Arc::clone(object)).collect())
+    }
+
+    /// As [`list`](Self::list), but as it was at an earlier version, which must have been one of this store.
+    ///
+    /// # Errors
+    /// The history no longer reaches back so far.
+    pub fn list_at(
+        &self,
+        resource: &'static Resource,
+        namespace: Option<&str>,
+        version: u64,
+    ) -> Result<Vec<Arc<Object>>, Expired> {
+        let inner = self.lock();
+        if version < inner.forgotten {
+            return Err(Expired(version));
+        }
+        let now = inner.all(resource, namespace).map(|(key, object)| ((&*key.1, &*key.2), object));
+        let mut objects: BTreeMap<_, _> = now.collect();
+        let later = inner.history.iter().rev().take_while(|change| change.version > version);
+        for change in later.filter(|change| change.is_of(resource, namespace)) {
+            let place = object::place(&change.object);
+            match &change.before {
+                Some(before) => objects.insert(place, before),
+                None => objects.remove(&place),
+            };
+        }
+        Ok(objects.into_values().cloned().collect())
+    }
+
+    /// Makes the JSON texts of all objects of a resource, which otherwise the first request for each has to wait for.
+    pub fn make_texts(&self, resource: &'static Resource) {
+        for object in self.list(resource, None).1 {
+            object.text();
+            object.metadata_text();
+        }
     }
 
     /// Puts what `change` makes of the object in its place. UID or version in the result must be those of the object.
@@ -181,14 +214,14 @@ impl Store {
         namespace: &str,
         name: &str,
         change: impl FnOnce(&Value) -> Result<Value, Failure>,
-    ) -> Result<Arc<Value>, Failure> {
+    ) -> Result<Arc<Object>, Failure> {
         let key = key(resource, namespace, name);
         let mut inner = self.lock();
         let before = Arc::clone(inner.get(resource, &key)?);
         let mut after = change(&before)?;
         object::check(resource, &mut after)?;
         keep_identity(resource, &before, &mut after)?;
-        if after == *before {
+        if after == **before {
             return Ok(before);
         }
         let gone = object::is_marked(&after) && !object::is_held(&after);
@@ -206,7 +239,7 @@ impl Store {
         namespace: &str,
         name: &str,
         merge: &Value,
-    ) -> Result<Arc<Value>, Failure> {
+    ) -> Result<Arc<Object>, Failure> {
         self.modify(resource, namespace, name, |before| Ok(patch::merged(before, merge)))
     }
 
@@ -223,7 +256,7 @@ impl Store {
     ) -> Result<Removed, Failure> {
         let key = key(resource, namespace, name);
         let mut inner = self.lock();
-        let mut object = inner.get(resource, &key)?.as_ref().clone();
+        let mut object = Value::clone(inner.get(resource, &key)?);
         for (field, wanted) in [("uid", &how.uid), ("resourceVersion", &how.resource_version)] {
             let found = object::meta(&object, field);
             if let Some(wanted) = wanted.as_deref().filter(|&wanted| wanted != found) {
@@ -236,8 +269,9 @@ impl Store {
             mark(&mut object, how.grace);
         }
         if object::is_held(&object) {
-            if object == **inner.get(resource, &key)? {
-                return Ok(Removed::Marked(object.into()));
+            let now = inner.get(resource, &key)?;
+            if object == ***now {
+                return Ok(Removed::Marked(Arc::clone(now)));
             }
             return Ok(Removed::Marked(self.commit(&mut inner, ChangeKind::Modified, key, object)));
         }
@@ -249,7 +283,7 @@ impl Store {
 
     fn empty(&self, inner: &mut Inner, namespace: &str) {
         let inside = inner.objects.iter().filter(|(key, _)| key.1 == namespace);
-        let inside: Vec<_> = inside.map(|(key, object)| (key.clone(), object.as_ref().clone())).collect();
+        let inside: Vec<_> = inside.map(|(key, object)| (key.clone(), Value::clone(object))).collect();
         for (key, object) in inside {
             self.commit(inner, ChangeKind::Deleted, key, object);
         }
@@ -274,16 +308,11 @@ impl Store {
         inner.forgotten = inner.version;
     }
 
-    /// Whether a list of that version can no longer be brought up to date by a watch.
-    pub(super) fn has_forgotten(&self, version: u64) -> bool {
-        version < self.lock().forgotten
-    }
-
-    fn commit(&self, inner: &mut Inner, kind: ChangeKind, key: Key, mut object: Value) -> Arc<Value> {
+    fn commit(&self, inner: &mut Inner, kind: ChangeKind, key: Key, mut object: Value) -> Arc<Object> {
         inner.version += 1;
         let version = inner.version;
         object::meta_mut(&mut object).insert("resourceVersion".to_owned(), version.to_string().into());
-        let object = Arc::new(object);
+        let object = Arc::new(Object::from(object));
         let plural = key.0;
         let before = match kind {
             ChangeKind::Deleted => inner.objects.remove(&key),
@@ -302,8 +331,26 @@ impl Store {
     }
 }
 
+impl Change {
+    fn is_of(&self, resource: &Resource, namespace: Option<&str>) -> bool {
+        let own = object::meta(&self.object, "namespace");
+        self.plural == resource.plural && namespace.is_none_or(|namespace| own == namespace)
+    }
+}
+
 impl Inner {
-    fn get(&self, resource: &Resource, key: &Key) -> Result<&Arc<Value>, Failure> {
+    /// The objects of one namespace, or of all of them.
+    fn all<'a>(
+        &'a self,
+        resource: &Resource,
+        namespace: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Arc<Object>)> + use<'a> {
+        let plural = resource.plural;
+        let all = self.objects.range(key(resource, "", "")..).take_while(move |(key, _)| key.0 == plural);
+        all.filter(move |(key, _)| namespace.is_none_or(|namespace| key.1 == namespace))
+    }
+
+    fn get(&self, resource: &Resource, key: &Key) -> Result<&Arc<Object>, Failure> {
         self.objects.get(key).ok_or_else(|| Failure::not_found(resource, &key.2))
     }
 }
@@ -357,7 +404,7 @@ impl Watch {
             return Err(Expired(self.seen));
         }
         let start = inner.history.partition_point(|change| change.version <= self.seen);
-        let new = inner.history.range(start..).filter(|change| change.plural == self.resource.plural);
+        let new = inner.history.range(start..).filter(|change| change.is_of(self.resource, None));
         let new = new.cloned().collect();
         self.seen = self.seen.max(inner.version);
         Ok(new)

@@ -1,6 +1,5 @@
 //! The body of a watch.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +8,19 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
+use super::answer::{Body, CHUNK};
 use super::call::Request;
 use super::failure::Failure;
 use super::form::Form;
-use super::handler::Body;
 use super::resource::Resource;
 use super::selector::Selector;
-use super::server::State;
+use super::state::State;
 use super::store::{Change, ChangeKind, Watch};
+use super::stored::Object;
 
 /// What of the changes a client sees, and how.
 pub(super) struct View {
@@ -49,34 +49,44 @@ impl View {
             && self.selector.matches(object)
     }
 
-    fn line(&self, kind: &str, object: &Value) -> String {
-        line(kind, &self.form.object(self.resource, object))
+    fn put(&self, kind: &str, object: &Arc<Object>, into: &mut Vec<u8>) {
+        put(kind, &self.form.object(self.resource, object), into);
     }
 
-    /// The event that a change is to this client: an object can come into its sight, and leave it.
-    fn event(&self, change: &Change) -> Option<String> {
+    /// The event that a change is to this client, if it is one: an object can come into its sight, and leave it.
+    fn put_event(&self, change: &Change, into: &mut Vec<u8>) {
         let before = change.before.as_deref().is_some_and(|before| self.sees(before));
         let after = change.kind != ChangeKind::Deleted && self.sees(&change.object);
         let kind = match (before, after) {
-            (false, false) => return None,
+            (false, false) => return,
             (false, true) => "ADDED",
             (true, true) => "MODIFIED",
             (true, false) => "DELETED",
         };
-        Some(self.line(kind, &change.object))
+        self.put(kind, &change.object, into);
     }
 }
 
-fn line(kind: &str, object: &Value) -> String {
-    format!("{}\n", json!({ "type": kind, "object": object }))
+fn put(kind: &str, object: &[u8], into: &mut Vec<u8>) {
+    into.extend_from_slice(format!(r#"{{"type":"{kind}","object":"#).as_bytes());
+    into.extend_from_slice(object);
+    into.extend_from_slice(b"}\n");
+}
+
+fn line(kind: &str, object: &Value) -> Vec<u8> {
+    let mut line = Vec::new();
+    put(kind, object.to_string().as_bytes(), &mut line);
+    line
 }
 
 struct Stream {
     state: Arc<State>,
     view: View,
     watch: Watch,
-    /// What to say before any change.
-    first: VecDeque<String>,
+    /// The objects to begin with, before any change.
+    initial: std::vec::IntoIter<Arc<Object>>,
+    /// What follows them.
+    after_initial: Vec<u8>,
     bookmarks: Option<tokio::time::Interval>,
     end: Instant,
     cut: CancellationToken,
@@ -93,19 +103,16 @@ pub(super) fn start(
     let from = request.number("resourceVersion")?.unwrap_or(0);
     let wants_initial = request.param("sendInitialEvents");
     let initial = wants_initial == "true" || (wants_initial.is_empty() && from == 0);
-    let (version, objects) = state.store.list(resource, None);
-    let mut first = VecDeque::new();
-    if initial {
-        let seen = objects.iter().filter(|object| view.sees(object));
-        first.extend(seen.map(|object| view.line("ADDED", object)));
-    }
+    let (version, objects) =
+        if initial { state.store.list(resource, None) } else { (state.store.version(), Vec::new()) };
+    let mut after_initial = Vec::new();
     if wants_initial == "true" && request.flag("allowWatchBookmarks") {
-        first.push_back(line("BOOKMARK", &view.form.bookmark(resource, version, true)));
+        after_initial = line("BOOKMARK", &view.form.bookmark(resource, version, true));
     }
     let after = if initial || from == 0 { version } else { from };
     let over = after > version;
     if over {
-        first.push_back(line("ERROR", &Failure::expired(after).status()));
+        after_initial = line("ERROR", &Failure::expired(after).status());
     }
     let every = state.options.bookmarks;
     let bookmarks = request.flag("allowWatchBookmarks").then(|| {
@@ -118,7 +125,8 @@ pub(super) fn start(
         watch: state.store.watch(resource, after),
         state: Arc::clone(state),
         view,
-        first,
+        initial: objects.into_iter(),
+        after_initial,
         bookmarks,
         end: Instant::now() + Duration::from_secs(seconds),
         cut: state.watches(),
@@ -133,8 +141,8 @@ pub(super) fn start(
 
 impl Stream {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
-        if let Some(line) = self.first.pop_front() {
-            return Some(Ok(line.into()));
+        if let Some(chunk) = self.next_initial() {
+            return Some(Ok(chunk));
         }
         if self.over {
             return None;
@@ -144,8 +152,24 @@ impl Stream {
         Some(chunk.map(Bytes::from))
     }
 
+    /// The next of what the watch begins with.
+    fn next_initial(&mut self) -> Option<Bytes> {
+        let mut chunk = Vec::new();
+        while chunk.len() < CHUNK {
+            match self.initial.next() {
+                Some(object) if self.view.sees(&object) => self.view.put("ADDED", &object, &mut chunk),
+                Some(_) => {}
+                None => {
+                    chunk.append(&mut self.after_initial);
+                    break;
+                }
+            }
+        }
+        (!chunk.is_empty()).then(|| chunk.into())
+    }
+
     /// The next events; at the end of the time a bookmark.
-    async fn wait(&mut self) -> io::Result<String> {
+    async fn wait(&mut self) -> io::Result<Vec<u8>> {
         loop {
             tokio::select! {
                 biased;
@@ -155,7 +179,8 @@ impl Stream {
                         self.over = true;
                         return Ok(line("ERROR", &Failure::expired(self.watch.seen()).status()));
                     };
-                    let events: String = changes.iter().filter_map(|change| self.view.event(change)).collect();
+                    let mut events = Vec::new();
+                    changes.iter().for_each(|change| self.view.put_event(change, &mut events));
                     if !events.is_empty() {
                         return Ok(events);
                     }
@@ -163,13 +188,13 @@ impl Stream {
                 () = tick(&mut self.bookmarks) => return Ok(self.bookmark()),
                 () = tokio::time::sleep_until(self.end) => {
                     self.over = true;
-                    return Ok(if self.bookmarks.is_some() { self.bookmark() } else { String::new() });
+                    return Ok(if self.bookmarks.is_some() { self.bookmark() } else { Vec::new() });
                 }
             }
         }
     }
 
-    fn bookmark(&self) -> String {
+    fn bookmark(&self) -> Vec<u8> {
         line("BOOKMARK", &self.view.form.bookmark(self.view.resource, self.watch.seen(), false))
     }
 }

@@ -7,13 +7,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::access::User;
+use super::answer::{Answer, Body, json, pieces, respond, stream};
 use super::call::Request;
 use super::failure::Failure;
-use super::handler::{Answer, json, stream};
 use super::patch::Patch;
 use super::resource::{NAMESPACES, PODS, Resource};
-use super::server::{Review, State};
+use super::state::{Review, State};
 use super::store::{Deletion, Removed};
+use super::stored::Object;
 use super::stream::{self, View};
 use super::{event, object};
 
@@ -43,7 +44,7 @@ impl Call<'_> {
         match self.request.verb {
             "get" => {
                 let Request { namespace, name, .. } = self.request;
-                Ok(self.one(200, &*self.state.store.get(self.resource, namespace, name)?))
+                Ok(self.one(200, &self.state.store.get(self.resource, namespace, name)?))
             }
             "list" => self.list(),
             "watch" => {
@@ -76,43 +77,49 @@ impl Call<'_> {
         }
     }
 
-    fn one(self, code: u16, object: &Value) -> http::Response<super::handler::Body> {
-        json(code, &self.request.form().object(self.resource, object))
+    fn one(self, code: u16, object: &Arc<Object>) -> http::Response<Body> {
+        respond(code, "application/json", self.request.form().object(self.resource, object))
     }
 
-    /// Pages continue where they ended, in what the store has by then, but carry the version of the first page: a watch
-    /// from there makes up for what has changed in between.
+    /// All pages of a list show it as it was for the first one, for as long as the history reaches back so far.
     fn list(self) -> Answer {
         let view = View::of(self.resource, self.request)?;
         let limit = self.request.number("limit")?.filter(|&limit| limit > 0);
         let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        let (now, mut objects) = self.state.store.list(self.resource, self.request.within());
-        let wanted = self.request.number("resourceVersion")?.unwrap_or(0);
-        if wanted > now {
-            return Err(Failure::new(504, "Timeout", format!("Too large resource version: {wanted}")));
-        }
-        if self.request.param("resourceVersionMatch") == "Exact" && wanted != now {
-            return Err(Failure::expired(wanted));
-        }
-        let mut version = now;
-        let token = self.request.param("continue");
-        if !token.is_empty() {
-            let (start, after) = read_token(&token)?;
-            if self.state.store.has_forgotten(start) {
-                return Err(Failure::expired(start));
-            }
-            version = start;
-            objects.retain(|object| place(object) > (after.0.as_str(), after.1.as_str()));
-        }
+        let (version, mut objects) = self.listed()?;
         objects.retain(|object| view.sees(object));
         let mut meta = json!({ "resourceVersion": version.to_string() });
         let left = objects.len().saturating_sub(limit);
         objects.truncate(limit);
         if let Some(last) = objects.last().filter(|_| left > 0) {
-            meta["continue"] = write_token(version, place(last)).into();
+            meta["continue"] = write_token(version, object::place(last)).into();
             meta["remainingItemCount"] = left.into();
         }
-        Ok(json(200, &self.request.form().list(self.resource, &objects, &meta)))
+        Ok(pieces(200, self.request.form().list(self.resource, objects, &meta)))
+    }
+
+    /// The version that the request asks for, and from where on it asks for its objects.
+    fn listed(self) -> Result<(u64, Vec<Arc<Object>>), Failure> {
+        let (store, within) = (&self.state.store, self.request.within());
+        let at = |version| {
+            let objects = store.list_at(self.resource, within, version);
+            objects.map(|objects| (version, objects)).map_err(|_| Failure::expired(version))
+        };
+        let token = self.request.param("continue");
+        if !token.is_empty() {
+            let (version, (namespace, name)) = read_token(&token)?;
+            let (_, mut objects) = at(version)?;
+            objects.retain(|object| object::place(object) > (namespace.as_str(), name.as_str()));
+            return Ok((version, objects));
+        }
+        let wanted = self.request.number("resourceVersion")?.unwrap_or(0);
+        if wanted > store.version() {
+            return Err(Failure::new(504, "Timeout", format!("Too large resource version: {wanted}")));
+        }
+        match self.request.param("resourceVersionMatch").as_str() {
+            "Exact" => at(wanted),
+            _ => Ok(store.list(self.resource, within)),
+        }
     }
 
     fn create(self, shown: Value) -> Answer {
@@ -286,11 +293,6 @@ fn parse(body: &[u8]) -> Result<Value, Failure> {
 
 fn parse_or_empty(body: &[u8]) -> Result<Value, Failure> {
     if body.is_empty() { Ok(Value::Null) } else { parse(body) }
-}
-
-/// Where an object stands in a list.
-fn place(object: &Value) -> (&str, &str) {
-    (object::meta(object, "namespace"), object::meta(object, "name"))
 }
 
 fn write_token(version: u64, last: (&str, &str)) -> String {

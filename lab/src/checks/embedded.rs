@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::{Cluster, Failed, Host};
 use crate::capture::Seen;
-use crate::lab::{HOST_PORTS, INTERNET_PORTS, Lab, PLAIN_PORT};
+use crate::lab::Lab;
 use crate::plan::{Families, INTERNET_MTU, POD_MTU};
+use crate::plan::{HOST_PORTS, INTERNET_PORTS, PLAIN_PORT};
 use crate::traffic::Canary;
 use selvedge::kernel::netns::NetNs;
 

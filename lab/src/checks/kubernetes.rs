@@ -11,8 +11,8 @@ use selvedge::kernel::netns::NetNs;
 use super::{Cluster, Failed, Host};
 use crate::capture::Seen;
 use crate::kubernetes::Kubernetes;
-use crate::lab::{HOST_PORTS, INTERNET_PORTS, PLAIN_PORT};
 use crate::plan::{Families, INTERNET_MTU, POD_MTU};
+use crate::plan::{HOST_PORTS, INTERNET_PORTS, PLAIN_PORT};
 use crate::traffic::{Canary, Server};
 
 /// The cluster with the servers in its pods.

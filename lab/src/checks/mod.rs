@@ -124,7 +124,7 @@ macro_rules! failed_from {
         }
     )*};
 }
-failed_from!(traffic::Error, crate::lab::Error, crate::capture::Error, crate::space::Error, String);
+failed_from!(traffic::Error, crate::error::Error, crate::capture::Error, crate::space::Error, String);
 
 /// How much is done: `make demo` does all of it, tests less.
 #[derive(Debug, Clone, Copy)]

@@ -141,7 +141,7 @@ impl<'a> Web<'a> {
 
     fn internet(&self, family: Family) -> Result<String, Failed> {
         let address = pick(family, &self.cluster.world().plan().internet().addresses())?;
-        let server = SocketAddr::new(address, crate::lab::INTERNET_PORTS[0]);
+        let server = SocketAddr::new(address, crate::plan::INTERNET_PORTS[0]);
         self.pods.iter().try_for_each(|pod| self.connect(pod, &server.to_string()))?;
         Ok(format!("{server} from {} pods", self.pods.len()))
     }

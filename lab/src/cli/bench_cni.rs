@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use super::{FAILED, Failure, Progress};
-use crate::bench::{self, Options};
+use crate::bench::cni::{self, Options};
 use crate::isolate;
 use crate::kubernetes::Assets;
 use crate::preflight;
@@ -61,7 +61,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
     let folder = PathBuf::from("/run/bench");
     let Inside { pods, selvedge, plugins, .. } = args;
     let options = Options { pods: *pods, folder, selvedge: selvedge.clone(), plugins: plugins.clone() };
-    let report = bench::compare(&options, &|step| progress.say(step)).map_err(Failure::new)?;
+    let report = cni::compare(&options, &|step| progress.say(step)).map_err(Failure::new)?;
     println!("{report}");
     if let Some(file) = &args.report {
         std::fs::write(file, report.to_string())?;

@@ -10,6 +10,7 @@ use crate::plan::{Datapath, Families, MOST_NODES};
 use crate::state;
 
 mod bench_cni;
+mod bench_scale;
 mod conformance;
 mod enter;
 mod given;
@@ -52,6 +53,8 @@ enum Verb {
     Conformance(conformance::Args),
     /// Time the CNI plugin beside those of the CNI project
     BenchCni(bench_cni::Args),
+    /// Measure time, CPU, memory and API requests of one agent among thousands of Nodes
+    BenchScale(bench_scale::Args),
     /// Take a lab down
     Down(Name),
     /// Run a shell in the lab's own namespaces, with KUBECONFIG set
@@ -70,6 +73,8 @@ enum Verb {
     ConformanceInside(conformance::Inside),
     #[command(hide = true)]
     BenchCniInside(bench_cni::Inside),
+    #[command(hide = true)]
+    BenchScaleInside(bench_scale::Inside),
 }
 
 /// Which lab.
@@ -205,6 +210,8 @@ pub fn main() -> ExitCode {
         Verb::ConformanceInside(args) => conformance::inside(&args),
         Verb::BenchCni(args) => bench_cni::run(&args),
         Verb::BenchCniInside(args) => bench_cni::inside(&args),
+        Verb::BenchScale(args) => bench_scale::run(&args),
+        Verb::BenchScaleInside(args) => bench_scale::inside(&args),
     };
     result.unwrap_or_else(|failure| {
         eprintln!("selvedge-lab: {}", failure.text);

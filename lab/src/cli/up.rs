@@ -11,9 +11,10 @@ use super::{Failure, Name, Progress, Shape};
 use crate::cgroup::{self, Group};
 use crate::control::{self, Request};
 use crate::daemon::{Kept, Real};
+use crate::error::Error;
 use crate::isolate::Isolation;
 use crate::kubernetes::{self, Assets, Kubernetes};
-use crate::lab::{Error, Lab, Options};
+use crate::lab::{Lab, Options};
 use crate::state::{self, Folder};
 use crate::{manifest, preflight, process};
 

@@ -7,6 +7,7 @@ use selvedge::kernel::netns::NetNs;
 use serde_json::Value;
 
 use super::{Kept, Place, link, pod_name};
+use crate::api::Object;
 use crate::api::resource::PODS;
 use crate::control::{NodeStatus, PodStatus, Status};
 use crate::lab::Lab;
@@ -108,7 +109,7 @@ fn scheduled(lab: &Lab, mut pod: Value) -> Value {
 fn pods(lab: &Lab) -> Vec<PodStatus> {
     let (_, pods) = lab.store().list(&PODS, None);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let status = |pod: &Arc<Value>| {
+    let status = |pod: &Arc<Object>| {
         let key = (text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"]));
         let leaving = pod["metadata"]["deletionTimestamp"].is_string();
         let phase = pod["status"]["phase"].as_str().unwrap_or("Pending");

@@ -60,7 +60,7 @@ impl Real {
 
 impl Kept for Real {
     fn status(&self) -> Result<Status, String> {
-        let failed = |error: crate::lab::Error| error.to_string();
+        let failed = |error: crate::error::Error| error.to_string();
         let nodes = self.cluster.nodes().map_err(failed)?;
         let seen = self.cluster.world().capture().seen().map_err(|error| error.to_string())?;
         Ok(Status {

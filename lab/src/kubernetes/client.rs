@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use crate::lab::{Doing as _, Error};
+use crate::error::{Doing as _, Error};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 

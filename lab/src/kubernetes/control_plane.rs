@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::machine::Site;
-use crate::lab::{Doing as _, Error};
+use crate::error::{Doing as _, Error};
 use crate::plan::API_PORT;
 use crate::process::{self, Process};
 use crate::space::{DISK, Space};

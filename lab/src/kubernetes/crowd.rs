@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::{Kubernetes, PODS, install};
-use crate::lab::Error;
+use crate::error::Error;
 
 /// Key of the label that says which crowd a pod is of.
 const LABEL: &str = "lab-crowd";

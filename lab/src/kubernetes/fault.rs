@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Kubernetes;
-use crate::lab::{Doing as _, Error};
+use crate::error::{Doing as _, Error};
 use crate::process;
 
 /// How long the API server is away when it is restarted.

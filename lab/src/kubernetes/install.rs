@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::assets::PREVIOUS_IMAGE;
 use super::{Kubernetes, dns_addresses, said};
-use crate::lab::{Doing as _, Error};
+use crate::error::{Doing as _, Error};
 use crate::plan::Plan;
 
 /// Image of containers that do nothing.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::assets::Assets;
 use super::pki::{Authority, Identity};
-use crate::lab::{Doing as _, Error};
+use crate::error::{Doing as _, Error};
 use crate::plan::{NodePlan, Plan};
 use crate::process::{self, Process, Program};
 use crate::space::{DISK, Space};

@@ -36,8 +36,8 @@ pub use static_pod::StaticPod;
 pub use token::Replacement;
 
 use crate::capture::Seen;
-use crate::lab::{Doing as _, Error, HOST_PORTS};
-use crate::plan::{API_PORT, Datapath, Families, NodePlan, OUTSIDE_NAME, Plan};
+use crate::error::{Doing as _, Error};
+use crate::plan::{API_PORT, Datapath, Families, HOST_PORTS, NodePlan, OUTSIDE_NAME, Plan};
 use crate::process;
 use crate::space::Space;
 use crate::traffic::Server;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::{Kubernetes, nth};
-use crate::lab::{Doing as _, Error};
+use crate::error::{Doing as _, Error};
 use crate::space::Space;
 
 /// Port of the Service.

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::machine::{MANIFESTS, Machine};
 use super::{Kubernetes, install};
-use crate::lab::{Doing as _, Error};
+use crate::error::{Doing as _, Error};
 
 /// Such a pod; it starts and ends with its file.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 use super::Kubernetes;
-use crate::lab::{Doing as _, Error};
+use crate::error::{Doing as _, Error};
 use crate::space::Space;
 
 /// The shortest that the API server gives out.

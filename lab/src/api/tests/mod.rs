@@ -1,5 +1,6 @@
 //! The server as kube's client and runtime see it, over TLS.
 
+mod counters;
 mod faults;
 mod forms;
 mod watches;

@@ -67,6 +67,28 @@ async fn lists_come_in_pages_of_one_version() {
 }
 
 #[tokio::test]
+async fn later_pages_show_what_there_was_at_the_first() {
+    let lab = Lab::new().await;
+    (0..4).for_each(|index| lab.add_node(&format!("n{index}")));
+    let first = lab.nodes().list(&ListParams::default().limit(1)).await.unwrap();
+    lab.annotate("n1", "later");
+    lab.annotate("n1", "later still");
+    lab.server.store().delete(&NODES, "", "n2", &Deletion::default()).unwrap();
+    lab.server.store().delete(&NODES, "", "n3", &Deletion::default()).unwrap();
+    lab.add_node("n3");
+    lab.add_node("n4");
+    let before = first.metadata.resource_version.clone().unwrap();
+    let params = ListParams::default().continue_token(&first.metadata.continue_.unwrap());
+    let rest = lab.nodes().list(&params).await.unwrap();
+    let names: Vec<_> = rest.items.iter().map(|node| node.name_any()).collect();
+    assert_eq!(names, ["n1", "n2", "n3"]);
+    assert!(rest.items.iter().all(|node| node.annotations().is_empty()));
+    assert_eq!(rest.metadata.resource_version, Some(before.clone()));
+    let exact = format!("/api/v1/nodes?resourceVersion={before}&resourceVersionMatch=Exact");
+    assert_eq!(lab.raw(&exact, "*/*").await["items"].as_array().unwrap().len(), 4);
+}
+
+#[tokio::test]
 async fn a_page_of_a_forgotten_list_has_expired() {
     let lab = Lab::new().await;
     (0..2).for_each(|index| lab.add_node(&format!("n{index}")));

@@ -12,7 +12,7 @@ use selvedge::pod::node::Datapath;
 use serde_json::{Value, json};
 
 use super::{Options, bridge_configuration, write};
-use crate::lab::{Doing as _, Error};
+use crate::error::{Doing as _, Error};
 use crate::space::{DISK, Space};
 
 pub(super) struct Node {
