@@ -18,10 +18,10 @@ use crate::kernel::netlink::Netlink;
 use crate::paths::Paths;
 use crate::tunnel::api::{Applied, DeviceConfig, DeviceStatus, Event, PeerConfig};
 use crate::tunnel::command::{Config, Peer};
-use crate::tunnel::handover::Outcome;
-use crate::tunnel::process::{Descriptors, Options, slot};
+use crate::tunnel::descriptors::{Descriptors, slot};
+use crate::tunnel::handover::{Inheritance, Outcome};
+use crate::tunnel::options::Options;
 use crate::tunnel::uapi::{self, Request, Set, Settings, Shown};
-use crate::tunnel::worker::Inheritance;
 
 /// Events that wait for the worst of the listeners.
 const EVENTS: usize = 1024;

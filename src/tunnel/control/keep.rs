@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::tunnel::api::DeviceConfig;
 use crate::tunnel::command::Config;
-use crate::tunnel::process::Descriptors;
+use crate::tunnel::descriptors::Descriptors;
 
 /// A configuration written beside the kept one, to take its place or to go again.
 #[derive(Debug)]

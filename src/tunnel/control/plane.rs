@@ -10,11 +10,11 @@ use tokio::task::JoinHandle;
 use super::ChangeError;
 use crate::tunnel::api::{Applied, DeviceStatus, Event};
 use crate::tunnel::command::{Command, Config};
-use crate::tunnel::handover::Outcome;
+use crate::tunnel::descriptors::{Descriptors, slot};
+use crate::tunnel::handover::{Inheritance, Outcome};
 use crate::tunnel::io::tun::{TunError, TunQueue};
 use crate::tunnel::io::udp::{UdpError, UdpSockets};
-use crate::tunnel::process::{Descriptors, slot};
-use crate::tunnel::worker::{CommandSender, Inheritance, Parts, Worker, WorkerError};
+use crate::tunnel::worker::{CommandSender, Parts, Worker, WorkerError};
 
 /// The worker thread ended without being told to.
 pub type PlaneEnd = WorkerError;

@@ -39,6 +39,7 @@ use selvedge_keys::PublicKey;
 
 use super::api::{Counters, Event};
 use budget::Budget;
+pub use handover::LivePeer;
 use identity::Identity;
 use message::Message;
 use noise::{Content, Padding, Refused};

@@ -5,7 +5,9 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::LivePeer;
+use serde::{Deserialize, Serialize};
+
+use crate::tunnel::device::LivePeer;
 
 /// One message. Those of either direction are in one type, because both ends are one program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +44,14 @@ pub enum Word {
     Peers(Vec<LivePeer>),
     /// Predecessor: receiver indices in use, their upper 24 bits.
     Indices(Vec<u32>),
+}
+
+/// A [`LivePeer`] as it is sent, in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    name: String,
+    endpoint: SocketAddr,
 }
 
 /// The words without anything in them.
@@ -100,7 +110,9 @@ impl Word {
         match self {
             Self::Peers(peers) => {
                 // Names and addresses: there is nothing in them that JSON cannot say.
-                let json = serde_json::to_vec(peers).unwrap_or_default();
+                let entry = |peer: &LivePeer| Entry { name: peer.name.clone(), endpoint: peer.endpoint };
+                let json =
+                    serde_json::to_vec(&peers.iter().map(entry).collect::<Vec<_>>()).unwrap_or_default();
                 [&[PEERS], &json[..]].concat()
             }
             Self::Indices(indices) => {
@@ -113,7 +125,11 @@ impl Word {
 
     fn decode(kind: u8, rest: &[u8]) -> Option<Self> {
         match kind {
-            PEERS => serde_json::from_slice(rest).ok().map(Self::Peers),
+            PEERS => {
+                let entries: Vec<Entry> = serde_json::from_slice(rest).ok()?;
+                let peer = |Entry { name, endpoint }| LivePeer { name, endpoint };
+                Some(Self::Peers(entries.into_iter().map(peer).collect()))
+            }
             INDICES => {
                 let (words, odd) = rest.as_chunks();
                 let indices = words.iter().map(|word| u32::from_le_bytes(*word)).collect();

@@ -16,16 +16,25 @@
 //! Either side may die at any point: the link closes, and the other one has the device alone again. A predecessor
 //! then renews its sessions, because its peers may have turned to those of the heir.
 
+//!
+//! [`door`] is where the next tunnel process asks for the device, [`Link`] and [`Letter`] are how the two workers talk,
+//! [`Part`] is what each of them does. Nothing in here reads or writes packets: that is the worker's.
+
+pub(crate) mod door;
+mod heir;
 mod letter;
 mod link;
+mod part;
+mod predecessor;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+pub(crate) use heir::Heir;
+pub use heir::Inheritance;
 pub use letter::{Letter, Word};
 pub use link::{Heard, Link};
+pub(crate) use part::{Part, Reads};
+pub(crate) use predecessor::Predecessor;
 
 /// How long an heir waits for sessions before it takes the TUN all the same.
 pub const MEETING: Duration = Duration::from_secs(3);
@@ -35,16 +44,6 @@ pub const QUIET: Duration = Duration::from_secs(1);
 pub const DRAIN: Duration = Duration::from_secs(10);
 /// How long a predecessor may take to answer. One that takes longer moves no packets either: it is gone past.
 pub const PATIENCE: Duration = Duration::from_secs(3);
-
-/// A peer that the predecessor has a session with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LivePeer {
-    /// Its name.
-    pub name: String,
-    /// Where its datagrams go now.
-    pub endpoint: SocketAddr,
-}
 
 /// How a hand-over ended for the predecessor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,11 +15,13 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::watch::Identity;
-use super::{Descriptors, Options, slot};
+
 use crate::local;
 use crate::paths::Paths;
 use crate::tunnel::control::{Engine, PlaneEnd, Start, router};
+use crate::tunnel::descriptors::{Descriptors, slot};
 use crate::tunnel::handover::Outcome;
+use crate::tunnel::options::Options;
 use crate::tunnel::uapi;
 
 /// How often the sockets' files are looked at.

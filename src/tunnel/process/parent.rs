@@ -16,11 +16,10 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::backoff::Backoff;
-use super::channel::Channel;
-use super::descriptors::{Kept, News};
-use super::{Options, door, slot};
 use crate::paths::Paths;
-use crate::tunnel::handover::Link;
+use crate::tunnel::descriptors::{Channel, Kept, News, slot};
+use crate::tunnel::handover::{Link, door};
+use crate::tunnel::options::Options;
 
 /// How long the pair that had the device before may take to go.
 const LOCK_WAIT: Duration = Duration::from_secs(2);

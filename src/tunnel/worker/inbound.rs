@@ -5,8 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::handover::Heir;
 use crate::tunnel::device::{Device, Opened};
+use crate::tunnel::handover::Heir;
 use crate::tunnel::io::coalesce::Coalescer;
 use crate::tunnel::io::tun::TunQueue;
 use crate::tunnel::io::udp::{Datagrams, UdpSocket};

@@ -3,7 +3,6 @@
 //! A [`Worker`] is a value that owns all it needs; there can be many. Whoever starts one keeps a [`WorkerHandle`].
 
 mod handle;
-mod handover;
 mod inbound;
 mod interest;
 mod outbound;
@@ -20,16 +19,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::api::{DeviceStatus, Event, Features};
 use super::command::Command;
 use super::device::Device;
-use super::handover::{Heard, Letter, Outcome, Word};
+use super::handover::{Heard, Heir, Inheritance, Letter, Outcome, Part, Predecessor, Reads, Word};
 use super::io::tun::TunQueue;
 use super::io::udp::Datagrams;
 use super::io::udp::{UdpSocket, UdpSockets};
 use handle::CommandReceiver;
 pub use handle::{CommandSender, Stopped, WorkerHandle};
-pub use handover::Inheritance;
-use handover::{Heir, Part, Predecessor};
 use inbound::Inbound;
-use interest::{Interest, Reads, Ready};
+use interest::{Interest, Ready};
 use outbound::{Outbound, Turn, Way};
 
 /// Letters of the other worker taken in a turn, so that packets get theirs.

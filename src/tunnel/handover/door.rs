@@ -1,7 +1,7 @@
 //! Where the next tunnel process of a device knocks, to have it handed over: a unix socket in the run folder that
 //! only the tunnel's own user can reach.
 //!
-//! The newcomer says `take 1`. The answer is one message with each descriptor, [`slot::LINK`](super::slot::LINK)
+//! The newcomer says `take 1`. The answer is one message with each descriptor, [`slot::LINK`](crate::tunnel::descriptors::slot::LINK)
 //! last, and `end`; or `no` and the reason.
 
 use std::io;
@@ -17,8 +17,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use nix::unistd::geteuid;
 
-use super::channel::Channel;
-use super::descriptors::Kept;
+use crate::tunnel::descriptors::{Channel, Kept, own};
 
 /// What a newcomer says: which protocol it speaks.
 const TAKE: &str = "take 1";
@@ -26,7 +25,7 @@ const TAKE: &str = "take 1";
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Opens a door at `path`, in place of whatever is there.
-pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -40,9 +39,9 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Lets one newcomer in, when there is one: it has said what it wants.
-pub(super) fn answer(door: BorrowedFd<'_>) -> io::Result<Channel> {
+pub(crate) fn answer(door: BorrowedFd<'_>) -> io::Result<Channel> {
     let newcomer = accept4(door.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
-    let newcomer = super::channel::own(newcomer);
+    let newcomer = own(newcomer);
     let who = getsockopt(&newcomer, sockopt::PeerCredentials)?;
     if who.uid() != 0 && who.uid() != geteuid().as_raw() {
         return Err(io::Error::other(format!("user {} may not have the device", who.uid())));
@@ -60,7 +59,7 @@ pub(super) fn answer(door: BorrowedFd<'_>) -> io::Result<Channel> {
 }
 
 /// Knocks at the door of the process that has the device, and takes all that it gives.
-pub(super) fn knock(path: &Path) -> io::Result<Kept> {
+pub(crate) fn knock(path: &Path) -> io::Result<Kept> {
     let socket = seqpacket(SockFlag::empty())?;
     be_patient(&socket)?;
     connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
