@@ -3,12 +3,12 @@
 //! [`Kept`] is the parent's side, [`Descriptors`] the worker's; a [`Channel`] carries descriptors between the two.
 
 mod channel;
-mod kept;
-mod lent;
+mod parent;
+mod worker;
 
 pub(crate) use channel::{Channel, own};
-pub(crate) use kept::{Kept, News};
-pub use lent::Descriptors;
+pub(crate) use parent::{Kept, Report};
+pub use worker::Descriptors;
 
 /// The names under which the parent keeps descriptors.
 pub(crate) mod slot {
@@ -20,8 +20,8 @@ pub(crate) mod slot {
     pub(crate) const UAPI: &str = "uapi";
     pub(crate) const SETTINGS: &str = "settings";
     pub(crate) const ROAMED: &str = "roamed";
-    /// Where the next tunnel process asks for the device.
-    pub(crate) const DOOR: &str = "door";
+    /// The socket on which the next tunnel process asks for the device. Tunnels of other versions know it by this name.
+    pub(crate) const TAKEOVER: &str = "door";
     /// The link to the data plane before this one; given to one worker only.
     pub(crate) const LINK: &str = "link";
 }

@@ -75,7 +75,7 @@ impl Device {
     }
 
     /// The device before is gone.
-    pub fn settle(&mut self) {
+    pub fn forget_predecessor(&mut self) {
         self.shared.hurried_until = None;
         self.shared.indices.avoid(&[]);
     }

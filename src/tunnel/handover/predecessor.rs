@@ -6,16 +6,16 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::part::Reads;
-use super::{Letter, Link, Outcome, Word};
+use super::role::Reads;
+use super::{Link, Message, Outcome, Signal};
 use crate::tunnel::device::{Device, LivePeer};
 
-/// Peers in one letter; each has some 80 bytes.
-const PEERS_A_LETTER: usize = 500;
-/// Indices in one letter.
-const INDICES_A_LETTER: usize = 10_000;
+/// Peers in one message; each has some 80 bytes.
+const PEERS_PER_MESSAGE: usize = 500;
+/// Indices in one message.
+const INDICES_PER_MESSAGE: usize = 10_000;
 
-/// A worker that is succeeded by another.
+/// State of the worker that hands the device over.
 #[derive(Debug)]
 pub(crate) struct Predecessor {
     pub(crate) link: Link,
@@ -34,44 +34,44 @@ impl Predecessor {
         Reads { tun: !self.tun_taken, udp: !self.udp_taken }
     }
 
-    /// Takes what the heir says.
-    pub(super) fn take(&mut self, word: &Word, device: &mut Device, now: Instant) {
-        match word {
-            Word::TakeUdp => {
+    /// Handles a signal of the successor.
+    pub(super) fn take(&mut self, signal: &Signal, device: &mut Device, now: Instant) {
+        match signal {
+            Signal::TakeUdp => {
                 self.udp_taken = true;
                 if let Err(error) = self.introduce(&device.retire(now), &device.indices()) {
-                    // The heir asks the rest of the world by itself.
+                    // The successor starts handshakes with all peers anyway.
                     tracing::warn!(%error, "cannot tell the next tunnel which peers there are");
                 }
             }
-            Word::TakeTun => self.tun_wanted = true,
+            Signal::TakeTun => self.tun_wanted = true,
             _ => {}
         }
     }
 
     fn introduce(&self, live: &[LivePeer], indices: &[u32]) -> io::Result<()> {
-        for peers in live.chunks(PEERS_A_LETTER) {
-            self.link.send(&Letter::Word(Word::Peers(peers.to_vec())))?;
+        for peers in live.chunks(PEERS_PER_MESSAGE) {
+            self.link.send(&Message::Signal(Signal::Peers(peers.to_vec())))?;
         }
-        for indices in indices.chunks(INDICES_A_LETTER) {
-            self.link.send(&Letter::Word(Word::Indices(indices.to_vec())))?;
+        for indices in indices.chunks(INDICES_PER_MESSAGE) {
+            self.link.send(&Message::Signal(Signal::Indices(indices.to_vec())))?;
         }
-        self.link.send(&Letter::Word(Word::UdpTaken))
+        self.link.send(&Message::Signal(Signal::UdpTaken))
     }
 
-    /// Gives the TUN if it is asked for and all that was read from it is sent (`is_free`).
+    /// Stops reading the TUN if the successor asked for it and everything read from it is sent (`is_free`).
     pub(super) fn advance(&mut self, device: &mut Device, is_free: bool) {
         if !self.tun_wanted || self.tun_taken || !is_free {
             return;
         }
         self.tun_taken = true;
         for packet in device.take_waiting() {
-            let _ = self.link.send(&Letter::Packet(&packet));
+            let _ = self.link.send(&Message::Packet(&packet));
         }
-        let _ = self.link.send(&Letter::Word(Word::TunTaken));
+        let _ = self.link.send(&Message::Signal(Signal::TunTaken));
     }
 
-    /// The heir is gone: the device is this worker's alone again.
+    /// The successor is gone: the device is this worker's alone again.
     pub(super) fn stay(self, device: &mut Device, now: Instant) {
         if self.udp_taken {
             device.revive(now);

@@ -64,11 +64,11 @@ async fn serve(options: Options, paths: Paths, descriptors: Descriptors) -> anyh
     let mut uapi = Socket::open(&engine, slot::UAPI, uapi_path)?;
     engine.descriptors().ready()?;
     info!(device = name, managed, socket = %uapi.path.display(), "the tunnel is ready");
-    let mut orders = engine.descriptors().orders()?;
+    let mut requests = engine.descriptors().requests()?;
     loop {
         tokio::select! {
             Some(end) = ends.recv() => return Ok(ending(&engine, managed, &end)),
-            link = orders.leave() => {
+            link = requests.leave() => {
                 info!(device = name, "another tunnel process takes the device over");
                 for socket in [&control, &uapi] {
                     socket.rest();

@@ -44,7 +44,7 @@ impl Interest {
         Ok(Self(epoll))
     }
 
-    /// Waits for letters of another worker too, until the link is closed.
+    /// Also waits for hand-over messages, until the link is closed.
     pub(super) fn add_link(&self, link: &impl AsFd) -> io::Result<()> {
         Ok(self.0.add(link, EpollEvent::new(EpollFlags::EPOLLIN, LINK))?)
     }

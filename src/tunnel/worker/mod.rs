@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::api::{DeviceStatus, Event, Features};
 use super::command::Command;
 use super::device::Device;
-use super::handover::{Heard, Heir, Inheritance, Letter, Outcome, Part, Predecessor, Reads, Word};
+use super::handover::{Inheritance, Message, Outcome, Predecessor, Reads, Received, Role, Signal, Successor};
 use super::io::tun::TunQueue;
 use super::io::udp::Datagrams;
 use super::io::udp::{UdpSocket, UdpSockets};
@@ -29,8 +29,8 @@ use inbound::Inbound;
 use interest::{Interest, Ready};
 use outbound::{Outbound, Turn, Way};
 
-/// Letters of the other worker taken in a turn, so that packets get theirs.
-const LETTERS: usize = 64;
+/// Hand-over messages handled in one loop iteration, so that packets are not held up.
+const MESSAGES: usize = 64;
 
 /// What a worker is made of. It closes its copies of the descriptors when it stops.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ pub struct Worker {
     events: Outlet,
     commands: CommandReceiver,
     interest: Interest,
-    part: Part,
+    role: Role,
     /// What the last wait was for.
     waited_for: (Reads, Option<SocketAddr>),
     faults: Faults,
@@ -104,9 +104,10 @@ impl Worker {
     fn new(parts: Parts, commands: CommandReceiver) -> Result<Self, WorkerError> {
         let Parts { tun, udp, mtu, events, inheritance } = parts;
         let now = Instant::now();
-        let mut part = inheritance.map_or(Part::Alone, |inheritance| Part::Heir(Heir::new(inheritance, now)));
-        let waited_for = (part.reads(), None);
-        let interest = interest(&mut part, waited_for, (&tun, &udp), &commands)
+        let mut role =
+            inheritance.map_or(Role::Alone, |inheritance| Role::Successor(Successor::new(inheritance, now)));
+        let waited_for = (role.reads(), None);
+        let interest = interest(&mut role, waited_for, (&tun, &udp), &commands)
             .map_err(|source| WorkerError::Start { what: "epoll", source })?;
         Ok(Self {
             device: Device::new(mtu, now),
@@ -114,7 +115,7 @@ impl Worker {
             outbound: Outbound::new(now),
             events: Outlet::new(events),
             faults: Faults::default(),
-            part,
+            role,
             waited_for,
             tun,
             udp,
@@ -130,10 +131,10 @@ impl Worker {
             if ready.commands && !self.obey(now)? {
                 return Ok(());
             }
-            if !matches!(self.part, Part::Alone) && self.hand_over(now) {
+            if !matches!(self.role, Role::Alone) && self.hand_over(now) {
                 return Ok(());
             }
-            if !self.part.must_wait() {
+            if !self.role.must_wait() {
                 self.device.handle_timeout(now);
             }
             self.receive(ready, now);
@@ -146,8 +147,8 @@ impl Worker {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let device = self.device.poll_timeout().filter(|_| !self.part.must_wait());
-        [device, self.outbound.deadline(), self.part.deadline()].into_iter().flatten().min()
+        let device = self.device.poll_timeout().filter(|_| !self.role.must_wait());
+        [device, self.outbound.deadline(), self.role.deadline()].into_iter().flatten().min()
     }
 
     /// Carries out all commands; false if one of them is to stop.
@@ -158,8 +159,8 @@ impl Worker {
                 // Whoever asked may not wait for the answer any more.
                 Ok(Command::Apply { config, reply }) => {
                     drop(reply.send(self.device.apply(&config, now)));
-                    if let Some(heir) = self.part.heir() {
-                        heir.is_configured = true;
+                    if let Some(successor) = self.role.successor() {
+                        successor.is_configured = true;
                     }
                 }
                 Ok(Command::Leave { link, outcome }) => self.leave(link, outcome)?,
@@ -186,8 +187,8 @@ impl Worker {
     fn receive(&mut self, ready: Ready, now: Instant) {
         for (socket, ready) in [(Some(self.udp.v4()), ready.v4), (self.udp.v6(), ready.v6)] {
             let Some(socket) = socket.filter(|_| ready) else { continue };
-            let heir = self.part.heir();
-            let turn = self.inbound.turn(socket, &self.tun, &mut self.device, heir, now);
+            let successor = self.role.successor();
+            let turn = self.inbound.turn(socket, &self.tun, &mut self.device, successor, now);
             self.faults.note("receiving from UDP", turn);
         }
     }
@@ -197,7 +198,7 @@ impl Worker {
         let mut way = Way { tun, udp, device, now };
         let free = self.outbound.resume(&mut way);
         self.outbound.transmit(&mut way);
-        let turn = if ready.tun && free && self.part.reads().tun {
+        let turn = if ready.tun && free && self.role.reads().tun {
             self.outbound.turn(&mut way)
         } else {
             Turn::Done
@@ -211,7 +212,7 @@ impl Worker {
             Turn::ReadFailed(error) => self.faults.note("reading from the TUN", Err(error)),
             Turn::Done => {}
         }
-        let wait_for = (self.part.reads(), self.outbound.waits_for());
+        let wait_for = (self.role.reads(), self.outbound.waits_for());
         if wait_for != self.waited_for {
             self.interest.set(wait_for.0, wait_for.1, &self.tun, &self.udp).map_err(WorkerError::Wait)?;
             self.waited_for = wait_for;
@@ -219,62 +220,63 @@ impl Worker {
         Ok(())
     }
 
-    /// Begins to hand over to the worker at the other end of `link`.
+    /// Starts to hand over to the worker at the other end of `link`.
     fn leave(&mut self, link: OwnedFd, outcome: oneshot::Sender<Outcome>) -> Result<(), WorkerError> {
-        if matches!(self.part, Part::Alone) {
+        if matches!(self.role, Role::Alone) {
             let predecessor = Predecessor::new(link, outcome);
             self.interest.add_link(&predecessor.link).map_err(WorkerError::Wait)?;
-            self.part = Part::Predecessor(predecessor);
+            self.role = Role::Predecessor(predecessor);
         }
         Ok(())
     }
 
-    /// Does what there is to do in a hand-over; true if another worker has the device now.
+    /// Runs the hand-over: handles what the other worker sent and starts the next step when it is due. True if the other
+    /// worker has the device now.
     fn hand_over(&mut self, now: Instant) -> bool {
-        for _ in 0..LETTERS {
+        for _ in 0..MESSAGES {
             let (tun, udp, device) = (&self.tun, &mut self.udp, &mut self.device);
-            let Some(link) = self.part.link() else { return false };
-            let word = match link.hear() {
-                Heard::Nothing => break,
-                Heard::Strange => continue,
-                Heard::Letter(Letter::Packet(packet)) => {
+            let Some(link) = self.role.link() else { return false };
+            let signal = match link.receive() {
+                Received::Nothing => break,
+                Received::Unknown => continue,
+                Received::Message(Message::Packet(packet)) => {
                     self.outbound.forward_plain(packet, &mut Way { tun, udp, device, now });
                     continue;
                 }
-                Heard::Letter(Letter::Datagrams { from, segment, bytes }) => {
+                Received::Message(Message::Datagrams { from, segment, bytes }) => {
                     let handed = Datagrams { from, len: bytes.len(), segment: segment.into() };
                     self.inbound.take_back(handed, bytes, tun, device, now);
                     continue;
                 }
-                Heard::Letter(Letter::Word(word)) => Some(word),
-                Heard::Closed => None,
+                Received::Message(Message::Signal(signal)) => Some(signal),
+                Received::Closed => None,
             };
-            let before = std::mem::replace(&mut self.part, Part::Alone);
-            self.part = match (before, word) {
-                (Part::Predecessor(predecessor), Some(Word::Done)) => {
+            let before = std::mem::replace(&mut self.role, Role::Alone);
+            self.role = match (before, signal) {
+                (Role::Predecessor(predecessor), Some(Signal::Done)) => {
                     predecessor.end(Outcome::Left);
                     return true;
                 }
-                (before, Some(word)) => before.hear(word, device, now),
+                (before, Some(signal)) => before.take(signal, device, now),
                 (before, None) => before.end(device, now),
             };
         }
         let is_free = self.outbound.waits_for().is_none();
-        self.part.advance(&mut self.device, is_free, now);
+        self.role.advance(&mut self.device, is_free, now);
         false
     }
 }
 
-/// Waits for what `part` wants.
+/// Waits for what `role` wants.
 fn interest(
-    part: &mut Part,
+    role: &mut Role,
     (reads, batch_to): (Reads, Option<SocketAddr>),
     (tun, udp): (&TunQueue, &UdpSockets),
     commands: &CommandReceiver,
 ) -> io::Result<Interest> {
     let interest = Interest::new(tun, udp, &commands.wake)?;
     interest.set(reads, batch_to, tun, udp)?;
-    if let Some(link) = part.link() {
+    if let Some(link) = role.link() {
         interest.add_link(link)?;
     }
     Ok(interest)

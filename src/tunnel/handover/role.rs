@@ -1,10 +1,10 @@
-//! What a worker is in a hand-over: the only one, an heir or a predecessor.
+//! The role of a worker in a hand-over.
 
 use std::time::Instant;
 
-use super::heir::Heir;
 use super::predecessor::Predecessor;
-use super::{Link, Word};
+use super::successor::Successor;
+use super::{Link, Signal};
 use crate::tunnel::device::Device;
 
 /// What a worker reads from.
@@ -14,74 +14,74 @@ pub(crate) struct Reads {
     pub(crate) udp: bool,
 }
 
-/// What a worker is.
+/// The role of a worker.
 #[derive(Debug)]
-pub(crate) enum Part {
+pub(crate) enum Role {
     /// The only one on its device.
     Alone,
-    /// About to have the device.
-    Heir(Heir),
-    /// About to go.
+    /// Takes the device over.
+    Successor(Successor),
+    /// Hands the device over.
     Predecessor(Predecessor),
 }
 
-impl Part {
+impl Role {
     pub(crate) fn reads(&self) -> Reads {
         match self {
             Self::Alone => Reads { tun: true, udp: true },
-            Self::Heir(heir) => heir.reads(),
+            Self::Successor(successor) => successor.reads(),
             Self::Predecessor(predecessor) => predecessor.reads(),
         }
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        if let Self::Heir(heir) = self { heir.deadline() } else { None }
+        if let Self::Successor(successor) = self { successor.deadline() } else { None }
     }
 
-    /// Whether the time for handshakes has not come yet: their answers would go to the predecessor.
+    /// Whether handshakes have to wait: the predecessor still reads UDP and would get the responses.
     pub(crate) fn must_wait(&self) -> bool {
-        matches!(self, Self::Heir(heir) if heir.must_wait())
+        matches!(self, Self::Successor(successor) if successor.must_wait())
     }
 
-    /// The way to the other worker.
+    /// The link to the other worker.
     pub(crate) fn link(&mut self) -> Option<&mut Link> {
         match self {
             Self::Alone => None,
-            Self::Heir(heir) => Some(&mut heir.link),
+            Self::Successor(successor) => Some(&mut successor.link),
             Self::Predecessor(predecessor) => Some(&mut predecessor.link),
         }
     }
 
-    /// Takes what the other worker says.
-    pub(crate) fn hear(mut self, word: Word, device: &mut Device, now: Instant) -> Self {
+    /// Handles a signal of the other worker.
+    pub(crate) fn take(mut self, signal: Signal, device: &mut Device, now: Instant) -> Self {
         match &mut self {
             Self::Alone => {}
-            Self::Heir(heir) => heir.take(word, now),
-            Self::Predecessor(predecessor) => predecessor.take(&word, device, now),
+            Self::Successor(successor) => successor.take(signal, now),
+            Self::Predecessor(predecessor) => predecessor.take(&signal, device, now),
         }
         self
     }
 
-    /// The other worker is gone.
+    /// Ends the hand-over: the other worker closed the link.
     pub(crate) fn end(self, device: &mut Device, now: Instant) -> Self {
         match self {
             Self::Alone => {}
-            Self::Heir(mut heir) => heir.finish(device),
+            Self::Successor(mut successor) => successor.finish(device),
             Self::Predecessor(predecessor) => predecessor.stay(device, now),
         }
         Self::Alone
     }
 
-    /// Goes on if it is time to; `is_free` when nothing waits for room in a socket.
+    /// Starts the next step when it is due. `is_free`: no batch waits for room in a socket.
     pub(crate) fn advance(&mut self, device: &mut Device, is_free: bool, now: Instant) {
         match self {
             Self::Alone => {}
-            Self::Heir(heir) => heir.advance(device, now),
+            Self::Successor(successor) => successor.advance(device, now),
             Self::Predecessor(predecessor) => predecessor.advance(device, is_free),
         }
     }
 
-    pub(crate) fn heir(&mut self) -> Option<&mut Heir> {
-        if let Self::Heir(heir) = self { Some(heir) } else { None }
+    pub(crate) fn successor(&mut self) -> Option<&mut Successor> {
+        if let Self::Successor(successor) = self { Some(successor) } else { None }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use tokio::sync::mpsc;
 
 use super::channel::{Channel, Message};
-use super::kept::Kept;
+use super::parent::Kept;
 
 /// The parent's store, as the worker sees it.
 #[derive(Debug)]
@@ -75,16 +75,16 @@ impl Descriptors {
         self.channel.send("taken", None)
     }
 
-    /// Tells the parent that the heir is gone and the device is still ours.
+    /// Tells the parent that the successor is gone and the device is still ours.
     pub(crate) fn stayed(&self) -> io::Result<()> {
         self.channel.send("stayed", None)
     }
 
-    /// What the parent asks for later: a thread waits for it.
-    pub(crate) fn orders(&self) -> io::Result<Orders> {
+    /// Starts a thread that waits for the parent's later requests.
+    pub(crate) fn requests(&self) -> io::Result<Requests> {
         let channel = self.channel.try_clone()?;
         let (sender, links) = mpsc::unbounded_channel();
-        std::thread::Builder::new().name("orders".into()).spawn(move || {
+        std::thread::Builder::new().name("requests".into()).spawn(move || {
             loop {
                 match channel.receive() {
                     Ok(Some(Message { text, descriptor: Some(link) })) if text == "leave" => {
@@ -97,7 +97,7 @@ impl Descriptors {
                 }
             }
         })?;
-        Ok(Orders(links))
+        Ok(Requests(links))
     }
 
     /// Tells the parent that all is set up: from now on, this process is worth starting again.
@@ -109,12 +109,12 @@ impl Descriptors {
     }
 }
 
-/// What a parent asks of its worker.
+/// What the parent asks of its worker.
 #[derive(Debug)]
-pub(crate) struct Orders(mpsc::UnboundedReceiver<OwnedFd>);
+pub(crate) struct Requests(mpsc::UnboundedReceiver<OwnedFd>);
 
-impl Orders {
-    /// Waits until the worker is to hand over, and gives the link to its heir.
+impl Requests {
+    /// Waits until the worker is to hand over; returns the link to its successor.
     pub(crate) async fn leave(&mut self) -> OwnedFd {
         match self.0.recv().await {
             Some(link) => link,
@@ -125,7 +125,7 @@ impl Orders {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kept::News;
+    use super::super::parent::Report;
     use super::*;
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
             let mut ready = false;
             while !ready {
                 let message = parent.receive().unwrap().unwrap();
-                ready = kept.obey(&message.text, message.descriptor) == Some(News::Ready);
+                ready = kept.apply(&message.text, message.descriptor) == Some(Report::Ready);
             }
         }
         let (parent, worker) = Channel::pair().unwrap();

@@ -1,7 +1,6 @@
-//! What two data planes say to each other: one byte for the kind, then what that kind has.
+//! The messages between two data planes: one byte for the kind, then its content.
 //!
-//! The two may be of different versions: a kind that one does not know it passes over, and a list may say more of
-//! each peer than is known.
+//! The two may be of different versions: a message of an unknown kind is ignored, and so are unknown fields of a peer.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -9,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::tunnel::device::LivePeer;
 
-/// One message. Those of either direction are in one type, because both ends are one program.
+/// A message, of either direction: both ends are the same program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Letter<'a> {
-    /// Something said.
-    Word(Word),
+pub enum Message<'a> {
+    /// A message without packets.
+    Signal(Signal),
     /// Predecessor: a packet that waits for a session.
     Packet(&'a [u8]),
-    /// Heir: datagrams of one sender for sessions that are not the heir's.
+    /// Successor: datagrams of one sender for sessions that are not the successor's.
     Datagrams {
         /// The sender.
         from: SocketAddr,
@@ -27,22 +26,22 @@ pub enum Letter<'a> {
     },
 }
 
-/// A message without packets.
+/// The steps of the hand-over, and what they need.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Word {
-    /// Heir: stop reading UDP.
+pub enum Signal {
+    /// Successor: stop reading UDP.
     TakeUdp,
-    /// Heir: stop reading the TUN.
+    /// Successor: stop reading the TUN.
     TakeTun,
-    /// Heir: end.
+    /// Successor: end.
     Done,
-    /// Predecessor: it reads UDP no more.
+    /// Predecessor: it has stopped reading UDP.
     UdpTaken,
-    /// Predecessor: it reads the TUN no more.
+    /// Predecessor: it has stopped reading the TUN.
     TunTaken,
-    /// Predecessor: some of the peers that it has a session with and has heard lately.
+    /// Predecessor: a chunk of the peers with a session and recent traffic.
     Peers(Vec<LivePeer>),
-    /// Predecessor: receiver indices in use, their upper 24 bits.
+    /// Predecessor: a chunk of the receiver indices in use, their upper 24 bits.
     Indices(Vec<u32>),
 }
 
@@ -54,22 +53,27 @@ struct Entry {
     endpoint: SocketAddr,
 }
 
-/// The words without anything in them.
-const PLAIN: [(u8, Word); 5] =
-    [(1, Word::TakeUdp), (2, Word::TakeTun), (3, Word::Done), (4, Word::UdpTaken), (5, Word::TunTaken)];
+/// The signals without content, by kind.
+const PLAIN: [(u8, Signal); 5] = [
+    (1, Signal::TakeUdp),
+    (2, Signal::TakeTun),
+    (3, Signal::Done),
+    (4, Signal::UdpTaken),
+    (5, Signal::TunTaken),
+];
 const PEERS: u8 = 6;
 const INDICES: u8 = 7;
 const PACKET: u8 = 8;
 const DATAGRAMS: u8 = 9;
-/// Kind, address, port and segment size in front of datagrams.
+/// Length in bytes of what precedes the datagrams: kind, address, port and segment size.
 const DATAGRAMS_HEADER: usize = 1 + 16 + 2 + 2;
 
-impl<'a> Letter<'a> {
-    /// Its bytes but for packets, and those, which are not copied.
+impl<'a> Message<'a> {
+    /// The message as its header and its packets; the packets are not copied.
     #[must_use]
     pub fn encode(&self) -> (Vec<u8>, &'a [u8]) {
         match self {
-            Self::Word(word) => (word.encode(), &[]),
+            Self::Signal(signal) => (signal.encode(), &[]),
             Self::Packet(packet) => (vec![PACKET], packet),
             Self::Datagrams { from, segment, bytes } => {
                 let mut header = Vec::with_capacity(DATAGRAMS_HEADER);
@@ -86,7 +90,7 @@ impl<'a> Letter<'a> {
         }
     }
 
-    /// Reads a letter; none when it is of a kind that this version does not know, or is malformed.
+    /// Parses a message; `None` when its kind is unknown or it is malformed.
     #[must_use]
     pub fn decode(bytes: &'a [u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
@@ -100,16 +104,16 @@ impl<'a> Letter<'a> {
                 let segment = u16::from_le_bytes(*segment);
                 (segment > 0).then_some(Self::Datagrams { from, segment, bytes })
             }
-            kind => Word::decode(kind, rest).map(Self::Word),
+            kind => Signal::decode(kind, rest).map(Self::Signal),
         }
     }
 }
 
-impl Word {
+impl Signal {
     fn encode(&self) -> Vec<u8> {
         match self {
             Self::Peers(peers) => {
-                // Names and addresses: there is nothing in them that JSON cannot say.
+                // Cannot fail: names and addresses always have a JSON form.
                 let entry = |peer: &LivePeer| Entry { name: peer.name.clone(), endpoint: peer.endpoint };
                 let json =
                     serde_json::to_vec(&peers.iter().map(entry).collect::<Vec<_>>()).unwrap_or_default();
@@ -119,7 +123,7 @@ impl Word {
                 let indices = indices.iter().flat_map(|index| index.to_le_bytes());
                 std::iter::once(INDICES).chain(indices).collect()
             }
-            plain => PLAIN.iter().filter(|(_, word)| word == plain).map(|(kind, _)| *kind).collect(),
+            plain => PLAIN.iter().filter(|(_, signal)| signal == plain).map(|(kind, _)| *kind).collect(),
         }
     }
 
@@ -131,11 +135,11 @@ impl Word {
                 Some(Self::Peers(entries.into_iter().map(peer).collect()))
             }
             INDICES => {
-                let (words, odd) = rest.as_chunks();
-                let indices = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+                let (indices, odd) = rest.as_chunks();
+                let indices = indices.iter().map(|index| u32::from_le_bytes(*index)).collect();
                 odd.is_empty().then_some(Self::Indices(indices))
             }
-            kind => PLAIN.iter().find(|(known, _)| *known == kind).map(|(_, word)| word.clone()),
+            kind => PLAIN.iter().find(|(known, _)| *known == kind).map(|(_, signal)| signal.clone()),
         }
     }
 }
@@ -144,33 +148,33 @@ impl Word {
 mod tests {
     use super::*;
 
-    fn again(letter: &Letter<'_>) {
-        let (mut bytes, rest) = letter.encode();
+    fn again(message: &Message<'_>) {
+        let (mut bytes, rest) = message.encode();
         bytes.extend(rest);
-        assert_eq!(Letter::decode(&bytes).as_ref(), Some(letter));
+        assert_eq!(Message::decode(&bytes).as_ref(), Some(message));
     }
 
     #[test]
-    fn letters_arrive_as_they_were_sent() {
+    fn messages_survive_their_encoding() {
         let endpoint = "192.0.2.1:51830".parse().unwrap();
         let lists = [
-            Word::Peers(vec![LivePeer { name: "node2".into(), endpoint }]),
-            Word::Indices(vec![0, 0xff_ffff]),
+            Signal::Peers(vec![LivePeer { name: "node2".into(), endpoint }]),
+            Signal::Indices(vec![0, 0xff_ffff]),
         ];
-        for word in PLAIN.into_iter().map(|(_, word)| word).chain(lists) {
-            again(&Letter::Word(word));
+        for signal in PLAIN.into_iter().map(|(_, signal)| signal).chain(lists) {
+            again(&Message::Signal(signal));
         }
-        again(&Letter::Packet(b"ip"));
+        again(&Message::Packet(b"ip"));
         for from in ["192.0.2.1:51830", "[2001:db8::1]:1"] {
-            again(&Letter::Datagrams { from: from.parse().unwrap(), segment: 1452, bytes: b"sealed" });
+            again(&Message::Datagrams { from: from.parse().unwrap(), segment: 1452, bytes: b"sealed" });
         }
     }
 
     #[test]
-    fn what_is_no_letter_is_refused() {
+    fn malformed_messages_are_refused() {
         let no_segment = [&[9; 19][..], &[0, 0], b"rest"].concat();
         for bytes in [&b""[..], &[99], &[7, 1, 2, 3], b"\x06{", &[9, 1, 2], &no_segment] {
-            assert_eq!(Letter::decode(bytes), None, "{bytes:?}");
+            assert_eq!(Message::decode(bytes), None, "{bytes:?}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Where the next tunnel process of a device knocks, to have it handed over: a unix socket in the run folder that
-//! only the tunnel's own user can reach.
+//! The socket on which the next tunnel process asks for the device: a `SOCK_SEQPACKET` unix socket in the run folder,
+//! for the tunnel's own user only.
 //!
-//! The newcomer says `take 1`. The answer is one message with each descriptor, [`slot::LINK`](crate::tunnel::descriptors::slot::LINK)
-//! last, and `end`; or `no` and the reason.
+//! The request is `take 1`. The answer is one message for each descriptor, the link last
+//! ([`slot::LINK`](crate::tunnel::descriptors::slot::LINK)), and `end`; or `no` and the reason.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
@@ -11,55 +11,55 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, getsockopt, listen,
-    setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, getsockopt, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use nix::unistd::geteuid;
 
 use crate::tunnel::descriptors::{Channel, Kept, own};
 
-/// What a newcomer says: which protocol it speaks.
+/// The request, with the version of the protocol.
 const TAKE: &str = "take 1";
-/// How long either side may take to say the next thing.
+/// How long either side waits for the next message.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Opens a door at `path`, in place of whatever is there.
-pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
+/// Listens on `path`, replacing whatever is there.
+pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let door = seqpacket(SockFlag::SOCK_NONBLOCK)?;
-    bind(door.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let socket = seqpacket(SockFlag::SOCK_NONBLOCK)?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     // The folder is closed to others already.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    listen(&door, Backlog::new(4)?)?;
-    Ok(door)
+    nix::sys::socket::listen(&socket, Backlog::new(4)?)?;
+    Ok(socket)
 }
 
-/// Lets one newcomer in, when there is one: it has said what it wants.
-pub(crate) fn answer(door: BorrowedFd<'_>) -> io::Result<Channel> {
-    let newcomer = accept4(door.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
-    let newcomer = own(newcomer);
-    let who = getsockopt(&newcomer, sockopt::PeerCredentials)?;
+/// Accepts one request, checked; `WouldBlock` when there is none.
+pub(crate) fn accept(socket: BorrowedFd<'_>) -> io::Result<Channel> {
+    let requester = accept4(socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+    let requester = own(requester);
+    let who = getsockopt(&requester, sockopt::PeerCredentials)?;
     if who.uid() != 0 && who.uid() != geteuid().as_raw() {
         return Err(io::Error::other(format!("user {} may not have the device", who.uid())));
     }
-    be_patient(&newcomer)?;
-    let newcomer = Channel::from(newcomer);
-    match newcomer.receive()? {
-        Some(message) if message.text == TAKE => Ok(newcomer),
+    be_patient(&requester)?;
+    let requester = Channel::from(requester);
+    match requester.receive()? {
+        Some(message) if message.text == TAKE => Ok(requester),
         Some(message) => {
-            let _ = newcomer.send(&format!("no this version understands `{TAKE}`"), None);
+            let _ = requester.send(&format!("no this version understands `{TAKE}`"), None);
             Err(io::Error::other(format!("it asked for {:?}", message.text)))
         }
         None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
-/// Knocks at the door of the process that has the device, and takes all that it gives.
-pub(crate) fn knock(path: &Path) -> io::Result<Kept> {
+/// Asks the process that listens on `path` for the device; returns the descriptors that it sends.
+pub(crate) fn request(path: &Path) -> io::Result<Kept> {
     let socket = seqpacket(SockFlag::empty())?;
     be_patient(&socket)?;
     connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;

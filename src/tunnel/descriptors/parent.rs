@@ -7,14 +7,14 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use super::channel::Channel;
 use super::slot;
 
-/// What a worker says to its parent, other than what to keep.
+/// What a worker reports to its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum News {
+pub(crate) enum Report {
     /// All is set up.
     Ready,
     /// The device was taken over from another process.
     Taken,
-    /// The heir is gone.
+    /// The successor is gone; the device stays with this worker.
     Stayed,
 }
 
@@ -31,7 +31,7 @@ impl Kept {
         self.0.get(name).map(OwnedFd::as_fd)
     }
 
-    /// What a new worker is told first. `link` leads to a worker that it is to succeed.
+    /// Sends what a new worker starts with. `link` leads to the worker that it is to succeed.
     pub(crate) fn hand_over(
         &self,
         channel: &Channel,
@@ -75,16 +75,16 @@ impl Kept {
         self.0.remove(name)
     }
 
-    /// Does what a worker asks for, or gives what it says.
-    pub(crate) fn obey(&mut self, text: &str, descriptor: Option<OwnedFd>) -> Option<News> {
+    /// Carries out a worker's request, or returns its report.
+    pub(crate) fn apply(&mut self, text: &str, descriptor: Option<OwnedFd>) -> Option<Report> {
         match (text.split_once(' '), descriptor) {
             (Some(("keep", name)), Some(descriptor)) => self.insert(name, descriptor),
             (Some(("forget", name)), None) => drop(self.0.remove(name)),
             _ => {
                 return match text {
-                    "ready" => Some(News::Ready),
-                    "taken" => Some(News::Taken),
-                    "stayed" => Some(News::Stayed),
+                    "ready" => Some(Report::Ready),
+                    "taken" => Some(Report::Taken),
+                    "stayed" => Some(Report::Stayed),
                     _ => None,
                 };
             }
