@@ -7,7 +7,7 @@ mod parent;
 mod worker;
 
 pub(crate) use channel::{Channel, own};
-pub(crate) use parent::{Kept, Report};
+pub(crate) use parent::{Kept, Notice};
 pub use worker::Descriptors;
 
 /// The names under which the parent keeps descriptors.

@@ -9,7 +9,7 @@ use super::slot;
 
 /// What a worker reports to its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Report {
+pub(crate) enum Notice {
     /// All is set up.
     Ready,
     /// The device was taken over from another process.
@@ -76,15 +76,15 @@ impl Kept {
     }
 
     /// Carries out a worker's request, or returns its report.
-    pub(crate) fn apply(&mut self, text: &str, descriptor: Option<OwnedFd>) -> Option<Report> {
+    pub(crate) fn apply(&mut self, text: &str, descriptor: Option<OwnedFd>) -> Option<Notice> {
         match (text.split_once(' '), descriptor) {
             (Some(("keep", name)), Some(descriptor)) => self.insert(name, descriptor),
             (Some(("forget", name)), None) => drop(self.0.remove(name)),
             _ => {
                 return match text {
-                    "ready" => Some(Report::Ready),
-                    "taken" => Some(Report::Taken),
-                    "stayed" => Some(Report::Stayed),
+                    "ready" => Some(Notice::Ready),
+                    "taken" => Some(Notice::Taken),
+                    "stayed" => Some(Notice::Stayed),
                     _ => None,
                 };
             }

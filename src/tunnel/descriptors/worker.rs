@@ -125,7 +125,7 @@ impl Requests {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parent::Report;
+    use super::super::parent::Notice;
     use super::*;
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
             let mut ready = false;
             while !ready {
                 let message = parent.receive().unwrap().unwrap();
-                ready = kept.apply(&message.text, message.descriptor) == Some(Report::Ready);
+                ready = kept.apply(&message.text, message.descriptor) == Some(Notice::Ready);
             }
         }
         let (parent, worker) = Channel::pair().unwrap();

@@ -17,7 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::backoff::Backoff;
 use crate::paths::Paths;
-use crate::tunnel::descriptors::{Channel, Kept, Report, slot};
+use crate::tunnel::descriptors::{Channel, Kept, Notice, slot};
 use crate::tunnel::handover::{Link, takeover};
 use crate::tunnel::options::Options;
 
@@ -226,8 +226,8 @@ impl Parent<'_> {
         while let Some(open) = channel {
             match open.try_receive() {
                 Ok(Some(message)) => match self.kept.apply(&message.text, message.descriptor) {
-                    Some(Report::Ready) => self.was_ready = true,
-                    Some(Report::Taken | Report::Stayed) => self.hand_over = HandOver::No,
+                    Some(Notice::Ready) => self.was_ready = true,
+                    Some(Notice::Taken | Notice::Stayed) => self.hand_over = HandOver::No,
                     None => {}
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

@@ -2,10 +2,12 @@
 //!
 //! A [`Worker`] is a value that owns all it needs; there can be many. Whoever starts one keeps a [`WorkerHandle`].
 
+mod command;
 mod handle;
 mod inbound;
 mod interest;
 mod outbound;
+mod report;
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,18 +18,18 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use super::api::{DeviceStatus, Event, Features};
-use super::command::Command;
-use super::device::Device;
+use super::device::{Device, DeviceEvent};
 use super::handover::{Inheritance, Message, Outcome, Predecessor, Reads, Received, Role, Signal, Successor};
 use super::io::tun::TunQueue;
 use super::io::udp::Datagrams;
 use super::io::udp::{UdpSocket, UdpSockets};
+pub use command::Command;
 use handle::CommandReceiver;
 pub use handle::{CommandSender, Stopped, WorkerHandle};
 use inbound::Inbound;
 use interest::{Interest, Ready};
 use outbound::{Outbound, Turn, Way};
+pub use report::{Offloads, WorkerReport};
 
 /// Hand-over messages handled in one loop iteration, so that packets are not held up.
 const MESSAGES: usize = 64;
@@ -41,8 +43,8 @@ pub struct Parts {
     pub udp: UdpSockets,
     /// MTU of the TUN device, in bytes: packets are padded up to this and no further.
     pub mtu: u16,
-    /// Where events go. What does not fit is counted and reported as [`Event::Missed`].
-    pub events: mpsc::Sender<Event>,
+    /// Where events go. What does not fit is counted and reported as [`DeviceEvent::Missed`].
+    pub events: mpsc::Sender<DeviceEvent>,
     /// Present if another worker has the device now, and hands it over.
     pub inheritance: Option<Inheritance>,
 }
@@ -164,24 +166,24 @@ impl Worker {
                     }
                 }
                 Ok(Command::Leave { link, outcome }) => self.leave(link, outcome)?,
-                Ok(Command::Status { reply }) => drop(reply.send(self.status(now))),
+                Ok(Command::Report { reply }) => drop(reply.send(self.report(now))),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(false),
                 Err(TryRecvError::Empty) => return Ok(true),
             }
         }
     }
 
-    fn status(&self, now: Instant) -> DeviceStatus {
-        let mut status = self.device.status(now, Timestamp::now());
-        status.counters.send_errors += self.inbound.refused();
+    fn report(&self, now: Instant) -> WorkerReport {
+        let mut device = self.device.report(now, Timestamp::now());
+        device.counters.send_errors += self.inbound.refused();
         let offload = self.tun.offload();
-        status.features = Features {
+        let offloads = Offloads {
             tun_tso: offload.tso,
             tun_uso: offload.uso,
             udp_gso: self.udp.all().all(UdpSocket::gso),
             udp_gro: self.udp.all().all(UdpSocket::gro),
         };
-        status
+        WorkerReport { device, offloads }
     }
 
     fn receive(&mut self, ready: Ready, now: Instant) {
@@ -290,18 +292,18 @@ fn is_gone(error: &io::Error) -> bool {
 /// Where events go.
 #[derive(Debug)]
 struct Outlet {
-    sender: mpsc::Sender<Event>,
+    sender: mpsc::Sender<DeviceEvent>,
     missed: u64,
 }
 
 impl Outlet {
-    fn new(sender: mpsc::Sender<Event>) -> Self {
+    fn new(sender: mpsc::Sender<DeviceEvent>) -> Self {
         Self { sender, missed: 0 }
     }
 
     /// Hands an event on, after the count of those for which there was no room.
-    fn give(&mut self, event: Event) {
-        if self.missed > 0 && self.sender.try_send(Event::Missed { count: self.missed }).is_ok() {
+    fn give(&mut self, event: DeviceEvent) {
+        if self.missed > 0 && self.sender.try_send(DeviceEvent::Missed { count: self.missed }).is_ok() {
             self.missed = 0;
         }
         if self.missed > 0 || self.sender.try_send(event).is_err() {
