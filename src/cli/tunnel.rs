@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-use super::{Exit, Failure, LogFormat};
-use crate::observe::log;
+use super::{Exit, Failure};
+use crate::observe::log::{self, LogFormat};
 use crate::paths::Paths;
 use crate::tunnel::options::Options;
 use crate::tunnel::process::{child, parent};
