@@ -32,7 +32,7 @@ use std::time::Duration;
 pub use link::{Link, Received};
 pub use message::{Message, Signal};
 pub(crate) use predecessor::Predecessor;
-pub(crate) use role::{Reads, Role};
+pub(crate) use role::Role;
 pub use successor::Inheritance;
 pub(crate) use successor::Successor;
 
@@ -44,6 +44,13 @@ pub const QUIET: Duration = Duration::from_secs(1);
 pub const DRAIN: Duration = Duration::from_secs(10);
 /// How long a predecessor may take to answer. One that takes longer forwards no packets either; the successor goes on.
 pub const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a worker reads from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reads {
+    pub(crate) tun: bool,
+    pub(crate) udp: bool,
+}
 
 /// How a hand-over ended for the predecessor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

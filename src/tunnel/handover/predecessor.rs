@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::role::Reads;
-use super::{Link, Message, Outcome, Signal};
+use super::{Link, Message, Outcome, Reads, Signal};
 use crate::tunnel::device::{Device, LivePeer};
 
 /// Peers in one message; each has some 80 bytes.

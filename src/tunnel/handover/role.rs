@@ -4,15 +4,8 @@ use std::time::Instant;
 
 use super::predecessor::Predecessor;
 use super::successor::Successor;
-use super::{Link, Signal};
+use super::{Link, Reads, Signal};
 use crate::tunnel::device::Device;
-
-/// What a worker reads from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Reads {
-    pub(crate) tun: bool,
-    pub(crate) udp: bool,
-}
 
 /// The role of a worker.
 #[derive(Debug)]

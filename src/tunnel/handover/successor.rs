@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::role::Reads;
-use super::{DRAIN, Link, Message, PATIENCE, QUIET, SESSIONS_WAIT, Signal};
+use super::{DRAIN, Link, Message, PATIENCE, QUIET, Reads, SESSIONS_WAIT, Signal};
 use crate::tunnel::device::{Device, LivePeer};
 
 /// How often a successor checks whether it has all sessions.
