@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::attachment::Attachment;
+use super::attachment::{Attachment, PodName};
 use super::error::{Code, Error};
 use super::gateway::{self, BRIDGE, BRIDGE_MAC};
-use super::hostport::{self, HostPort, Protocol};
+use super::hostport;
 use super::lease::{Holder, Lease, Leases};
+use super::mapping::{HostPort, Protocol};
 use super::node::{Datapath, NodeInfo};
 use super::pool::Pool;
 use super::reply::{Added, Wired};
-use super::request::{Config, PodName, Version};
+use super::request::{Config, Version};
 use super::wiring::{self, Wiring};
 use super::{del, plugin};
 use crate::kernel::netlink::Netlink;

@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::guard::{self, GuardConfig};
 use crate::kernel::LINK_GROUP;
 use crate::kernel::address::Address;
@@ -23,6 +25,13 @@ pub const BRIDGE: &str = "selvedge-br";
 /// Its Ethernet address. The same on every node, because bridges of different nodes never meet, and for ever,
 /// because running pods know it as their gateway's.
 pub const BRIDGE_MAC: Mac = Mac([0x02, b's', b'l', b'v', 0x00, 0x01]);
+
+/// The default route's destination.
+#[must_use]
+pub fn everything(ipv6: bool) -> IpNet {
+    let any = if ipv6 { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
+    IpNet::new_assert(any, 0)
+}
 
 /// What could not be put right.
 #[derive(Debug, thiserror::Error)]

@@ -16,11 +16,10 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::attachment::Attachment;
-use super::hostport::HostPort;
+use super::attachment::{Attachment, PodName};
+use super::mapping::HostPort;
 use super::node::Datapath;
 use super::pool::{Addresses, Pool};
-use super::request::PodName;
 
 /// How long to wait for another process.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -366,7 +365,7 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hostport::Protocol;
+    use super::super::mapping::Protocol;
     use super::*;
 
     fn pool(net: &str) -> Pool {

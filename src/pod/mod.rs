@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod hostport;
 pub mod install;
 pub mod lease;
+pub mod mapping;
 pub mod node;
 pub mod plugin;
 pub mod pool;

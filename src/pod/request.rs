@@ -8,9 +8,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::attachment::{self, Attachment};
+use super::attachment::{self, Attachment, PodName};
 use super::error::{Code, Error};
-use super::hostport::{HostPort, Protocol};
+use super::mapping::{HostPort, Protocol};
 use crate::paths::Paths;
 
 /// The versions of the specification whose requests are taken, oldest first.
@@ -152,20 +152,6 @@ impl Config {
             ..paths
         }
     }
-}
-
-/// The pod that an attachment belongs to, from `CNI_ARGS`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodName {
-    /// `K8S_POD_NAMESPACE`
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub namespace: String,
-    /// `K8S_POD_NAME`
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub name: String,
-    /// `K8S_POD_UID`
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub uid: String,
 }
 
 /// What of ADD's answer CHECK compares.
