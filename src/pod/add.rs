@@ -11,10 +11,10 @@ use super::lease::{Holder, Lease, Leases};
 use super::mapping::{HostPort, Protocol};
 use super::node::{Datapath, NodeInfo};
 use super::pool::Pool;
+use super::release::release;
 use super::reply::{Added, Wired};
 use super::request::{Config, Version};
 use super::wiring::{self, Wiring};
-use super::{del, plugin};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::NetNs;
 use crate::paths::Paths;
@@ -38,7 +38,7 @@ impl Add {
     pub(super) async fn run(self, version: Version) -> Result<Added, Error> {
         let node = NodeInfo::load(&self.paths)?;
         let netns = self.open()?;
-        let netlink = plugin::netlink()?;
+        let netlink = Netlink::new()?;
         let bridge = self.prepare(&netlink, &node).await?;
         let lease = self.lease(&node)?;
         let built = async {
@@ -95,7 +95,7 @@ impl Add {
 
     /// Takes back what was made; gives the error that led here, and what went wrong on the way back.
     async fn undo(&self, netlink: &Netlink, mut error: Error) -> Error {
-        let further = del::release(netlink, &Leases::new(self.paths.leases()), &self.attachment).await;
+        let further = release(netlink, &Leases::new(self.paths.leases()), &self.attachment).await;
         if !further.is_empty() {
             error.details = format!("{}; and taking it back failed: {}", error.details, further.join("; "));
         }

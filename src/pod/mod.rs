@@ -26,6 +26,7 @@ mod add;
 mod check;
 mod del;
 mod gc;
+mod release;
 
 pub use install::install;
 pub use node::NodeInfo;
