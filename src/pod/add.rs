@@ -1,8 +1,8 @@
 //! ADD: all of it, or nothing.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
+use super::admission::{self, admit};
 use super::attachment::{Attachment, PodName};
 use super::error::{Code, Error};
 use super::gateway::{self, BRIDGE, BRIDGE_MAC};
@@ -17,10 +17,8 @@ use super::request::{Config, Version};
 use super::wiring::{self, Wiring};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::NetNs;
+use crate::local::Client;
 use crate::paths::Paths;
-
-/// How long a pod may be held back before it starts.
-const ADMIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A pod interface to make.
 #[derive(Debug)]
@@ -44,7 +42,7 @@ impl Add {
         let built = async {
             Wiring { lease: &lease, node: &node, bridge }.build(&netlink, &netns).await?;
             hostport::open(&netlink, &Leases::new(self.paths.leases()), &lease).await?;
-            admit(&lease).await
+            admit(&self.agent(), &lease).await
         };
         if let Err(error) = built.await {
             return Err(self.undo(&netlink, error).await);
@@ -93,6 +91,10 @@ impl Add {
         Ok(Leases::new(self.paths.leases()).lock()?.take(&Pool::new(&node.pod_cidrs), holder)?)
     }
 
+    fn agent(&self) -> Client {
+        Client::new(&self.paths.agent_socket()).with_timeout(admission::PATIENCE)
+    }
+
     /// Takes back what was made; gives the error that led here, and what went wrong on the way back.
     async fn undo(&self, netlink: &Netlink, mut error: Error) -> Error {
         let further = release(netlink, &Leases::new(self.paths.leases()), &self.attachment).await;
@@ -116,13 +118,4 @@ impl Add {
         };
         Added::new(version, wired)
     }
-}
-
-/// The last step before the pod may start: where policies will hold it back until they are in force.
-async fn admit(lease: &Lease) -> Result<(), Error> {
-    let admitted = async { Ok(()) };
-    tokio::time::timeout(ADMIT_PATIENCE, admitted).await.unwrap_or_else(|_| {
-        let reason = format!("{} was not admitted within {ADMIT_PATIENCE:?}", lease.attachment);
-        Err(Error::new(Code::TryAgain, "the pod is held back", reason))
-    })
 }
