@@ -46,24 +46,26 @@ pub enum Error {
 
 /// Verifies or installs the guard.
 pub fn ensure_guard(node: &NodeInfo) -> Result<(), nft::Error> {
-    guard::ensure(&guard(node)).map(drop)
+    guard::ensure(&node.into()).map(drop)
 }
 
 /// What is wrong with the guard, if anything.
 #[must_use]
 pub fn guard_problem(node: &NodeInfo) -> Option<String> {
-    match guard::is_right(&guard(node)) {
+    match guard::is_right(&node.into()) {
         Ok(true) => None,
         Ok(false) => Some("the nftables table of the guard is missing or was changed".to_owned()),
         Err(error) => Some(format!("the nftables table of the guard cannot be read: {error}")),
     }
 }
 
-fn guard(node: &NodeInfo) -> GuardConfig {
-    GuardConfig {
-        cluster_pod_cidrs: node.cluster_pod_cidrs.clone(),
-        service_cidrs: node.service_cidrs.clone(),
-        trusted_sources: node.trusted_sources.clone(),
+impl From<&NodeInfo> for GuardConfig {
+    fn from(node: &NodeInfo) -> Self {
+        Self {
+            cluster_pod_cidrs: node.cluster_pod_cidrs.clone(),
+            service_cidrs: node.service_cidrs.clone(),
+            trusted_sources: node.trusted_sources.clone(),
+        }
     }
 }
 
