@@ -15,7 +15,6 @@
 //!
 //! Either side may die at any point: the link closes, and the other one has the device alone again. A predecessor
 //! then renews its sessions, because its peers may use those of the successor by then.
-
 //!
 //! [`takeover`] is the socket on which the next tunnel process asks for the device, [`Role`] the state machine of either
 //! worker. Nothing in here reads or writes packets: the worker does.
