@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use selvedge::tunnel::command::{Config, Identity, Peer, PeerKey};
+use selvedge::tunnel::device::config::{Config, Identity, Peer, PeerKey};
 use selvedge::tunnel::device::{Device, Opened, Sealed};
 use selvedge_keys::PrivateKey;
 

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::{Exit, Failure, LogFormat};
+use super::{Exit, Failure};
 use crate::config::{Config, Overrides};
+use crate::observe::log::{self, LogFormat};
 use crate::paths::Paths;
 
 /// Options of `selvedge agent`.
@@ -23,8 +24,8 @@ pub(super) struct Args {
     overrides: Overrides,
 }
 
-pub(super) fn run(args: Args, log: LogFormat) -> Result<Exit, Failure> {
-    crate::observe::log::init(log);
+pub(super) fn run(args: Args, format: LogFormat) -> Result<Exit, Failure> {
+    log::init(format);
     let mut paths = Paths::from_env();
     if let Some(file) = args.config {
         paths.config = file;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::cluster;
+use crate::observe::log::LogFormat;
 
 mod agent;
 mod cni;
@@ -83,15 +84,6 @@ pub enum Output {
     /// A table for people, at most 80 columns wide.
     Table,
     /// JSON for programs.
-    Json,
-}
-
-/// How log lines are written, to standard error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
     Json,
 }
 

@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 
-use super::{Exit, Failure, LogFormat};
-use crate::observe::log;
+use super::{Exit, Failure};
+use crate::observe::log::{self, LogFormat};
 use crate::paths::Paths;
-use crate::tunnel::process::{Options, child, parent};
+use crate::tunnel::options::Options;
+use crate::tunnel::process::{child, parent};
 
 /// The name of the hidden verb.
 const WORKER: &str = "tunnel-worker";

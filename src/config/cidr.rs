@@ -5,8 +5,8 @@ use std::fmt::Display;
 use ipnet::IpNet;
 
 use super::error::Problem;
-use super::merge::Value;
 use super::range;
+use super::value::Value;
 
 /// The lists as written.
 pub(super) struct Lists {

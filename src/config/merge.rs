@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::error::Problem;
 use super::overrides::Overrides;
 use super::raw::{self, List, Raw};
+use super::value::Value;
 use super::{Agent, Cni, Config, Datapath, cidr, range};
 
 /// Smallest MTU of an underlay whose tunnel carries IPv6: 1280 (RFC 8200, section 5) and the tunnel's 80.
@@ -16,20 +17,6 @@ const LEAST_MTU_V6: i64 = 1280 + 80;
 const LEAST_MTU_V4: i64 = 576 + 80;
 
 const STARTUP_TAINT: &str = "selvedge.dev/not-ready";
-
-/// A value with the place it comes from.
-#[derive(Debug, Clone)]
-pub(super) struct Value<T> {
-    pub(super) value: T,
-    pub(super) line: Option<usize>,
-    pub(super) key: String,
-}
-
-impl<T> Value<T> {
-    pub(super) fn problem(&self, problem: impl Into<String>, remedy: impl Into<String>) -> Problem {
-        Problem { line: self.line, key: self.key.clone(), problem: problem.into(), remedy: remedy.into() }
-    }
-}
 
 /// All values checked, or all problems.
 pub(super) fn config(raw: Raw, flags: &Overrides, text: &str) -> Result<Config, Vec<Problem>> {

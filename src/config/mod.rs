@@ -9,6 +9,7 @@ mod merge;
 mod overrides;
 pub mod range;
 mod raw;
+mod value;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -41,14 +41,9 @@ impl Facts {
         let installed = agent.is_ok() || traces.iter().any(|trace| matches!(trace, Ok(true)));
         let unsure = traces.into_iter().find_map(Result::err);
         let interface = config.map_or("selvedge0", |config| &config.interface);
-        let guard = config.filter(|_| installed).map(|config| {
-            let wanted = GuardConfig {
-                cluster_pod_cidrs: config.cluster_pod_cidrs.clone(),
-                service_cidrs: config.service_cidrs.clone(),
-                trusted_sources: config.trusted_sources.clone(),
-            };
-            guard::is_right(&wanted).map_err(|error| error.to_string())
-        });
+        let guard = config
+            .filter(|_| installed)
+            .map(|config| guard::is_right(&GuardConfig::from(config)).map_err(|error| error.to_string()));
         Self {
             installed,
             unsure,

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
+use crate::config::Config;
 use crate::kernel::nft::{self, Changes, Counter, Error, Family};
 pub use table::table;
 
@@ -43,6 +44,16 @@ pub struct GuardConfig {
     pub service_cidrs: Vec<IpNet>,
     /// Who may exchange packets with pods in the clear, from outside the fabric.
     pub trusted_sources: Vec<IpNet>,
+}
+
+impl From<&Config> for GuardConfig {
+    fn from(config: &Config) -> Self {
+        Self {
+            cluster_pod_cidrs: config.cluster_pod_cidrs.clone(),
+            service_cidrs: config.service_cidrs.clone(),
+            trusted_sources: config.trusted_sources.clone(),
+        }
+    }
 }
 
 /// Makes the guard be there as it should. Changes nothing when it is; its counters keep their values.

@@ -116,8 +116,29 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<T, ClientError> {
+        self.send(Method::PUT, path, body).await
+    }
+
+    /// `POST path` with `body` as JSON, the answer from JSON.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn post<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        self.send(Method::POST, path, body).await
+    }
+
+    async fn send<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| malformed("the request", error))?;
-        parse(&self.whole(Method::PUT, path, body.into()).await?)
+        parse(&self.whole(method, path, body.into()).await?)
     }
 
     /// `DELETE path`, the answer from JSON.
@@ -281,6 +302,10 @@ mod tests {
                 let numbers: Vec<u32> = request.json()?;
                 Response::json(&(request.param("name"), numbers))
             })
+            .route(Method::POST, "/sum", async |request| {
+                let numbers: Vec<u32> = request.json()?;
+                Response::json(&numbers.iter().sum::<u32>())
+            })
             .route(Method::DELETE, "/echo/{name}", async |_| Err(Problem::conflict("not now")))
             .route(Method::GET, "/text", async |_| Ok(Response::bytes("text/plain", "plain")))
             .route(Method::GET, "/count", async |_| Ok(Response::lines(futures::stream::iter(0..3_u32))))
@@ -300,6 +325,7 @@ mod tests {
         let numbers: Vec<u32> = (0..100_000).collect();
         let answer: (String, Vec<u32>) = served.client().put(&path, &numbers).await.unwrap();
         assert_eq!(answer, (name.to_owned(), numbers));
+        assert_eq!(served.client().post::<_, u32>("/sum", &[1, 2, 3]).await.unwrap(), 6);
         assert_eq!(served.client().get_text("/text").await.unwrap(), "plain");
     }
 

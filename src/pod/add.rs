@@ -1,25 +1,24 @@
 //! ADD: all of it, or nothing.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use super::attachment::Attachment;
+use super::admission::{self, admit};
+use super::attachment::{Attachment, PodName};
 use super::error::{Code, Error};
 use super::gateway::{self, BRIDGE, BRIDGE_MAC};
-use super::hostport::{self, HostPort, Protocol};
+use super::hostport;
 use super::lease::{Holder, Lease, Leases};
+use super::mapping::{HostPort, Protocol};
 use super::node::{Datapath, NodeInfo};
 use super::pool::Pool;
+use super::release::release;
 use super::reply::{Added, Wired};
-use super::request::{Config, PodName, Version};
+use super::request::{Config, Version};
 use super::wiring::{self, Wiring};
-use super::{del, plugin};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::NetNs;
+use crate::local::Client;
 use crate::paths::Paths;
-
-/// How long a pod may be held back before it starts.
-const ADMIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A pod interface to make.
 #[derive(Debug)]
@@ -37,13 +36,13 @@ impl Add {
     pub(super) async fn run(self, version: Version) -> Result<Added, Error> {
         let node = NodeInfo::load(&self.paths)?;
         let netns = self.open()?;
-        let netlink = plugin::netlink()?;
+        let netlink = Netlink::new()?;
         let bridge = self.prepare(&netlink, &node).await?;
         let lease = self.lease(&node)?;
         let built = async {
             Wiring { lease: &lease, node: &node, bridge }.build(&netlink, &netns).await?;
             hostport::open(&netlink, &Leases::new(self.paths.leases()), &lease).await?;
-            admit(&lease).await
+            admit(&self.agent(), &lease).await
         };
         if let Err(error) = built.await {
             return Err(self.undo(&netlink, error).await);
@@ -92,9 +91,13 @@ impl Add {
         Ok(Leases::new(self.paths.leases()).lock()?.take(&Pool::new(&node.pod_cidrs), holder)?)
     }
 
+    fn agent(&self) -> Client {
+        Client::new(&self.paths.agent_socket()).with_timeout(admission::PATIENCE)
+    }
+
     /// Takes back what was made; gives the error that led here, and what went wrong on the way back.
     async fn undo(&self, netlink: &Netlink, mut error: Error) -> Error {
-        let further = del::release(netlink, &Leases::new(self.paths.leases()), &self.attachment).await;
+        let further = release(netlink, &Leases::new(self.paths.leases()), &self.attachment).await;
         if !further.is_empty() {
             error.details = format!("{}; and taking it back failed: {}", error.details, further.join("; "));
         }
@@ -115,13 +118,4 @@ impl Add {
         };
         Added::new(version, wired)
     }
-}
-
-/// The last step before the pod may start: where policies will hold it back until they are in force.
-async fn admit(lease: &Lease) -> Result<(), Error> {
-    let admitted = async { Ok(()) };
-    tokio::time::timeout(ADMIT_PATIENCE, admitted).await.unwrap_or_else(|_| {
-        let reason = format!("{} was not admitted within {ADMIT_PATIENCE:?}", lease.attachment);
-        Err(Error::new(Code::TryAgain, "the pod is held back", reason))
-    })
 }

@@ -52,6 +52,20 @@ impl fmt::Display for Attachment {
     }
 }
 
+/// The pod that an attachment belongs to, from `CNI_ARGS`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodName {
+    /// `K8S_POD_NAMESPACE`
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// `K8S_POD_NAME`
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// `K8S_POD_UID`
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+}
+
 /// How the two ends of an attachment's veth are called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {

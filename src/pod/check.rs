@@ -7,11 +7,12 @@ use std::path::Path;
 use super::attachment::Attachment;
 use super::error::{Code, Error};
 use super::gateway::{self, BRIDGE};
+use super::hostport;
 use super::lease::{Lease, Leases};
 use super::node::NodeInfo;
 use super::request::Previous;
 use super::wiring::{Seen, Wiring};
-use super::{hostport, plugin};
+use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::NetNs;
 use crate::paths::Paths;
 
@@ -27,7 +28,7 @@ pub(super) async fn run(
     let Some(lease) = Leases::new(paths.leases()).find(attachment)? else {
         return Err(changed(&["its lease is gone".to_owned()]));
     };
-    let netlink = plugin::netlink()?;
+    let netlink = Netlink::new()?;
     let mut problems: Vec<String> = previous_problem(previous, &lease).into_iter().collect();
     problems.extend(gateway::guard_problem(&node));
     problems.extend(gateway::problems(&netlink, &node).await?);

@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::guard::{self, GuardConfig};
 use crate::kernel::LINK_GROUP;
 use crate::kernel::address::Address;
@@ -24,6 +26,13 @@ pub const BRIDGE: &str = "selvedge-br";
 /// because running pods know it as their gateway's.
 pub const BRIDGE_MAC: Mac = Mac([0x02, b's', b'l', b'v', 0x00, 0x01]);
 
+/// The default route's destination.
+#[must_use]
+pub fn everything(ipv6: bool) -> IpNet {
+    let any = if ipv6 { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
+    IpNet::new_assert(any, 0)
+}
+
 /// What could not be put right.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -37,24 +46,26 @@ pub enum Error {
 
 /// Verifies or installs the guard.
 pub fn ensure_guard(node: &NodeInfo) -> Result<(), nft::Error> {
-    guard::ensure(&guard(node)).map(drop)
+    guard::ensure(&node.into()).map(drop)
 }
 
 /// What is wrong with the guard, if anything.
 #[must_use]
 pub fn guard_problem(node: &NodeInfo) -> Option<String> {
-    match guard::is_right(&guard(node)) {
+    match guard::is_right(&node.into()) {
         Ok(true) => None,
         Ok(false) => Some("the nftables table of the guard is missing or was changed".to_owned()),
         Err(error) => Some(format!("the nftables table of the guard cannot be read: {error}")),
     }
 }
 
-fn guard(node: &NodeInfo) -> GuardConfig {
-    GuardConfig {
-        cluster_pod_cidrs: node.cluster_pod_cidrs.clone(),
-        service_cidrs: node.service_cidrs.clone(),
-        trusted_sources: node.trusted_sources.clone(),
+impl From<&NodeInfo> for GuardConfig {
+    fn from(node: &NodeInfo) -> Self {
+        Self {
+            cluster_pod_cidrs: node.cluster_pod_cidrs.clone(),
+            service_cidrs: node.service_cidrs.clone(),
+            trusted_sources: node.trusted_sources.clone(),
+        }
     }
 }
 

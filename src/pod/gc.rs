@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::attachment::{self, Attachment};
 use super::error::{Code, Error};
 use super::lease::{Lease, Leases};
-use super::{del, hostport, plugin, spoof};
+use super::release::release;
+use super::{hostport, spoof};
 use crate::kernel::LINK_GROUP;
 use crate::kernel::link::{self, Id};
 use crate::kernel::netlink::Netlink;
@@ -15,13 +16,13 @@ use crate::paths::Paths;
 /// Goes on after an error, and then fails with all of them.
 pub(super) async fn run(paths: &Paths, network: &str, valid: &BTreeSet<Attachment>) -> Result<(), Error> {
     let leases = Leases::new(paths.leases());
-    let netlink = plugin::netlink()?;
+    let netlink = Netlink::new()?;
     let mut errors = vec![];
     let (all, unreadable) = leases.list()?;
     errors.extend(unreadable.iter().map(ToString::to_string));
     let goes = |lease: &&Lease| lease.network == network && !valid.contains(&lease.attachment);
     for lease in all.iter().filter(goes) {
-        errors.extend(del::release(&netlink, &leases, &lease.attachment).await);
+        errors.extend(release(&netlink, &leases, &lease.attachment).await);
     }
     // What has neither lease nor runtime: a process was killed between two steps.
     let (kept, _) = leases.list()?;

@@ -1,10 +1,12 @@
 //! The CNI plugin: addresses for pods, and their wiring.
 //!
 //! In the order in which a call passes: [`request`] reads environment and standard input (pure), [`plugin`] picks the
-//! verb, [`node`] tells what the agent wrote down about this node, [`gateway`] is the node's end (bridge, sysctls,
-//! unreachable routes), [`lease`] gives addresses out, [`wiring`] builds the pod's interface, [`hostport`] opens ports of the node to it, [`reply`] is what goes to
-//! standard output. [`install`] puts plugin and configuration where the container runtime looks.
+//! verb, [`node`] reads what the agent wrote down about this node, [`gateway`] is the node's end (bridge, sysctls,
+//! unreachable routes), [`lease`] gives addresses out, [`wiring`] builds the pod's interface, [`hostport`] opens ports of
+//! the node to it, [`admission`] asks the agent whether the pod may start, [`reply`] is what goes to standard output.
+//! [`install`] puts plugin and configuration where the container runtime looks.
 
+pub mod admission;
 pub mod attachment;
 pub mod error;
 pub mod file;
@@ -12,6 +14,7 @@ pub mod gateway;
 pub mod hostport;
 pub mod install;
 pub mod lease;
+pub mod mapping;
 pub mod node;
 pub mod plugin;
 pub mod pool;
@@ -25,6 +28,7 @@ mod add;
 mod check;
 mod del;
 mod gc;
+mod release;
 
 pub use install::install;
 pub use node::NodeInfo;

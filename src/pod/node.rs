@@ -149,19 +149,25 @@ impl NodeInfo {
         self.fabric_addresses().into_iter().find(|address| address.is_ipv6() == ipv6)
     }
 
-    /// The routes that keep pod traffic from leaving by some default route while nothing better is there: for this
-    /// node's pod CIDRs (a pod that runs has a longer prefix) and, of bad metric, for all of the cluster.
-    ///
-    /// Agent and CNI plugin both see to them.
+    /// This node's [`unreachable_routes`].
     #[must_use]
     pub fn unreachable_routes(&self) -> Vec<Route> {
-        let nets = self.pod_cidrs.iter().chain(&self.cluster_pod_cidrs);
-        let mut routes: Vec<Route> =
-            nets.map(|net| Route::unreachable(net.trunc()).with_metric(UNREACHABLE_METRIC)).collect();
-        routes.sort();
-        routes.dedup();
-        routes
+        unreachable_routes(&self.pod_cidrs, &self.cluster_pod_cidrs)
     }
+}
+
+/// The routes of the main table that keep pod traffic from leaving by a default route while there is no better one: for
+/// the node's own pod CIDRs (a running pod has a longer prefix) and for all pod CIDRs of the cluster. Each once, sorted.
+///
+/// Agent and CNI plugin both ensure them.
+#[must_use]
+pub fn unreachable_routes(pod_cidrs: &[IpNet], cluster_pod_cidrs: &[IpNet]) -> Vec<Route> {
+    let nets = pod_cidrs.iter().chain(cluster_pod_cidrs);
+    let mut routes: Vec<Route> =
+        nets.map(|net| Route::unreachable(net.trunc()).with_metric(UNREACHABLE_METRIC)).collect();
+    routes.sort();
+    routes.dedup();
+    routes
 }
 
 /// First usable address of a pod CIDR: network + 1.
@@ -245,6 +251,17 @@ pub(super) mod tests {
     fn fabric_is_the_first_usable_address() {
         let texts: Vec<String> = info().fabric_addresses().iter().map(ToString::to_string).collect();
         assert_eq!(texts, ["10.244.1.1", "fd00:10:244:1::1"]);
+    }
+
+    #[test]
+    fn unreachable_routes_come_each_once() {
+        let cluster = info().cluster_pod_cidrs;
+        let destinations = |own: &[IpNet]| -> Vec<String> {
+            unreachable_routes(own, &cluster).iter().map(|route| route.destination.to_string()).collect()
+        };
+        let both = ["10.244.0.0/16", "10.244.1.0/24", "fd00:10:244::/48", "fd00:10:244:1::/64"];
+        assert_eq!(destinations(&info().pod_cidrs), both);
+        assert_eq!(destinations(&cluster), ["10.244.0.0/16", "fd00:10:244::/48"], "a cluster of one node");
     }
 
     #[test]

@@ -10,7 +10,6 @@ use super::node::{self, NodeInfo};
 use super::reply::{Failed, Versions};
 use super::request::{self, Environment, Request, Verb, Version};
 use super::{add, check, del, gc};
-use crate::kernel::netlink::Netlink;
 use crate::kernel::nft;
 use crate::kernel::nft::Family;
 use crate::paths::Paths;
@@ -106,9 +105,4 @@ fn status(paths: &Paths) -> Result<(), Error> {
 fn json(value: &impl Serialize) -> Result<String, Error> {
     let text = serde_json::to_string(value);
     text.map(|text| text + "\n").map_err(|error| Error::new(Code::Io, "the answer can't be written", error))
-}
-
-/// A socket in the node's namespace.
-pub(super) fn netlink() -> Result<Netlink, Error> {
-    Ok(Netlink::new()?)
 }

@@ -97,11 +97,10 @@ async fn is_gone(netlink: &Netlink, leases: &Leases, lease: &Lease) -> Result<bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pod::attachment::Attachment;
+    use crate::pod::attachment::{Attachment, PodName};
     use crate::pod::lease::Holder;
     use crate::pod::node::Datapath;
     use crate::pod::pool::Pool;
-    use crate::pod::request::PodName;
 
     fn lease(leases: &Leases) -> Lease {
         let holder = Holder {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::error::Error;
+use super::gateway::everything;
 use super::request::{VERSIONS, Version};
 use crate::kernel::mac::Mac;
 
@@ -95,13 +96,6 @@ impl Added {
             dns: wired.dns.unwrap_or_else(|| Value::Object(serde_json::Map::new())),
         }
     }
-}
-
-/// The default route's destination.
-#[must_use]
-pub fn everything(ipv6: bool) -> IpNet {
-    let any = if ipv6 { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
-    IpNet::new_assert(any, 0)
 }
 
 /// The answer to VERSION.

@@ -25,10 +25,9 @@ use crate::kernel::route::Route;
 use crate::kernel::sysctl;
 
 use super::attachment::Attachment;
-use super::gateway::{BRIDGE, BRIDGE_MAC};
+use super::gateway::{BRIDGE, BRIDGE_MAC, everything};
 use super::lease::Lease;
 use super::node::{Datapath, NodeInfo};
-use super::reply::everything;
 use super::spoof;
 
 /// What a port of the bridge may do: talk to the bridge itself.

@@ -14,10 +14,9 @@ use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, STANDARD};
 use selvedge_keys::{KEY_LEN, PrivateKey};
 use zeroize::Zeroizing;
 
+use super::range::{REPLACEMENT, Range, widen};
 use super::{label, pattern};
 
-/// What stands in a secret's place.
-pub(super) const REPLACEMENT: &[u8] = b"[redacted]";
 /// No file of the store is larger.
 const MAX_FILE: usize = 16 << 10;
 /// Characters of a key in base64, with padding.
@@ -27,9 +26,6 @@ const BASE64_LEN: usize = 44;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("left out: it holds a secret that could not be taken out")]
 pub struct Refused;
-
-/// Where something was found: from, to.
-pub(super) type Range = (usize, usize);
 
 /// Bytes that are a secret, wherever they stand.
 struct Needle {
@@ -169,13 +165,6 @@ impl Needle {
             at = range.1;
         }
     }
-}
-
-/// The range with the characters of a kind on both sides of it.
-pub(super) fn widen(content: &[u8], (from, to): Range, kind: impl Fn(u8) -> bool) -> Range {
-    let before = content[..from].iter().rev().take_while(|byte| kind(**byte)).count();
-    let behind = content[to..].iter().take_while(|byte| kind(**byte)).count();
-    (from - before, to + behind)
 }
 
 /// Ranges in order that do not touch.

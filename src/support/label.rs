@@ -1,6 +1,6 @@
 //! Values that their name gives away: `private_key=...`, `"presharedKey": "..."`, `Authorization: Bearer ...`.
 
-use super::filter::{REPLACEMENT, Range};
+use super::range::{REPLACEMENT, Range};
 
 /// Names in small letters, and the least that a value behind each has to be long.
 const LABELS: [(&str, usize); 31] = [

@@ -9,6 +9,7 @@ pub mod filter;
 mod label;
 mod log;
 mod pattern;
+mod range;
 mod render;
 
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::filter::{REPLACEMENT, Range, widen};
+use super::range::{REPLACEMENT, Range, widen};
 
 /// Base64 as it may be cut out of something longer.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(

@@ -139,7 +139,7 @@ fn del_works_without_the_agents_files() {
     });
 }
 
-fn nothing_left(node: &Node) {
+pub(crate) fn nothing_left(node: &Node) {
     assert_eq!(node.leases(), BTreeSet::new());
     assert_eq!(ports(), BTreeSet::new());
     assert_eq!(nft::chain_names(Family::Netdev, "selvedge-ports").unwrap(), Vec::<String>::new());

@@ -9,7 +9,7 @@ use kube::{Api, Client};
 
 use super::super::finding::Finding;
 use super::AGENT;
-use super::gather::say;
+use super::reason::reason;
 
 const CHECK: &str = "rbac";
 
@@ -56,7 +56,7 @@ pub(super) async fn gather(client: &Client, sure: bool) -> Rights {
             Err(kube::Error::Api(status)) if sure && status.code == 403 => {
                 return Rights::Forbidden(status.message.clone());
             }
-            Err(error) => return Rights::Unknown(say(&error)),
+            Err(error) => return Rights::Unknown(reason(&error)),
         }
     }
     Rights::Missing(missing)

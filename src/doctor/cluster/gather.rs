@@ -18,8 +18,8 @@ use super::Access;
 use super::access::{self, Rights};
 use super::admission::POLICY;
 use super::ranges::Ranges;
+use super::reason::reason;
 use crate::api_server;
-use crate::cause;
 use crate::cluster::discover;
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -85,15 +85,7 @@ fn impersonating(mut config: kube::Config, user: &str) -> kube::Config {
 }
 
 fn optional<T>(result: kube::Result<Option<T>>) -> Result<Option<T>, String> {
-    result.map_err(|error| say(&error))
-}
-
-/// What the API server says, without its status around it.
-pub(super) fn say(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-        other => cause::told(other),
-    }
+    result.map_err(|error| reason(&error))
 }
 
 /// The server's version, and how far its clock is from ours.

@@ -7,6 +7,7 @@ mod admission;
 mod gather;
 mod nodes;
 pub mod ranges;
+mod reason;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -4,17 +4,16 @@
 //! table be that. The destination alone is translated: a pod sees who its client is, and its answers come back by this
 //! node, because all that a pod sends does. On the wire they carry the node's address.
 
-mod mapping;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-pub use mapping::{HostPort, Key, Protocol};
 pub use table::TABLE;
 
 use super::attachment::Attachment;
 use super::lease::{self, Lease, Leases, Locked, Unreadable};
+use super::mapping::{self, Key, Protocol};
 use crate::kernel::conntrack::{self, Connection};
 use crate::kernel::netlink::{self, Netlink};
 use crate::kernel::nft::{self, Changes, Family, Table};
@@ -196,6 +195,7 @@ fn leads_to(connection: &Connection, targets: &Targets) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::mapping::HostPort;
     use crate::pod::pool::Addresses;
 
     fn udp(client: &str, target: &str, server: &str) -> Connection {

@@ -12,16 +12,19 @@ use super::ChangeError;
 use super::keep::{Draft, Roamed, keep_in_memory, load, read_memory};
 use super::plane::{Outlets, Plane, PlaneEnd, bind, open_tun, open_udp};
 use super::resolve::resolve;
+use super::wire::counters;
 use crate::kernel::LINK_GROUP;
 use crate::kernel::link::{Id, Update, update};
 use crate::kernel::netlink::Netlink;
 use crate::paths::Paths;
 use crate::tunnel::api::{Applied, DeviceConfig, DeviceStatus, Event, PeerConfig};
-use crate::tunnel::command::{Config, Peer};
-use crate::tunnel::handover::Outcome;
-use crate::tunnel::process::{Descriptors, Options, slot};
+use crate::tunnel::descriptors::{Descriptors, slot};
+use crate::tunnel::device::DeviceEvent;
+use crate::tunnel::device::config::{Config, Peer, PeerChanges};
+use crate::tunnel::handover::{Inheritance, Outcome};
+use crate::tunnel::options::Options;
 use crate::tunnel::uapi::{self, Request, Set, Settings, Shown};
-use crate::tunnel::worker::Inheritance;
+use crate::tunnel::worker::WorkerReport;
 
 /// Events that wait for the worst of the listeners.
 const EVENTS: usize = 1024;
@@ -189,12 +192,16 @@ impl Engine {
     /// While the data plane starts again.
     pub async fn status(&self) -> Result<DeviceStatus, ChangeError> {
         let state = self.state.lock().await;
-        let mut status = state.plane.status().await?;
-        status.device.clone_from(&self.options.name);
-        status.managed = self.options.managed;
-        status.listen_port = state.plane.port();
-        status.counters.worker_restarts = self.descriptors.restarts;
-        Ok(status)
+        let WorkerReport { device, offloads } = state.plane.report().await?;
+        Ok(DeviceStatus {
+            device: self.options.name.clone(),
+            managed: self.options.managed,
+            listen_port: state.plane.port(),
+            identities: device.identities.into_iter().map(Into::into).collect(),
+            features: offloads.into(),
+            peers: device.peers.into_iter().map(Into::into).collect(),
+            counters: counters(&device.counters, self.descriptors.restarts),
+        })
     }
 
     async fn edit(&self, change: impl FnOnce(&mut DeviceConfig)) -> Result<Applied, ChangeError> {
@@ -224,14 +231,14 @@ impl Engine {
             mark: config.firewall_mark.unwrap_or(0),
             mtu: config.mtu,
         };
-        let applied = self.install(state, wanted).await?;
+        let changes = self.install(state, wanted).await?;
         state.mode = Mode::Managed(Some(config));
         draft.map_or(Ok(()), Draft::accept).map_err(failed)?;
-        Ok(applied)
+        Ok(changes.into())
     }
 
     /// Makes the data plane what is wanted, or leaves it as it is.
-    async fn install(&self, state: &mut State, wanted: Wanted) -> Result<Applied, ChangeError> {
+    async fn install(&self, state: &mut State, wanted: Wanted) -> Result<PeerChanges, ChangeError> {
         // A port that was free for the taking may be the one that is asked for now.
         let here = [state.wanted.port, state.plane.port()].contains(&wanted.port);
         if state.is_taking && (!here || wanted.mtu != state.plane.mtu()) {
@@ -251,7 +258,7 @@ impl Engine {
     }
 
     /// On the sockets there are.
-    async fn install_here(&self, state: &mut State, wanted: &Wanted) -> Result<Applied, ChangeError> {
+    async fn install_here(&self, state: &mut State, wanted: &Wanted) -> Result<PeerChanges, ChangeError> {
         let before = state.wanted.mark;
         if wanted.mark != before {
             state.plane.sockets().set_mark(wanted.mark)?;
@@ -274,7 +281,11 @@ impl Engine {
     }
 
     /// On sockets of another port.
-    async fn install_elsewhere(&self, state: &mut State, wanted: &Wanted) -> Result<Applied, ChangeError> {
+    async fn install_elsewhere(
+        &self,
+        state: &mut State,
+        wanted: &Wanted,
+    ) -> Result<PeerChanges, ChangeError> {
         let udp = bind(wanted.port)?;
         if wanted.mark != 0 {
             udp.set_mark(wanted.mark).map_err(|source| ChangeError::Udp { source, remedy: "" })?;
@@ -328,13 +339,13 @@ impl Engine {
     }
 
     /// Passes events on, and notes where peers are.
-    async fn pump(self: Arc<Self>, mut events: mpsc::Receiver<Event>) {
+    async fn pump(self: Arc<Self>, mut events: mpsc::Receiver<DeviceEvent>) {
         while let Some(event) = events.recv().await {
-            if let Event::Roamed { peer, endpoint } = &event {
+            if let DeviceEvent::Roamed { peer, endpoint } = &event {
                 self.note_roamed(peer, *endpoint).await;
             }
             // Without a listener nobody needs it.
-            let _ = self.events.send(event);
+            let _ = self.events.send(event.into());
         }
     }
 
@@ -368,12 +379,12 @@ impl State {
 }
 
 /// What a configuration changes, by the names of peers.
-fn difference(before: &Config, after: &Config) -> Applied {
+fn difference(before: &Config, after: &Config) -> PeerChanges {
     let find = |config: &Config, name: &str| config.peers.iter().position(|peer| peer.name == name);
     let names = |config: &Config, keep: &dyn Fn(&Peer) -> bool| {
         config.peers.iter().filter(|peer| keep(peer)).map(|peer| peer.name.clone()).collect()
     };
-    Applied {
+    PeerChanges {
         added: names(after, &|peer| find(before, &peer.name).is_none()),
         changed: names(after, &|peer| {
             find(before, &peer.name).is_some_and(|index| before.peers[index] != *peer)
@@ -421,9 +432,9 @@ fn standalone() -> ChangeError {
 
 impl uapi::Handler for Engine {
     async fn get(&self) -> Result<Shown, Errno> {
-        let status = self.status().await.map_err(|_| Errno::EAGAIN)?;
-        let mark = self.state.lock().await.wanted.mark;
-        Ok(Shown::new(&status, mark))
+        let state = self.state.lock().await;
+        let report = state.plane.report().await.map_err(|_| Errno::EAGAIN)?;
+        Ok(Shown::new(&report.device, state.plane.port(), state.wanted.mark))
     }
 
     async fn set(&self, set: Set) -> Result<(), Errno> {

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::tunnel::api::DeviceConfig;
-use crate::tunnel::command::Config;
-use crate::tunnel::process::Descriptors;
+use crate::tunnel::descriptors::Descriptors;
+use crate::tunnel::device::config::Config;
 
 /// A configuration written beside the kept one, to take its place or to go again.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::command::Peer;
+    use crate::tunnel::device::config::Peer;
 
     fn config(endpoints: &[&str]) -> Config {
         let endpoints = endpoints.iter().map(|text| text.parse().unwrap()).collect();

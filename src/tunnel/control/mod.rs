@@ -9,12 +9,13 @@ mod keep;
 mod plane;
 mod resolve;
 mod routes;
+mod wire;
 
 pub use engine::{Engine, Start};
 pub use plane::PlaneEnd;
 pub use routes::router;
 
-use crate::tunnel::command::ConfigError;
+use crate::tunnel::device::config::ConfigError;
 use crate::tunnel::io::udp::UdpError;
 
 /// Why a change was refused; nothing was changed.

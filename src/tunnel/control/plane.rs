@@ -8,13 +8,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::ChangeError;
-use crate::tunnel::api::{Applied, DeviceStatus, Event};
-use crate::tunnel::command::{Command, Config};
-use crate::tunnel::handover::Outcome;
+use crate::tunnel::descriptors::{Descriptors, slot};
+use crate::tunnel::device::DeviceEvent;
+use crate::tunnel::device::config::{Config, PeerChanges};
+use crate::tunnel::handover::{Inheritance, Outcome};
 use crate::tunnel::io::tun::{TunError, TunQueue};
 use crate::tunnel::io::udp::{UdpError, UdpSockets};
-use crate::tunnel::process::{Descriptors, slot};
-use crate::tunnel::worker::{CommandSender, Inheritance, Parts, Worker, WorkerError};
+use crate::tunnel::worker::{Command, CommandSender, Parts, Worker, WorkerError, WorkerReport};
 
 /// The worker thread ended without being told to.
 pub type PlaneEnd = WorkerError;
@@ -33,7 +33,7 @@ pub(super) struct Plane {
 /// Where a worker thread reports to.
 #[derive(Debug, Clone)]
 pub(super) struct Outlets {
-    pub(super) events: mpsc::Sender<Event>,
+    pub(super) events: mpsc::Sender<DeviceEvent>,
     pub(super) ends: mpsc::UnboundedSender<PlaneEnd>,
 }
 
@@ -111,15 +111,15 @@ impl Plane {
         let _ = (&mut self.watcher).await;
     }
 
-    pub(super) async fn apply(&self, config: Config) -> Result<Applied, ChangeError> {
+    pub(super) async fn apply(&self, config: Config) -> Result<PeerChanges, ChangeError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Apply { config, reply }).map_err(|_| ChangeError::Stopped)?;
         Ok(answer.await.map_err(|_| ChangeError::Stopped)??)
     }
 
-    pub(super) async fn status(&self) -> Result<DeviceStatus, ChangeError> {
+    pub(super) async fn report(&self) -> Result<WorkerReport, ChangeError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Status { reply }).map_err(|_| ChangeError::Stopped)?;
+        self.commands.send(Command::Report { reply }).map_err(|_| ChangeError::Stopped)?;
         answer.await.map_err(|_| ChangeError::Stopped)
     }
 

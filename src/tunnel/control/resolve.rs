@@ -4,7 +4,7 @@ use selvedge_keys::KeyStore;
 
 use super::ChangeError;
 use crate::tunnel::api::{DeviceConfig, PeerConfig};
-use crate::tunnel::command::{Config, Identity, Peer, PeerKey};
+use crate::tunnel::device::config::{Config, Identity, Peer, PeerKey};
 
 /// Smallest MTU that carries IPv6 (RFC 8200, section 5).
 const MTU_LEAST: u16 = 1280;

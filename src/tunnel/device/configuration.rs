@@ -7,12 +7,11 @@ use std::time::Instant;
 use ipnet::IpNet;
 use selvedge_keys::PublicKey;
 
+use super::config::{self, Config, ConfigError, PeerChanges};
 use super::identity::Identity;
 use super::peer::Peer;
 use super::routes::Routes;
 use super::{Device, PeerIndex};
-use crate::tunnel::api::Applied;
-use crate::tunnel::command::{self, Config, ConfigError};
 
 impl Device {
     /// Makes `config` the whole configuration. Sessions of unchanged keys stay; the same again changes nothing,
@@ -20,13 +19,13 @@ impl Device {
     ///
     /// # Errors
     /// When the configuration contradicts itself; then nothing of it is applied.
-    pub fn apply(&mut self, config: &Config, now: Instant) -> Result<Applied, ConfigError> {
+    pub fn apply(&mut self, config: &Config, now: Instant) -> Result<PeerChanges, ConfigError> {
         check(config)?;
-        let mut applied = Applied::default();
+        let mut changes = PeerChanges::default();
         let rekeyed = self.apply_identities(&config.identities);
-        let mut rerouted = self.remove_absent(config, &mut applied);
+        let mut rerouted = self.remove_absent(config, &mut changes);
         for peer in &config.peers {
-            rerouted |= self.apply_peer(peer, rekeyed, now, &mut applied);
+            rerouted |= self.apply_peer(peer, rekeyed, now, &mut changes);
         }
         self.keys = self
             .peers()
@@ -40,11 +39,11 @@ impl Device {
         if self.peers().any(Peer::is_active) {
             self.next_tick = Some(now);
         }
-        Ok(applied)
+        Ok(changes)
     }
 
     /// True when the set of own keys or their epochs changed.
-    fn apply_identities(&mut self, wanted: &[command::Identity]) -> bool {
+    fn apply_identities(&mut self, wanted: &[config::Identity]) -> bool {
         let mut before = std::mem::take(&mut self.identities);
         let old: Vec<_> = before.iter().map(|(epoch, identity)| (*epoch, identity.public())).collect();
         for identity in wanted {
@@ -60,35 +59,35 @@ impl Device {
         !self.identities.iter().map(|(epoch, identity)| (*epoch, identity.public())).eq(old)
     }
 
-    fn remove_absent(&mut self, config: &Config, applied: &mut Applied) -> bool {
+    fn remove_absent(&mut self, config: &Config, changes: &mut PeerChanges) -> bool {
         let wanted: HashSet<&str> = config.peers.iter().map(|peer| peer.name.as_str()).collect();
         for place in &mut self.peers {
             if let Some(peer) = place
                 && !wanted.contains(peer.config.name.as_str())
             {
                 peer.clear(&mut self.shared);
-                applied.removed.push(peer.config.name.clone());
+                changes.removed.push(peer.config.name.clone());
                 *place = None;
             }
         }
         self.names.retain(|name, _| wanted.contains(name.as_str()));
-        !applied.removed.is_empty()
+        !changes.removed.is_empty()
     }
 
     /// Adds or changes one peer; true when its allowed IPs changed.
     fn apply_peer(
         &mut self,
-        config: &command::Peer,
+        config: &config::Peer,
         rekeyed: bool,
         now: Instant,
-        applied: &mut Applied,
+        changes: &mut PeerChanges,
     ) -> bool {
         let known = self.names.get(&config.name).and_then(|index| super::at(&mut self.peers, *index));
         if let Some(peer) = known {
             let rerouted = peer.config.allowed_ips != config.allowed_ips;
             let changed = peer.configure(config, now);
             if changed {
-                applied.changed.push(config.name.clone());
+                changes.changed.push(config.name.clone());
             }
             if changed || rekeyed {
                 peer.arrange(&self.identities, &mut self.shared, now);
@@ -99,7 +98,7 @@ impl Device {
         peer.arrange(&self.identities, &mut self.shared, now);
         peer.persistent_due = config.persistent_keepalive.map(|_| now);
         peer.wanted_since = peer.endpoint.map(|_| now); // the other end may hold sessions that we lost
-        applied.added.push(config.name.clone());
+        changes.added.push(config.name.clone());
         self.names.insert(config.name.clone(), peer.index);
         let at = peer.index.0 as usize;
         self.peers[at] = Some(peer);
@@ -115,7 +114,7 @@ impl Device {
     }
 }
 
-fn prefixes(peer: &command::Peer) -> impl Iterator<Item = IpNet> {
+fn prefixes(peer: &config::Peer) -> impl Iterator<Item = IpNet> {
     peer.allowed_ips.iter().map(IpNet::trunc)
 }
 

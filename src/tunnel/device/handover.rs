@@ -1,18 +1,26 @@
-//! What a device does when its sessions are to be replaced by those of another device: see
-//! [`crate::tunnel::handover`].
+//! What a device does when its sessions are to be replaced by those of another device.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Device;
 use super::message::Message;
 use super::timing::STARTS_PER_TICK;
-use crate::tunnel::handover::LivePeer;
 
 /// A peer that was not heard for longer is not waited for.
 const LATELY: Duration = Duration::from_secs(30);
 /// For how long handshakes that get no answer are tried again soon. Peers take no two in a row from one key (see
 /// [`MIN_INITIATION_GAP`](super::timing::MIN_INITIATION_GAP)), and the other device may have been first.
 const HURRY: Duration = Duration::from_secs(5);
+
+/// A peer that a device has a session with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LivePeer {
+    /// Its name.
+    pub name: String,
+    /// Where its datagrams go now.
+    pub endpoint: SocketAddr,
+}
 
 impl Device {
     /// Begins no handshake any more. The sessions there are go on. Gives the peers that were heard lately.
@@ -67,7 +75,7 @@ impl Device {
     }
 
     /// The device before is gone.
-    pub fn settle(&mut self) {
+    pub fn forget_predecessor(&mut self) {
         self.shared.hurried_until = None;
         self.shared.indices.avoid(&[]);
     }

@@ -9,7 +9,10 @@
 //!    [`Device::poll_event`] likewise.
 
 mod budget;
+pub mod config;
 mod configuration;
+mod counters;
+mod event;
 mod handover;
 mod handshake;
 mod identity;
@@ -18,11 +21,11 @@ mod message;
 mod noise;
 mod peer;
 mod random;
+mod report;
 mod routes;
 mod session;
 mod shared;
 mod slot;
-mod status;
 #[cfg(test)]
 mod tests;
 mod timeouts;
@@ -37,13 +40,16 @@ use std::time::Instant;
 use rand_core::{OsRng, RngCore};
 use selvedge_keys::PublicKey;
 
-use super::api::{Counters, Event};
 use budget::Budget;
+pub use counters::DeviceCounters;
+pub use event::DeviceEvent;
+pub use handover::LivePeer;
 use identity::Identity;
 use message::Message;
 use noise::{Content, Padding, Refused};
 use peer::Peer;
 use random::Random;
+pub use report::{DeviceReport, IdentityReport, PeerCondition, PeerReport, SessionReport};
 use routes::Routes;
 use shared::Shared;
 use timing::{STARTS_PER_TICK, TICK};
@@ -291,12 +297,12 @@ impl Device {
     }
 
     /// The next thing that happened.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub fn poll_event(&mut self) -> Option<DeviceEvent> {
         self.shared.next_event()
     }
 
     /// The counters, also for the caller to count what only it sees.
-    pub fn counters_mut(&mut self) -> &mut Counters {
+    pub fn counters_mut(&mut self) -> &mut DeviceCounters {
         &mut self.shared.counters
     }
 

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::PeerIndex;
+use super::config;
+use super::event::DeviceEvent;
 use super::identity::Identity;
 use super::indices::{Owner, SlotId};
 use super::session::Session;
 use super::shared::Shared;
 use super::slot::{Place, Slot};
 use super::timing::{KEEPALIVE_TIMEOUT, REKEY_TIMEOUT};
-use crate::tunnel::api::Event;
-use crate::tunnel::command;
 
 /// Packets that wait for a handshake with one peer, at most; the oldest makes room.
 const MAX_WAITING: usize = 128;
@@ -21,7 +21,7 @@ const MAX_WAITING: usize = 128;
 pub(super) struct Peer {
     pub(super) index: PeerIndex,
     /// As last applied.
-    pub(super) config: command::Peer,
+    pub(super) config: config::Peer,
     /// Where datagrams go now: a candidate, or where the peer was last heard.
     pub(super) endpoint: Option<SocketAddr>,
     /// Where the peer was heard when that is no candidate.
@@ -47,7 +47,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(index: PeerIndex, config: &command::Peer) -> Self {
+    pub(super) fn new(index: PeerIndex, config: &config::Peer) -> Self {
         Self {
             index,
             config: config.clone(),
@@ -228,7 +228,7 @@ impl Peer {
         for lesser in &mut self.slots[at + 1..] {
             lesser.abandon(&mut shared.indices);
         }
-        shared.event(Event::Confirmed {
+        shared.event(DeviceEvent::Confirmed {
             peer: self.config.name.clone(),
             own_epoch: self.slots[at].own_epoch,
             peer_epoch: self.slots[at].peer_epoch,
@@ -269,7 +269,7 @@ impl Peer {
         if !self.config.endpoints.contains(&from) {
             self.roamed = Some(from);
         }
-        shared.event(Event::Roamed { peer: self.config.name.clone(), endpoint: from });
+        shared.event(DeviceEvent::Roamed { peer: self.config.name.clone(), endpoint: from });
     }
 
     /// Another device heard the peer at `endpoint` just now.
@@ -308,7 +308,7 @@ impl Peer {
     }
 
     /// Uses another configuration; names and allowed IPs are the device's business. True when it differs.
-    pub(super) fn configure(&mut self, config: &command::Peer, now: Instant) -> bool {
+    pub(super) fn configure(&mut self, config: &config::Peer, now: Instant) -> bool {
         if self.config == *config {
             return false;
         }

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::Transmit;
+use super::counters::DeviceCounters;
+use super::event::DeviceEvent;
 use super::indices::{Indices, SlotId};
 use super::noise::Padding;
 use super::random::Random;
 use super::timing::STARTS_PER_TICK;
-use crate::tunnel::api::{Counters, Event};
 
 /// Datagrams that wait to be sent, at most; the caller takes them after each batch.
 const MAX_TRANSMITS: usize = 16 * 1024;
@@ -22,7 +23,7 @@ pub(super) struct Shared {
     pub(super) indices: Indices,
     pub(super) random: Random,
     pub(super) padding: Padding,
-    pub(super) counters: Counters,
+    pub(super) counters: DeviceCounters,
     /// Initiations that may still be sent before the next tick.
     pub(super) starts: u32,
     /// Another device takes over: no handshakes.
@@ -30,7 +31,7 @@ pub(super) struct Shared {
     /// Handshakes are tried again sooner until then: peers have sessions with another device too.
     pub(super) hurried_until: Option<Instant>,
     transmits: VecDeque<Transmit>,
-    events: VecDeque<Event>,
+    events: VecDeque<DeviceEvent>,
     missed_events: u64,
     waiting_bytes: usize,
     slots_made: u32,
@@ -42,7 +43,7 @@ impl Shared {
             indices: Indices::default(),
             random,
             padding,
-            counters: Counters::default(),
+            counters: DeviceCounters::default(),
             starts: STARTS_PER_TICK,
             retired: false,
             hurried_until: None,
@@ -71,7 +72,7 @@ impl Shared {
         self.transmits.pop_front()
     }
 
-    pub(super) fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: DeviceEvent) {
         if self.events.len() < MAX_EVENTS {
             self.events.push_back(event);
         } else {
@@ -79,10 +80,10 @@ impl Shared {
         }
     }
 
-    pub(super) fn next_event(&mut self) -> Option<Event> {
+    pub(super) fn next_event(&mut self) -> Option<DeviceEvent> {
         self.events.pop_front().or_else(|| match std::mem::take(&mut self.missed_events) {
             0 => None,
-            count => Some(Event::Missed { count }),
+            count => Some(DeviceEvent::Missed { count }),
         })
     }
 

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
+use super::event::DeviceEvent;
 use super::peer::Peer;
 use super::shared::Shared;
 use super::timing::{KEEPALIVE_TIMEOUT, REKEY_ATTEMPT_TIME, REST, due};
-use crate::tunnel::api::Event;
 
 impl Peer {
     /// Whether time changes anything for it.
@@ -126,7 +126,7 @@ impl Peer {
         let long = self.last_received.is_none_or(|last| now >= last + REKEY_ATTEMPT_TIME);
         if long && !self.is_silent {
             self.is_silent = true;
-            shared.event(Event::Silent { peer: self.config.name.clone() });
+            shared.event(DeviceEvent::Silent { peer: self.config.name.clone() });
         }
     }
 

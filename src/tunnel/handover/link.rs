@@ -1,4 +1,4 @@
-//! The way between two data planes: a pair of unix sockets that keep message borders.
+//! The connection between two data planes: a pair of `SOCK_SEQPACKET` unix sockets.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -8,30 +8,30 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, setsockopt, socketpair, sockopt,
 };
 
-use super::Letter;
+use super::Message;
 
-/// Room for what is handed back while the predecessor is busy, in bytes.
+/// Send buffer in bytes: room for the datagrams that are handed back while the predecessor is busy.
 const BUFFER: usize = 8 << 20;
-/// Longer than any letter: a whole receive of datagrams and its header, or a share of a list.
+/// Longer than any message, in bytes: the datagrams of one receive and a header, or one chunk of a list.
 const LONGEST: usize = 128 * 1024;
 
-/// One end.
+/// One end of the connection.
 #[derive(Debug)]
 pub struct Link {
     socket: OwnedFd,
     received: Box<[u8]>,
 }
 
-/// What a look at the link gave.
+/// What [`Link::receive`] returned.
 #[derive(Debug)]
-pub enum Heard<'a> {
-    /// A letter.
-    Letter(Letter<'a>),
-    /// One that this version does not understand.
-    Strange,
-    /// Nothing now.
+pub enum Received<'a> {
+    /// A message.
+    Message(Message<'a>),
+    /// A message of a kind that this version does not know.
+    Unknown,
+    /// Nothing to read at the moment.
     Nothing,
-    /// The other end is gone.
+    /// The other end was closed.
     Closed,
 }
 
@@ -45,7 +45,7 @@ impl Link {
         Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
     }
 
-    /// Uses an end that came from elsewhere.
+    /// Wraps an end of [`Link::pair`], also one that another process passed on.
     #[must_use]
     pub fn new(socket: OwnedFd) -> Self {
         let _ = setsockopt(&socket, sockopt::SndBufForce, &BUFFER)
@@ -57,33 +57,33 @@ impl Link {
     ///
     /// # Errors
     /// `WouldBlock` if there is no room; anything else if the other end is gone.
-    pub fn send(&self, letter: &Letter<'_>) -> io::Result<()> {
-        let (head, rest) = letter.encode();
+    pub fn send(&self, message: &Message<'_>) -> io::Result<()> {
+        let (head, rest) = message.encode();
         let slices = [IoSlice::new(&head), IoSlice::new(rest)];
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         sendmsg::<()>(self.socket.as_raw_fd(), &slices, &[], flags, None)?;
         Ok(())
     }
 
-    /// The next letter, without waiting.
-    pub fn hear(&mut self) -> Heard<'_> {
-        let length = match self.receive() {
-            // The other end closed without having read all: what it had sent before is still to come.
-            Err(Errno::ECONNRESET) => self.receive(),
+    /// The next message, without waiting.
+    pub fn receive(&mut self) -> Received<'_> {
+        let length = match self.receive_once() {
+            // The other end closed with unread messages; what it sent before that can still be read.
+            Err(Errno::ECONNRESET) => self.receive_once(),
             result => result,
         };
         let length = match length {
             Ok(length) => length,
-            Err(Errno::EAGAIN | Errno::EINTR) => return Heard::Nothing,
-            Err(_) => return Heard::Closed,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Received::Nothing,
+            Err(_) => return Received::Closed,
         };
         if length == 0 {
-            return Heard::Closed;
+            return Received::Closed;
         }
-        self.received.get(..length).and_then(Letter::decode).map_or(Heard::Strange, Heard::Letter)
+        self.received.get(..length).and_then(Message::decode).map_or(Received::Unknown, Received::Message)
     }
 
-    fn receive(&mut self) -> nix::Result<usize> {
+    fn receive_once(&mut self) -> nix::Result<usize> {
         let mut slices = [IoSliceMut::new(&mut self.received)];
         let raw = self.socket.as_raw_fd();
         recvmsg::<()>(raw, &mut slices, None, MsgFlags::MSG_DONTWAIT).map(|received| received.bytes)
@@ -98,33 +98,33 @@ impl AsFd for Link {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Word;
+    use super::super::Signal;
     use super::*;
 
     #[test]
-    fn what_was_said_before_the_end_is_heard() {
+    fn messages_sent_before_the_end_arrive() {
         let (here, there) = Link::pair().unwrap();
         let (mut here, there) = (Link::new(here), Link::new(there));
-        here.send(&Letter::Word(Word::TakeUdp)).unwrap();
-        there.send(&Letter::Word(Word::TakeTun)).unwrap();
-        there.send(&Letter::Word(Word::Done)).unwrap();
+        here.send(&Message::Signal(Signal::TakeUdp)).unwrap();
+        there.send(&Message::Signal(Signal::TakeTun)).unwrap();
+        there.send(&Message::Signal(Signal::Done)).unwrap();
         drop(there); // it has not read what we sent
-        assert!(matches!(here.hear(), Heard::Letter(Letter::Word(Word::TakeTun))));
-        assert!(matches!(here.hear(), Heard::Letter(Letter::Word(Word::Done))));
-        assert!(matches!(here.hear(), Heard::Closed));
+        assert!(matches!(here.receive(), Received::Message(Message::Signal(Signal::TakeTun))));
+        assert!(matches!(here.receive(), Received::Message(Message::Signal(Signal::Done))));
+        assert!(matches!(here.receive(), Received::Closed));
     }
 
     #[test]
-    fn a_whole_receive_fits_into_a_letter() {
+    fn the_datagrams_of_one_receive_fit_into_a_message() {
         let (here, there) = Link::pair().unwrap();
         let (mut here, there) = (Link::new(here), Link::new(there));
         let bytes = vec![7; 65_535];
         let from = "[2001:db8::1]:51830".parse().unwrap();
-        there.send(&Letter::Datagrams { from, segment: 1452, bytes: &bytes }).unwrap();
-        let Heard::Letter(Letter::Datagrams { bytes: received, .. }) = here.hear() else {
-            panic!("no letter")
+        there.send(&Message::Datagrams { from, segment: 1452, bytes: &bytes }).unwrap();
+        let Received::Message(Message::Datagrams { bytes: received, .. }) = here.receive() else {
+            panic!("no message")
         };
         assert_eq!(received, bytes);
-        assert!(matches!(here.hear(), Heard::Nothing));
+        assert!(matches!(here.receive(), Received::Nothing));
     }
 }

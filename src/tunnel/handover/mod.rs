@@ -1,56 +1,61 @@
 //! How one data plane hands a device over to the next without losing a packet.
 //!
-//! Sessions cannot be handed over: their keys never leave boringtun. So for a short time there are two planes on
-//! one TUN queue and one pair of UDP sockets, and a [`Link`] between them, over which they send [`Letter`]s:
+//! Sessions cannot be handed over: their keys never leave boringtun. So for a short time two data planes share one
+//! TUN queue and one pair of UDP sockets, and exchange [`Message`]s over a [`Link`]:
 //!
 //! | step | who | what |
 //! |---|---|---|
-//! | 1 | heir | [`Word::TakeUdp`] |
-//! | 2 | predecessor | reads UDP no more, begins no handshake; [`Word::Peers`], [`Word::Indices`], [`Word::UdpTaken`] |
-//! | 3 | heir | reads UDP; handshakes with all peers; what is for a session of the predecessor goes back to it as [`Letter::Datagrams`] |
-//! | 4 | heir | has a session with every peer that was heard lately, or [`MEETING`] is over: [`Word::TakeTun`] |
-//! | 5 | predecessor | reads the TUN no more, sends what it has read; [`Letter::Packet`] for each that has no session, [`Word::TunTaken`] |
-//! | 6 | heir | reads the TUN; nothing was handed back for [`QUIET`]: [`Word::Done`] |
+//! | 1 | successor | [`Signal::TakeUdp`] |
+//! | 2 | predecessor | stops reading UDP, starts no handshake; [`Signal::Peers`], [`Signal::Indices`], [`Signal::UdpTaken`] |
+//! | 3 | successor | reads UDP; starts handshakes with all peers; sends datagrams for sessions of the predecessor back as [`Message::Datagrams`] |
+//! | 4 | successor | has a session with every peer that had recent traffic, or [`SESSIONS_WAIT`] is over: [`Signal::TakeTun`] |
+//! | 5 | predecessor | stops reading the TUN, sends what it has read; [`Message::Packet`] for each that has no session, [`Signal::TunTaken`] |
+//! | 6 | successor | reads the TUN; sent nothing back for [`QUIET`]: [`Signal::Done`] |
 //! | 7 | predecessor | ends |
 //!
 //! Either side may die at any point: the link closes, and the other one has the device alone again. A predecessor
-//! then renews its sessions, because its peers may have turned to those of the heir.
+//! then renews its sessions, because its peers may use those of the successor by then.
+//!
+//! [`takeover`] is the socket on which the next tunnel process asks for the device, [`Role`] the state machine of either
+//! worker. Nothing in here reads or writes packets: the worker does.
 
-mod letter;
 mod link;
+mod message;
+mod predecessor;
+mod role;
+mod successor;
+pub(crate) mod takeover;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+pub use link::{Link, Received};
+pub use message::{Message, Signal};
+pub(crate) use predecessor::Predecessor;
+pub(crate) use role::Role;
+pub use successor::Inheritance;
+pub(crate) use successor::Successor;
 
-pub use letter::{Letter, Word};
-pub use link::{Heard, Link};
-
-/// How long an heir waits for sessions before it takes the TUN all the same.
-pub const MEETING: Duration = Duration::from_secs(3);
-/// How long nothing has to be handed back until the predecessor is let go: no datagram is under way for longer.
+/// How long a successor waits for sessions before it asks for the TUN anyway.
+pub const SESSIONS_WAIT: Duration = Duration::from_secs(3);
+/// The predecessor is released after this long without a datagram for it: none is in flight for longer.
 pub const QUIET: Duration = Duration::from_secs(1);
-/// When it is let go at the latest.
+/// The predecessor is released after this long in any case.
 pub const DRAIN: Duration = Duration::from_secs(10);
-/// How long a predecessor may take to answer. One that takes longer moves no packets either: it is gone past.
+/// How long a predecessor may take to answer. One that takes longer forwards no packets either; the successor goes on.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A peer that the predecessor has a session with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LivePeer {
-    /// Its name.
-    pub name: String,
-    /// Where its datagrams go now.
-    pub endpoint: SocketAddr,
+/// What a worker reads from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reads {
+    pub(crate) tun: bool,
+    pub(crate) udp: bool,
 }
 
 /// How a hand-over ended for the predecessor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The heir has the device.
+    /// The successor has the device.
     Left,
-    /// The heir died: the predecessor goes on.
+    /// The successor died: the predecessor goes on.
     Stayed,
 }

@@ -15,11 +15,13 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::watch::Identity;
-use super::{Descriptors, Options, slot};
+
 use crate::local;
 use crate::paths::Paths;
 use crate::tunnel::control::{Engine, PlaneEnd, Start, router};
+use crate::tunnel::descriptors::{Descriptors, slot};
 use crate::tunnel::handover::Outcome;
+use crate::tunnel::options::Options;
 use crate::tunnel::uapi;
 
 /// How often the sockets' files are looked at.
@@ -62,11 +64,11 @@ async fn serve(options: Options, paths: Paths, descriptors: Descriptors) -> anyh
     let mut uapi = Socket::open(&engine, slot::UAPI, uapi_path)?;
     engine.descriptors().ready()?;
     info!(device = name, managed, socket = %uapi.path.display(), "the tunnel is ready");
-    let mut orders = engine.descriptors().orders()?;
+    let mut requests = engine.descriptors().requests()?;
     loop {
         tokio::select! {
             Some(end) = ends.recv() => return Ok(ending(&engine, managed, &end)),
-            link = orders.leave() => {
+            link = requests.leave() => {
                 info!(device = name, "another tunnel process takes the device over");
                 for socket in [&control, &uapi] {
                     socket.rest();

@@ -16,11 +16,10 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::backoff::Backoff;
-use super::channel::Channel;
-use super::descriptors::{Kept, News};
-use super::{Options, door, slot};
 use crate::paths::Paths;
-use crate::tunnel::handover::Link;
+use crate::tunnel::descriptors::{Channel, Kept, Notice, slot};
+use crate::tunnel::handover::{Link, takeover};
+use crate::tunnel::options::Options;
 
 /// How long the pair that had the device before may take to go.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -200,7 +199,7 @@ impl Parent<'_> {
             self.wait_for_news(channel.as_ref(), self.patience())?;
             self.listen(&mut channel);
             if self.signalled()? {
-                // A heir that has half of the device gets the rest first.
+                // A successor that has half of the device gets the rest first.
                 self.stop_by.get_or_insert(Instant::now() + LEAVE_WAIT);
             }
             if let Some(time) = self.stop_by
@@ -210,7 +209,7 @@ impl Parent<'_> {
                 return Ok(End::Stopped);
             }
             if let Some(channel) = &channel {
-                self.answer_door(channel);
+                self.answer_takeover(channel);
             }
         }
     }
@@ -226,9 +225,9 @@ impl Parent<'_> {
     fn listen(&mut self, channel: &mut Option<Channel>) {
         while let Some(open) = channel {
             match open.try_receive() {
-                Ok(Some(message)) => match self.kept.obey(&message.text, message.descriptor) {
-                    Some(News::Ready) => self.was_ready = true,
-                    Some(News::Taken | News::Stayed) => self.hand_over = HandOver::No,
+                Ok(Some(message)) => match self.kept.apply(&message.text, message.descriptor) {
+                    Some(Notice::Ready) => self.was_ready = true,
+                    Some(Notice::Taken | Notice::Stayed) => self.hand_over = HandOver::No,
                     None => {}
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -243,14 +242,14 @@ impl Parent<'_> {
         self.was_ready && self.hand_over == HandOver::No && self.stop_by.is_none()
     }
 
-    /// Gives the device to the process that is at the door, if there is one.
-    fn answer_door(&mut self, worker: &Channel) {
-        let Some(door) = self.kept.get(slot::DOOR).filter(|_| self.may_leave()) else { return };
-        let given = match door::answer(door) {
+    /// Hands the device to the process that asks for it on the takeover socket, if there is one.
+    fn answer_takeover(&mut self, worker: &Channel) {
+        let Some(socket) = self.kept.get(slot::TAKEOVER).filter(|_| self.may_leave()) else { return };
+        let given = match takeover::accept(socket) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            answer => answer.and_then(|newcomer| {
+            accepted => accepted.and_then(|requester| {
                 let (ours, theirs) = Link::pair()?;
-                self.kept.give(&newcomer, Some(theirs.as_fd()))?;
+                self.kept.give(&requester, Some(theirs.as_fd()))?;
                 worker.send("leave", Some(ours.as_fd()))
             }),
         };
@@ -273,7 +272,7 @@ impl Parent<'_> {
                     device = self.options.name,
                     "the next tunnel process is gone: taking the device back"
                 );
-                self.kept = with_door(lock, self.options, self.paths);
+                self.kept = with_takeover(lock, self.options, self.paths);
                 self.hand_over = HandOver::No;
                 return Ok(false);
             }
@@ -283,8 +282,8 @@ impl Parent<'_> {
     fn wait_for_news(&self, channel: Option<&Channel>, timeout: PollTimeout) -> io::Result<()> {
         let mut wanted = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         wanted.extend(channel.map(|channel| PollFd::new(channel.as_fd(), PollFlags::POLLIN)));
-        let door = channel.and(self.kept.get(slot::DOOR)).filter(|_| self.may_leave());
-        wanted.extend(door.map(|door| PollFd::new(door, PollFlags::POLLIN)));
+        let socket = channel.and(self.kept.get(slot::TAKEOVER)).filter(|_| self.may_leave());
+        wanted.extend(socket.map(|socket| PollFd::new(socket, PollFlags::POLLIN)));
         match poll(&mut wanted, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -331,15 +330,15 @@ fn have_device(options: &Options, paths: &Paths) -> Result<(Kept, Option<OwnedFd
     let mut refusal = None;
     loop {
         if let Some(lock) = try_lock(options, paths)? {
-            return Ok((with_door(lock, options, paths), None));
+            return Ok((with_takeover(lock, options, paths), None));
         }
         if options.take_over {
-            match door::knock(&paths.tunnel_door(&options.name)) {
+            match takeover::request(&paths.tunnel_door(&options.name)) {
                 Ok(mut kept) => {
                     let link = kept.remove(slot::LINK);
                     return Ok((kept, link));
                 }
-                // It may be about to end, or about to open its door.
+                // It may be about to end, or about to listen.
                 Err(error) => refusal = Some(error),
             }
         }
@@ -353,12 +352,12 @@ fn have_device(options: &Options, paths: &Paths) -> Result<(Kept, Option<OwnedFd
 }
 
 /// What a parent keeps from the start. The worker gets a copy of the lock, so that it is held until both are gone.
-fn with_door(lock: OwnedFd, options: &Options, paths: &Paths) -> Kept {
+fn with_takeover(lock: OwnedFd, options: &Options, paths: &Paths) -> Kept {
     let mut kept = Kept::default();
     kept.insert(slot::LOCK, lock);
     if options.managed {
-        match door::open(&paths.tunnel_door(&options.name)) {
-            Ok(door) => kept.insert(slot::DOOR, door),
+        match takeover::listen(&paths.tunnel_door(&options.name)) {
+            Ok(socket) => kept.insert(slot::TAKEOVER, socket),
             Err(error) => {
                 tracing::warn!(%error, "the next tunnel process will not be able to take over from here");
             }

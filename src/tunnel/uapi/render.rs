@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use selvedge_keys::PublicKey;
 
 use super::settings::hex;
-use crate::tunnel::api::{DeviceStatus, PeerStatus};
+use crate::tunnel::device::{DeviceReport, PeerReport};
 
 /// What `get` shows of a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,14 +43,14 @@ pub struct ShownPeer {
 impl Shown {
     /// Folds the sessions of each peer into one. A peer of which no key is known is left out.
     #[must_use]
-    pub fn new(status: &DeviceStatus, fwmark: u32) -> Self {
-        let peers = status.peers.iter().filter_map(ShownPeer::new).collect();
-        Self { listen_port: status.listen_port, fwmark, peers }
+    pub fn new(report: &DeviceReport, listen_port: u16, fwmark: u32) -> Self {
+        let peers = report.peers.iter().filter_map(ShownPeer::new).collect();
+        Self { listen_port, fwmark, peers }
     }
 }
 
 impl ShownPeer {
-    fn new(peer: &PeerStatus) -> Option<Self> {
+    fn new(peer: &PeerReport) -> Option<Self> {
         let sending = peer.sessions.iter().find(|session| session.sending);
         let highest = || peer.sessions.iter().max_by_key(|session| (session.peer_epoch, session.own_epoch));
         Some(Self {
@@ -105,18 +105,18 @@ fn line(text: &mut String, key: &str, value: impl std::fmt::Display) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::api::{PeerState, SessionStatus};
+    use crate::tunnel::device::{PeerCondition, SessionReport};
 
-    fn session(own_epoch: u64, peer_epoch: u64, sending: bool) -> SessionStatus {
+    fn session(own_epoch: u64, peer_epoch: u64, sending: bool) -> SessionReport {
         let number = u8::try_from(peer_epoch).unwrap();
         let public_key = PublicKey::from_bytes([number; 32]);
-        SessionStatus { own_epoch, peer_epoch, public_key, confirmed: sending, sending, last_handshake: None }
+        SessionReport { own_epoch, peer_epoch, public_key, confirmed: sending, sending, last_handshake: None }
     }
 
-    fn peer(sessions: Vec<SessionStatus>) -> PeerStatus {
-        PeerStatus {
+    fn peer(sessions: Vec<SessionReport>) -> PeerReport {
+        PeerReport {
             name: "node-b".into(),
-            state: PeerState::Established,
+            condition: PeerCondition::Established,
             endpoint: Some("[fd00::1]:51830".parse().unwrap()),
             allowed_ips: vec!["10.1.0.0/16".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
             persistent_keepalive: Some(25),

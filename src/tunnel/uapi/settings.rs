@@ -8,7 +8,7 @@ use selvedge_keys::{PresharedKey, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
 use super::parse::{AllowedIpChange, PeerChange, Set};
-use crate::tunnel::command;
+use crate::tunnel::device::config;
 
 /// A device as it is configured over UAPI.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -98,9 +98,9 @@ impl Settings {
 
     /// The settings as the device takes them: one identity, one key a peer, all of epoch 0.
     #[must_use]
-    pub fn resolve(&self) -> command::Config {
-        let identity = |key: &PrivateKey| command::Identity { epoch: 0, private_key: key.clone() };
-        command::Config {
+    pub fn resolve(&self) -> config::Config {
+        let identity = |key: &PrivateKey| config::Identity { epoch: 0, private_key: key.clone() };
+        config::Config {
             identities: self.private_key.iter().map(identity).collect(),
             peers: self.peers.iter().map(PeerSettings::resolve).collect(),
         }
@@ -143,13 +143,13 @@ impl PeerSettings {
         }
     }
 
-    fn resolve(&self) -> command::Peer {
-        let key = command::PeerKey {
+    fn resolve(&self) -> config::Peer {
+        let key = config::PeerKey {
             public_key: self.public_key,
             epoch: 0,
             preshared_key: self.preshared_key.clone(),
         };
-        command::Peer {
+        config::Peer {
             name: self.public_key.to_string(),
             keys: vec![key],
             endpoints: self.endpoint.into_iter().collect(),

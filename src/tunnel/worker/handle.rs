@@ -10,7 +10,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
 
 use super::WorkerError;
-use crate::tunnel::command::Command;
+use super::command::Command;
 
 /// The way to a running worker thread. Dropping it stops the thread.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::handover::Heir;
 use crate::tunnel::device::{Device, Opened};
+use crate::tunnel::handover::Successor;
 use crate::tunnel::io::coalesce::Coalescer;
 use crate::tunnel::io::tun::TunQueue;
 use crate::tunnel::io::udp::{Datagrams, UdpSocket};
@@ -40,7 +40,7 @@ impl Inbound {
         self.refused
     }
 
-    /// Moves a share of what the socket has; what is not ours goes to the predecessor of `heir`.
+    /// Moves a share of what the socket has; what is not ours goes to the predecessor of `successor`.
     ///
     /// # Errors
     /// What the socket reported, other than that there is nothing more.
@@ -49,7 +49,7 @@ impl Inbound {
         socket: &UdpSocket,
         tun: &TunQueue,
         device: &mut Device,
-        mut heir: Option<&mut Heir>,
+        mut successor: Option<&mut Successor>,
         now: Instant,
     ) -> io::Result<()> {
         let mut result = Ok(());
@@ -65,12 +65,12 @@ impl Inbound {
                 }
             };
             let bytes = &datagrams[..batch.len];
-            let is_heir = heir.is_some();
-            if let Some(heir) = &mut heir {
-                hand_back_foreign(heir, bytes, batch, device, now);
+            let is_successor = successor.is_some();
+            if let Some(successor) = &mut successor {
+                hand_back_foreign(successor, bytes, batch, device, now);
             }
             for datagram in bytes.chunks(batch.segment) {
-                if !is_heir || device.expects(datagram) {
+                if !is_successor || device.expects(datagram) {
                     coalescer.take(open(device, batch.from, datagram, now), &mut sink);
                 }
             }
@@ -119,7 +119,13 @@ fn open<'a>(
 }
 
 /// Hands back what the device does not expect, as many datagrams at a time as stand together.
-fn hand_back_foreign(heir: &mut Heir, bytes: &[u8], batch: Datagrams, device: &Device, now: Instant) {
+fn hand_back_foreign(
+    successor: &mut Successor,
+    bytes: &[u8],
+    batch: Datagrams,
+    device: &Device,
+    now: Instant,
+) {
     let mut foreign = 0..0;
     let mut end = 0;
     for datagram in bytes.chunks(batch.segment) {
@@ -127,7 +133,7 @@ fn hand_back_foreign(heir: &mut Heir, bytes: &[u8], batch: Datagrams, device: &D
         end += datagram.len();
         if device.expects(datagram) {
             if !foreign.is_empty() {
-                heir.hand_back(batch.from, batch.segment, &bytes[foreign], now);
+                successor.hand_back(batch.from, batch.segment, &bytes[foreign], now);
             }
             foreign = end..end;
         } else {
@@ -136,6 +142,6 @@ fn hand_back_foreign(heir: &mut Heir, bytes: &[u8], batch: Datagrams, device: &D
         }
     }
     if !foreign.is_empty() {
-        heir.hand_back(batch.from, batch.segment, &bytes[foreign], now);
+        successor.hand_back(batch.from, batch.segment, &bytes[foreign], now);
     }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use crate::tunnel::handover::Reads;
 use crate::tunnel::io::tun::TunQueue;
 use crate::tunnel::io::udp::UdpSockets;
 
@@ -16,13 +17,6 @@ const V4: u64 = 1;
 const V6: u64 = 2;
 const COMMANDS: u64 = 3;
 const LINK: u64 = 4;
-
-/// What is read from at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reads {
-    pub(super) tun: bool,
-    pub(super) udp: bool,
-}
 
 /// What has something.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,7 +44,7 @@ impl Interest {
         Ok(Self(epoll))
     }
 
-    /// Waits for letters of another worker too, until the link is closed.
+    /// Also waits for hand-over messages, until the link is closed.
     pub(super) fn add_link(&self, link: &impl AsFd) -> io::Result<()> {
         Ok(self.0.add(link, EpollEvent::new(EpollFlags::EPOLLIN, LINK))?)
     }

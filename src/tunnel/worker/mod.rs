@@ -2,11 +2,12 @@
 //!
 //! A [`Worker`] is a value that owns all it needs; there can be many. Whoever starts one keeps a [`WorkerHandle`].
 
+mod command;
 mod handle;
-mod handover;
 mod inbound;
 mod interest;
 mod outbound;
+mod report;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,23 +18,21 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use super::api::{DeviceStatus, Event, Features};
-use super::command::Command;
-use super::device::Device;
-use super::handover::{Heard, Letter, Outcome, Word};
+use super::device::{Device, DeviceEvent};
+use super::handover::{Inheritance, Message, Outcome, Predecessor, Reads, Received, Role, Signal, Successor};
 use super::io::tun::TunQueue;
 use super::io::udp::Datagrams;
 use super::io::udp::{UdpSocket, UdpSockets};
+pub use command::Command;
 use handle::CommandReceiver;
 pub use handle::{CommandSender, Stopped, WorkerHandle};
-pub use handover::Inheritance;
-use handover::{Heir, Part, Predecessor};
 use inbound::Inbound;
-use interest::{Interest, Reads, Ready};
+use interest::{Interest, Ready};
 use outbound::{Outbound, Turn, Way};
+pub use report::{Offloads, WorkerReport};
 
-/// Letters of the other worker taken in a turn, so that packets get theirs.
-const LETTERS: usize = 64;
+/// Hand-over messages handled in one loop iteration, so that packets are not held up.
+const MESSAGES: usize = 64;
 
 /// What a worker is made of. It closes its copies of the descriptors when it stops.
 #[derive(Debug)]
@@ -44,8 +43,8 @@ pub struct Parts {
     pub udp: UdpSockets,
     /// MTU of the TUN device, in bytes: packets are padded up to this and no further.
     pub mtu: u16,
-    /// Where events go. What does not fit is counted and reported as [`Event::Missed`].
-    pub events: mpsc::Sender<Event>,
+    /// Where events go. What does not fit is counted and reported as [`DeviceEvent::Missed`].
+    pub events: mpsc::Sender<DeviceEvent>,
     /// Present if another worker has the device now, and hands it over.
     pub inheritance: Option<Inheritance>,
 }
@@ -88,7 +87,7 @@ pub struct Worker {
     events: Outlet,
     commands: CommandReceiver,
     interest: Interest,
-    part: Part,
+    role: Role,
     /// What the last wait was for.
     waited_for: (Reads, Option<SocketAddr>),
     faults: Faults,
@@ -107,9 +106,10 @@ impl Worker {
     fn new(parts: Parts, commands: CommandReceiver) -> Result<Self, WorkerError> {
         let Parts { tun, udp, mtu, events, inheritance } = parts;
         let now = Instant::now();
-        let mut part = inheritance.map_or(Part::Alone, |inheritance| Part::Heir(Heir::new(inheritance, now)));
-        let waited_for = (part.reads(), None);
-        let interest = interest(&mut part, waited_for, (&tun, &udp), &commands)
+        let mut role =
+            inheritance.map_or(Role::Alone, |inheritance| Role::Successor(Successor::new(inheritance, now)));
+        let waited_for = (role.reads(), None);
+        let interest = interest(&mut role, waited_for, (&tun, &udp), &commands)
             .map_err(|source| WorkerError::Start { what: "epoll", source })?;
         Ok(Self {
             device: Device::new(mtu, now),
@@ -117,7 +117,7 @@ impl Worker {
             outbound: Outbound::new(now),
             events: Outlet::new(events),
             faults: Faults::default(),
-            part,
+            role,
             waited_for,
             tun,
             udp,
@@ -133,10 +133,10 @@ impl Worker {
             if ready.commands && !self.obey(now)? {
                 return Ok(());
             }
-            if !matches!(self.part, Part::Alone) && self.hand_over(now) {
+            if !matches!(self.role, Role::Alone) && self.hand_over(now) {
                 return Ok(());
             }
-            if !self.part.must_wait() {
+            if !self.role.must_wait() {
                 self.device.handle_timeout(now);
             }
             self.receive(ready, now);
@@ -149,8 +149,8 @@ impl Worker {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let device = self.device.poll_timeout().filter(|_| !self.part.must_wait());
-        [device, self.outbound.deadline(), self.part.deadline()].into_iter().flatten().min()
+        let device = self.device.poll_timeout().filter(|_| !self.role.must_wait());
+        [device, self.outbound.deadline(), self.role.deadline()].into_iter().flatten().min()
     }
 
     /// Carries out all commands; false if one of them is to stop.
@@ -161,36 +161,36 @@ impl Worker {
                 // Whoever asked may not wait for the answer any more.
                 Ok(Command::Apply { config, reply }) => {
                     drop(reply.send(self.device.apply(&config, now)));
-                    if let Some(heir) = self.part.heir() {
-                        heir.is_configured = true;
+                    if let Some(successor) = self.role.successor() {
+                        successor.is_configured = true;
                     }
                 }
                 Ok(Command::Leave { link, outcome }) => self.leave(link, outcome)?,
-                Ok(Command::Status { reply }) => drop(reply.send(self.status(now))),
+                Ok(Command::Report { reply }) => drop(reply.send(self.report(now))),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(false),
                 Err(TryRecvError::Empty) => return Ok(true),
             }
         }
     }
 
-    fn status(&self, now: Instant) -> DeviceStatus {
-        let mut status = self.device.status(now, Timestamp::now());
-        status.counters.send_errors += self.inbound.refused();
+    fn report(&self, now: Instant) -> WorkerReport {
+        let mut device = self.device.report(now, Timestamp::now());
+        device.counters.send_errors += self.inbound.refused();
         let offload = self.tun.offload();
-        status.features = Features {
+        let offloads = Offloads {
             tun_tso: offload.tso,
             tun_uso: offload.uso,
             udp_gso: self.udp.all().all(UdpSocket::gso),
             udp_gro: self.udp.all().all(UdpSocket::gro),
         };
-        status
+        WorkerReport { device, offloads }
     }
 
     fn receive(&mut self, ready: Ready, now: Instant) {
         for (socket, ready) in [(Some(self.udp.v4()), ready.v4), (self.udp.v6(), ready.v6)] {
             let Some(socket) = socket.filter(|_| ready) else { continue };
-            let heir = self.part.heir();
-            let turn = self.inbound.turn(socket, &self.tun, &mut self.device, heir, now);
+            let successor = self.role.successor();
+            let turn = self.inbound.turn(socket, &self.tun, &mut self.device, successor, now);
             self.faults.note("receiving from UDP", turn);
         }
     }
@@ -200,7 +200,7 @@ impl Worker {
         let mut way = Way { tun, udp, device, now };
         let free = self.outbound.resume(&mut way);
         self.outbound.transmit(&mut way);
-        let turn = if ready.tun && free && self.part.reads().tun {
+        let turn = if ready.tun && free && self.role.reads().tun {
             self.outbound.turn(&mut way)
         } else {
             Turn::Done
@@ -214,7 +214,7 @@ impl Worker {
             Turn::ReadFailed(error) => self.faults.note("reading from the TUN", Err(error)),
             Turn::Done => {}
         }
-        let wait_for = (self.part.reads(), self.outbound.waits_for());
+        let wait_for = (self.role.reads(), self.outbound.waits_for());
         if wait_for != self.waited_for {
             self.interest.set(wait_for.0, wait_for.1, &self.tun, &self.udp).map_err(WorkerError::Wait)?;
             self.waited_for = wait_for;
@@ -222,62 +222,63 @@ impl Worker {
         Ok(())
     }
 
-    /// Begins to hand over to the worker at the other end of `link`.
+    /// Starts to hand over to the worker at the other end of `link`.
     fn leave(&mut self, link: OwnedFd, outcome: oneshot::Sender<Outcome>) -> Result<(), WorkerError> {
-        if matches!(self.part, Part::Alone) {
+        if matches!(self.role, Role::Alone) {
             let predecessor = Predecessor::new(link, outcome);
             self.interest.add_link(&predecessor.link).map_err(WorkerError::Wait)?;
-            self.part = Part::Predecessor(predecessor);
+            self.role = Role::Predecessor(predecessor);
         }
         Ok(())
     }
 
-    /// Does what there is to do in a hand-over; true if another worker has the device now.
+    /// Runs the hand-over: handles what the other worker sent and starts the next step when it is due. True if the other
+    /// worker has the device now.
     fn hand_over(&mut self, now: Instant) -> bool {
-        for _ in 0..LETTERS {
+        for _ in 0..MESSAGES {
             let (tun, udp, device) = (&self.tun, &mut self.udp, &mut self.device);
-            let Some(link) = self.part.link() else { return false };
-            let word = match link.hear() {
-                Heard::Nothing => break,
-                Heard::Strange => continue,
-                Heard::Letter(Letter::Packet(packet)) => {
+            let Some(link) = self.role.link() else { return false };
+            let signal = match link.receive() {
+                Received::Nothing => break,
+                Received::Unknown => continue,
+                Received::Message(Message::Packet(packet)) => {
                     self.outbound.forward_plain(packet, &mut Way { tun, udp, device, now });
                     continue;
                 }
-                Heard::Letter(Letter::Datagrams { from, segment, bytes }) => {
+                Received::Message(Message::Datagrams { from, segment, bytes }) => {
                     let handed = Datagrams { from, len: bytes.len(), segment: segment.into() };
                     self.inbound.take_back(handed, bytes, tun, device, now);
                     continue;
                 }
-                Heard::Letter(Letter::Word(word)) => Some(word),
-                Heard::Closed => None,
+                Received::Message(Message::Signal(signal)) => Some(signal),
+                Received::Closed => None,
             };
-            let before = std::mem::replace(&mut self.part, Part::Alone);
-            self.part = match (before, word) {
-                (Part::Predecessor(predecessor), Some(Word::Done)) => {
+            let before = std::mem::replace(&mut self.role, Role::Alone);
+            self.role = match (before, signal) {
+                (Role::Predecessor(predecessor), Some(Signal::Done)) => {
                     predecessor.end(Outcome::Left);
                     return true;
                 }
-                (before, Some(word)) => before.hear(word, device, now),
+                (before, Some(signal)) => before.take(signal, device, now),
                 (before, None) => before.end(device, now),
             };
         }
         let is_free = self.outbound.waits_for().is_none();
-        self.part.advance(&mut self.device, is_free, now);
+        self.role.advance(&mut self.device, is_free, now);
         false
     }
 }
 
-/// Waits for what `part` wants.
+/// Waits for what `role` wants.
 fn interest(
-    part: &mut Part,
+    role: &mut Role,
     (reads, batch_to): (Reads, Option<SocketAddr>),
     (tun, udp): (&TunQueue, &UdpSockets),
     commands: &CommandReceiver,
 ) -> io::Result<Interest> {
     let interest = Interest::new(tun, udp, &commands.wake)?;
     interest.set(reads, batch_to, tun, udp)?;
-    if let Some(link) = part.link() {
+    if let Some(link) = role.link() {
         interest.add_link(link)?;
     }
     Ok(interest)
@@ -291,18 +292,18 @@ fn is_gone(error: &io::Error) -> bool {
 /// Where events go.
 #[derive(Debug)]
 struct Outlet {
-    sender: mpsc::Sender<Event>,
+    sender: mpsc::Sender<DeviceEvent>,
     missed: u64,
 }
 
 impl Outlet {
-    fn new(sender: mpsc::Sender<Event>) -> Self {
+    fn new(sender: mpsc::Sender<DeviceEvent>) -> Self {
         Self { sender, missed: 0 }
     }
 
     /// Hands an event on, after the count of those for which there was no room.
-    fn give(&mut self, event: Event) {
-        if self.missed > 0 && self.sender.try_send(Event::Missed { count: self.missed }).is_ok() {
+    fn give(&mut self, event: DeviceEvent) {
+        if self.missed > 0 && self.sender.try_send(DeviceEvent::Missed { count: self.missed }).is_ok() {
             self.missed = 0;
         }
         if self.missed > 0 || self.sender.try_send(event).is_err() {

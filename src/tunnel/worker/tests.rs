@@ -11,7 +11,7 @@ use crate::kernel::address::Address;
 use crate::kernel::link::{End, Id, Update, Veth, delete, update};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::NetNs;
-use crate::tunnel::command::{Config, Identity, Peer, PeerKey};
+use crate::tunnel::device::config::{Config, Identity, Peer, PeerKey};
 
 const OUTER: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
 const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(10, 99, 0, 2)];
@@ -22,7 +22,7 @@ struct Side {
     ns: NetNs,
     worker: WorkerHandle,
     port: u16,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<DeviceEvent>,
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -86,9 +86,9 @@ fn connect(ends: &[Side; 2]) {
     }
 }
 
-fn status(end: &Side) -> DeviceStatus {
+fn report(end: &Side) -> WorkerReport {
     let (reply, answer) = oneshot::channel();
-    end.worker.send(Command::Status { reply }).unwrap();
+    end.worker.send(Command::Report { reply }).unwrap();
     answer.blocking_recv().unwrap()
 }
 
@@ -121,11 +121,11 @@ fn two_workers_carry_what_they_are_given() {
         let bytes: Vec<_> = (0..8_000_000_u32).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[2]).collect();
         assert!(carry(&ends, &bytes) == bytes, "8 MB came back changed");
         let event = block_on(async { tokio::time::timeout(LIMIT, ends[0].events.recv()).await });
-        assert!(matches!(event, Ok(Some(Event::Confirmed { .. }))), "{event:?}");
-        let status = status(&ends[1]);
-        assert!(status.features.tun_tso && status.features.udp_gso && status.features.udp_gro, "{status:?}");
-        assert!(status.peers[0].rx_bytes > 8_000_000);
-        assert_eq!((status.counters.wrong_source, status.counters.invalid_packet), (0, 0), "{status:?}");
+        assert!(matches!(event, Ok(Some(DeviceEvent::Confirmed { .. }))), "{event:?}");
+        let WorkerReport { device, offloads } = report(&ends[1]);
+        assert!(offloads.tun_tso && offloads.udp_gso && offloads.udp_gro, "{offloads:?}");
+        assert!(device.peers[0].rx_bytes > 8_000_000);
+        assert_eq!((device.counters.wrong_source, device.counters.invalid_packet), (0, 0), "{device:?}");
     });
 }
 
@@ -178,7 +178,7 @@ fn packets_for_nobody_are_counted_and_answered() {
         let to = (INNER[1], 9).into();
         let error = ends[0].ns.run(|| TcpStream::connect_timeout(&to, LIMIT).unwrap_err()).unwrap();
         assert_eq!(error.kind(), io::ErrorKind::HostUnreachable, "{error}");
-        assert!(status(&ends[0]).counters.no_peer > 0);
+        assert!(report(&ends[0]).device.counters.no_peer > 0);
     });
 }
 
@@ -215,13 +215,13 @@ fn a_stopped_worker_leaves_the_descriptors_to_others() {
 fn events_without_room_are_counted_and_told_of() {
     let (sender, mut events) = mpsc::channel(2);
     let mut outlet = Outlet::new(sender);
-    let silent = |peer: u8| Event::Silent { peer: peer.to_string() };
+    let silent = |peer: u8| DeviceEvent::Silent { peer: peer.to_string() };
     for peer in 0..5 {
         outlet.give(silent(peer));
     }
     assert_eq!([events.try_recv(), events.try_recv()], [Ok(silent(0)), Ok(silent(1))]);
     outlet.give(silent(5));
-    assert_eq!([events.try_recv(), events.try_recv()], [Ok(Event::Missed { count: 3 }), Ok(silent(5))]);
+    assert_eq!([events.try_recv(), events.try_recv()], [Ok(DeviceEvent::Missed { count: 3 }), Ok(silent(5))]);
 }
 
 #[test]

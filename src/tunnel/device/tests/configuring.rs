@@ -1,17 +1,16 @@
 //! Configurations: refused whole, taken whole, and the same again is nothing.
 
 use super::*;
-use crate::tunnel::api::Applied;
-use crate::tunnel::command::ConfigError;
+use crate::tunnel::device::config::ConfigError;
 
 #[test]
 fn the_same_again_changes_nothing() {
     let mut net = pair();
-    let before = net.status(0);
-    assert_eq!(net.apply(0, &config(0, 2)), Applied::default());
+    let before = net.report(0);
+    assert_eq!(net.apply(0, &config(0, 2)), PeerChanges::default());
     net.run(SECOND);
     assert_eq!(net.log.len(), 0);
-    assert_eq!(net.status(0).peers[0].sessions[0].confirmed, before.peers[0].sessions[0].confirmed);
+    assert_eq!(net.report(0).peers[0].sessions[0].confirmed, before.peers[0].sessions[0].confirmed);
 }
 
 #[test]
@@ -45,7 +44,7 @@ fn what_contradicts_itself_is_refused_and_changes_nothing() {
     ] {
         assert!(matches!(refuse(&mut net, &wrong), ConfigError::Duplicate { .. }));
     }
-    assert_eq!(net.status(0).peers.len(), 1);
+    assert_eq!(net.report(0).peers.len(), 1);
     assert!(net.is_established(0, 1));
 }
 
@@ -85,7 +84,7 @@ fn another_own_key_ends_the_sessions_of_the_old() {
     net.apply(1, &other);
     net.run(SECOND);
     assert!(net.is_established(0, 1) && net.is_established(1, 0));
-    assert_eq!(net.status(0).identities[0].epoch, 2);
+    assert_eq!(net.report(0).identities[0].epoch, 2);
 }
 
 #[test]
@@ -96,5 +95,5 @@ fn a_device_without_identity_stays_quiet() {
     net.run(10 * SECOND);
     assert!(net.log.iter().all(|flight| flight.from != address(0)));
     net.apply(0, &Config::default());
-    assert!(net.status(0).peers.is_empty());
+    assert!(net.report(0).peers.is_empty());
 }

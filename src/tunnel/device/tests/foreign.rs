@@ -71,7 +71,7 @@ fn a_foreign_initiator_is_answered_and_known_after_its_keepalive() {
     let (mut net, mut foreign) = (node(false), Foreign::new());
     let initiation = foreign.initiate();
     net.deliver(0, address(1), &initiation);
-    assert_eq!(net.peer(0, 1).state, PeerState::Handshaking);
+    assert_eq!(net.peer(0, 1).condition, PeerCondition::Handshaking);
     assert_eq!(net.peer(0, 1).endpoint, None, "not by a handshake");
     carry(&mut net, &mut foreign);
     assert!(net.is_established(0, 1));

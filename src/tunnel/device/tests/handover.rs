@@ -77,5 +77,5 @@ fn a_revived_device_renews_its_sessions_even_when_the_first_try_is_lost() {
     net.nodes[0].device.revive(now);
     net.run(SECOND);
     assert_eq!(net.initiations(), before + 2);
-    assert_eq!(net.peer(0, 1).state, PeerState::Established);
+    assert_eq!(net.peer(0, 1).condition, PeerCondition::Established);
 }

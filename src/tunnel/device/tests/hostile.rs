@@ -130,7 +130,7 @@ fn real_messages_with_a_byte_changed_are_refused() {
     let messages: Vec<_> = net.log.iter().filter(|flight| flight.to == address(0)).cloned().collect();
     net.run(SECOND);
     net.received(0);
-    let before = net.status(0).peers[0].sessions.clone();
+    let before = net.report(0).peers[0].sessions.clone();
     for message in &messages {
         for at in 0..message.bytes.len() {
             let mut changed = message.bytes.clone();
@@ -139,7 +139,7 @@ fn real_messages_with_a_byte_changed_are_refused() {
         }
     }
     assert!(net.received(0).is_empty());
-    let after = &net.status(0).peers[0];
+    let after = &net.report(0).peers[0];
     assert_eq!((before[0].confirmed, after.endpoint), (after.sessions[0].confirmed, Some(address(1))));
 }
 

@@ -18,9 +18,10 @@ use std::time::Duration;
 
 use selvedge_keys::{PresharedKey, PrivateKey};
 
-use super::{Device, Opened, Sealed, Transmit};
-use crate::tunnel::api::{Event, PeerState};
-use crate::tunnel::command::{Config, Identity, Peer, PeerKey};
+use super::config::{Config, Identity, Peer, PeerChanges, PeerKey};
+use super::{
+    Device, DeviceCounters, DeviceEvent, DeviceReport, Opened, PeerCondition, PeerReport, Sealed, Transmit,
+};
 use net::{Net, Wire, address, packet};
 
 const MTU: u16 = 1420;

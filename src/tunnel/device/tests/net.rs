@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::*;
-use crate::tunnel::api::{Counters, DeviceStatus, PeerStatus};
 
 /// What the wire does to datagrams; each chance is in percent.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +65,7 @@ pub(super) struct Node {
     /// Where it sends from; it gets what is sent to any address that was ever its own unless that was taken.
     pub(super) address: SocketAddr,
     pub(super) received: Vec<Vec<u8>>,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<DeviceEvent>,
 }
 
 pub(super) struct Net {
@@ -111,7 +110,7 @@ impl Net {
         self.owners.insert(to, node);
     }
 
-    pub(super) fn apply(&mut self, node: usize, config: &Config) -> crate::tunnel::api::Applied {
+    pub(super) fn apply(&mut self, node: usize, config: &Config) -> PeerChanges {
         self.nodes[node].device.apply(config, self.now).unwrap()
     }
 
@@ -238,21 +237,21 @@ impl Net {
         }
     }
 
-    pub(super) fn status(&self, node: usize) -> DeviceStatus {
-        self.nodes[node].device.status(self.now, Timestamp::now())
+    pub(super) fn report(&self, node: usize) -> DeviceReport {
+        self.nodes[node].device.report(self.now, Timestamp::now())
     }
 
-    pub(super) fn counters(&self, node: usize) -> Counters {
-        self.status(node).counters
+    pub(super) fn counters(&self, node: usize) -> DeviceCounters {
+        self.report(node).counters
     }
 
-    pub(super) fn peer(&self, node: usize, other: usize) -> PeerStatus {
+    pub(super) fn peer(&self, node: usize, other: usize) -> PeerReport {
         let name = format!("node-{other}");
-        self.status(node).peers.into_iter().find(|peer| peer.name == name).expect("the peer")
+        self.report(node).peers.into_iter().find(|peer| peer.name == name).expect("the peer")
     }
 
     pub(super) fn is_established(&self, node: usize, other: usize) -> bool {
-        self.peer(node, other).state == PeerState::Established
+        self.peer(node, other).condition == PeerCondition::Established
     }
 
     pub(super) fn initiations(&self) -> usize {
@@ -264,11 +263,11 @@ impl Net {
     }
 
     pub(super) fn confirmed(&self, node: usize) -> usize {
-        self.nodes[node].events.iter().filter(|event| matches!(event, Event::Confirmed { .. })).count()
+        self.nodes[node].events.iter().filter(|event| matches!(event, DeviceEvent::Confirmed { .. })).count()
     }
 
     pub(super) fn silent(&self, node: usize) -> usize {
-        self.nodes[node].events.iter().filter(|event| matches!(event, Event::Silent { .. })).count()
+        self.nodes[node].events.iter().filter(|event| matches!(event, DeviceEvent::Silent { .. })).count()
     }
 }
 

@@ -9,7 +9,7 @@ fn elsewhere() -> SocketAddr {
 }
 
 fn roamed(net: &Net, node: usize) -> usize {
-    net.nodes[node].events.iter().filter(|event| matches!(event, Event::Roamed { .. })).count()
+    net.nodes[node].events.iter().filter(|event| matches!(event, DeviceEvent::Roamed { .. })).count()
 }
 
 #[test]
@@ -20,7 +20,7 @@ fn authenticated_data_from_elsewhere_moves_the_peer_and_the_configuration_does_n
     net.run(SECOND);
     assert_eq!(net.peer(0, 1).endpoint, Some(elsewhere()));
     assert_eq!(roamed(&net, 0), 1);
-    assert_eq!(net.apply(0, &config(0, 2)), crate::tunnel::api::Applied::default());
+    assert_eq!(net.apply(0, &config(0, 2)), PeerChanges::default());
     assert_eq!(net.peer(0, 1).endpoint, Some(elsewhere()));
     net.received(1);
     net.send(0, &packet(0, 1, 2, 0));

@@ -56,9 +56,9 @@ fn a_node_takes_a_new_key_without_losing_a_packet() {
         );
         assert_all_arrived(&mut net, 2000);
         assert_eq!((sending(&net, 0), sending(&net, 1)), (Some((2, 1)), Some((1, 2))));
-        let told = |node: usize, event: Event| net.nodes[node].events.contains(&event);
-        assert!(told(0, Event::Confirmed { peer: "node-1".into(), own_epoch: 2, peer_epoch: 1 }));
-        assert!(told(1, Event::Confirmed { peer: "node-0".into(), own_epoch: 1, peer_epoch: 2 }));
+        let told = |node: usize, event: DeviceEvent| net.nodes[node].events.contains(&event);
+        assert!(told(0, DeviceEvent::Confirmed { peer: "node-1".into(), own_epoch: 2, peer_epoch: 1 }));
+        assert!(told(1, DeviceEvent::Confirmed { peer: "node-0".into(), own_epoch: 1, peer_epoch: 2 }));
     }
 }
 

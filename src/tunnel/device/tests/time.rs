@@ -89,7 +89,7 @@ fn data_without_answer_leads_to_a_handshake_after_fifteen_seconds() {
 fn an_idle_session_is_dropped_after_180_seconds_and_comes_back_with_traffic() {
     let mut net = pair();
     net.run(181 * SECOND);
-    assert_eq!(net.peer(0, 1).state, PeerState::Idle);
+    assert_eq!(net.peer(0, 1).condition, PeerCondition::Idle);
     assert_eq!(net.nodes[0].device.shared.indices.len(), 0);
     assert_eq!(net.nodes[0].device.poll_timeout(), None, "nothing to time");
     assert_eq!(net.log.len(), 0);
@@ -309,7 +309,7 @@ fn a_peer_without_endpoint_drops_packets_and_says_so() {
     net.apply(0, &Config { peers: vec![Peer { endpoints: vec![], ..peer(1) }], ..config(0, 2) });
     net.restart(0);
     net.apply(0, &Config { peers: vec![Peer { endpoints: vec![], ..peer(1) }], ..config(0, 2) });
-    assert_eq!(net.peer(0, 1).state, PeerState::NoEndpoint);
+    assert_eq!(net.peer(0, 1).condition, PeerCondition::NoEndpoint);
     assert_eq!(net.send(0, &packet(0, 1, 0, 0)), Sealed::Dropped);
     assert_eq!(net.counters(0).no_session, 1);
 }

@@ -1,4 +1,4 @@
-//! The worker's side of the descriptor store: what it got back from the parent, and what it gives to it.
+//! The worker's side: what it got back from the parent, and what it gives to it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use tokio::sync::mpsc;
 
 use super::channel::{Channel, Message};
-use super::slot;
+use super::parent::Kept;
 
 /// The parent's store, as the worker sees it.
 #[derive(Debug)]
@@ -21,14 +21,14 @@ pub struct Descriptors {
 
 /// What this process got from its parent at start.
 #[derive(Debug)]
-pub(super) struct Hello {
-    pub(super) parent: i32,
-    pub(super) descriptors: Descriptors,
+pub(crate) struct Hello {
+    pub(crate) parent: i32,
+    pub(crate) descriptors: Descriptors,
 }
 
 impl Descriptors {
     /// Takes what the parent sends first. Its end of the pair is standard input.
-    pub(super) fn receive() -> io::Result<Hello> {
+    pub(crate) fn receive() -> io::Result<Hello> {
         Self::receive_from(Channel::from(io::stdin().as_fd().try_clone_to_owned()?))
     }
 
@@ -41,7 +41,7 @@ impl Descriptors {
         };
         let parent = parent.parse().map_err(|_| malformed())?;
         let restarts = restarts.parse().map_err(|_| malformed())?;
-        let Kept(given) = Kept::receive(&channel)?;
+        let given = Kept::receive(&channel)?.into_all();
         Ok(Hello { parent, descriptors: Self { channel, given: Mutex::new(given), restarts } })
     }
 
@@ -75,16 +75,16 @@ impl Descriptors {
         self.channel.send("taken", None)
     }
 
-    /// Tells the parent that the heir is gone and the device is still ours.
-    pub(super) fn stayed(&self) -> io::Result<()> {
+    /// Tells the parent that the successor is gone and the device is still ours.
+    pub(crate) fn stayed(&self) -> io::Result<()> {
         self.channel.send("stayed", None)
     }
 
-    /// What the parent asks for later: a thread waits for it.
-    pub(super) fn orders(&self) -> io::Result<Orders> {
+    /// Starts a thread that waits for the parent's later requests.
+    pub(crate) fn requests(&self) -> io::Result<Requests> {
         let channel = self.channel.try_clone()?;
         let (sender, links) = mpsc::unbounded_channel();
-        std::thread::Builder::new().name("orders".into()).spawn(move || {
+        std::thread::Builder::new().name("requests".into()).spawn(move || {
             loop {
                 match channel.receive() {
                     Ok(Some(Message { text, descriptor: Some(link) })) if text == "leave" => {
@@ -97,7 +97,7 @@ impl Descriptors {
                 }
             }
         })?;
-        Ok(Orders(links))
+        Ok(Requests(links))
     }
 
     /// Tells the parent that all is set up: from now on, this process is worth starting again.
@@ -109,13 +109,13 @@ impl Descriptors {
     }
 }
 
-/// What a parent asks of its worker.
+/// What the parent asks of its worker.
 #[derive(Debug)]
-pub(super) struct Orders(mpsc::UnboundedReceiver<OwnedFd>);
+pub(crate) struct Requests(mpsc::UnboundedReceiver<OwnedFd>);
 
-impl Orders {
-    /// Waits until the worker is to hand over, and gives the link to its heir.
-    pub(super) async fn leave(&mut self) -> OwnedFd {
+impl Requests {
+    /// Waits until the worker is to hand over; returns the link to its successor.
+    pub(crate) async fn leave(&mut self) -> OwnedFd {
         match self.0.recv().await {
             Some(link) => link,
             None => std::future::pending().await,
@@ -123,89 +123,9 @@ impl Orders {
     }
 }
 
-/// What a worker says to its parent, other than what to keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum News {
-    /// All is set up.
-    Ready,
-    /// The device was taken over from another process.
-    Taken,
-    /// The heir is gone.
-    Stayed,
-}
-
-/// The parent's side: the descriptors it keeps.
-#[derive(Debug, Default)]
-pub(super) struct Kept(BTreeMap<String, OwnedFd>);
-
-impl Kept {
-    pub(super) fn insert(&mut self, name: &str, descriptor: OwnedFd) {
-        self.0.insert(name.to_owned(), descriptor);
-    }
-
-    pub(super) fn get(&self, name: &str) -> Option<BorrowedFd<'_>> {
-        self.0.get(name).map(OwnedFd::as_fd)
-    }
-
-    /// What a new worker is told first. `link` leads to a worker that it is to succeed.
-    pub(super) fn hand_over(
-        &self,
-        channel: &Channel,
-        restarts: u64,
-        link: Option<BorrowedFd<'_>>,
-    ) -> io::Result<()> {
-        channel.send(&format!("hello {} {restarts}", std::process::id()), None)?;
-        self.give(channel, link)
-    }
-
-    /// Sends a copy of each descriptor, and `link`.
-    pub(super) fn give(&self, channel: &Channel, link: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let kept = self.0.iter().map(|(name, descriptor)| (name.as_str(), descriptor.as_fd()));
-        for (name, descriptor) in kept.chain(link.map(|link| (slot::LINK, link))) {
-            channel.send(&format!("give {name}"), Some(descriptor))?;
-        }
-        channel.send("end", None)
-    }
-
-    /// Takes what [`Kept::give`] sends.
-    pub(super) fn receive(channel: &Channel) -> io::Result<Self> {
-        let malformed = || io::Error::other("it does not say what is expected");
-        let mut given = BTreeMap::new();
-        loop {
-            let message = channel.receive()?.ok_or_else(malformed)?;
-            match (message.text.split_once(' '), message.descriptor) {
-                (Some(("give", name)), Some(descriptor)) => drop(given.insert(name.to_owned(), descriptor)),
-                (Some(("no", reason)), None) => return Err(io::Error::other(reason.to_owned())),
-                _ if message.text == "end" => return Ok(Self(given)),
-                _ => return Err(malformed()),
-            }
-        }
-    }
-
-    pub(super) fn remove(&mut self, name: &str) -> Option<OwnedFd> {
-        self.0.remove(name)
-    }
-
-    /// Does what a worker asks for, or gives what it says.
-    pub(super) fn obey(&mut self, text: &str, descriptor: Option<OwnedFd>) -> Option<News> {
-        match (text.split_once(' '), descriptor) {
-            (Some(("keep", name)), Some(descriptor)) => self.insert(name, descriptor),
-            (Some(("forget", name)), None) => drop(self.0.remove(name)),
-            _ => {
-                return match text {
-                    "ready" => Some(News::Ready),
-                    "taken" => Some(News::Taken),
-                    "stayed" => Some(News::Stayed),
-                    _ => None,
-                };
-            }
-        }
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::parent::Notice;
     use super::*;
 
     #[test]
@@ -224,7 +144,7 @@ mod tests {
             let mut ready = false;
             while !ready {
                 let message = parent.receive().unwrap().unwrap();
-                ready = kept.obey(&message.text, message.descriptor) == Some(News::Ready);
+                ready = kept.apply(&message.text, message.descriptor) == Some(Notice::Ready);
             }
         }
         let (parent, worker) = Channel::pair().unwrap();

@@ -133,13 +133,13 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in crate::pod::hostport) fn port(protocol: Protocol, host: &str, port: u16) -> HostPort {
+    pub(in crate::pod) fn port(protocol: Protocol, host: &str, port: u16) -> HostPort {
         let host_ip = (!host.is_empty()).then(|| host.parse().unwrap());
         HostPort { host_ip, host_port: port, protocol, container_port: 80 }
     }
 
     /// Few values, so that they meet.
-    pub(in crate::pod::hostport) fn some_port() -> impl Strategy<Value = HostPort> {
+    pub(in crate::pod) fn some_port() -> impl Strategy<Value = HostPort> {
         let host = prop_oneof![
             Just(""),
             Just("0.0.0.0"),

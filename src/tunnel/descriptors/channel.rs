@@ -13,29 +13,29 @@ const LONGEST: usize = 256;
 
 /// One end of the pair.
 #[derive(Debug)]
-pub(super) struct Channel(OwnedFd);
+pub(crate) struct Channel(OwnedFd);
 
 /// A message and the descriptor that came with it.
 #[derive(Debug)]
-pub(super) struct Message {
-    pub(super) text: String,
-    pub(super) descriptor: Option<OwnedFd>,
+pub(crate) struct Message {
+    pub(crate) text: String,
+    pub(crate) descriptor: Option<OwnedFd>,
 }
 
 impl Channel {
-    pub(super) fn pair() -> io::Result<(Self, Self)> {
+    pub(crate) fn pair() -> io::Result<(Self, Self)> {
         let (one, other) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         Ok((Self(one), Self(other)))
     }
 
     /// A second handle of this end.
-    pub(super) fn try_clone(&self) -> io::Result<Self> {
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)
     }
 
     /// Sends `text`, with `descriptor` if there is one. Waits for room.
-    pub(super) fn send(&self, text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub(crate) fn send(&self, text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let raw = descriptor.map(|descriptor| [descriptor.as_raw_fd()]);
         let control: Vec<_> = raw.iter().map(|raw| ControlMessage::ScmRights(raw)).collect();
         let text = [IoSlice::new(text.as_bytes())];
@@ -44,12 +44,12 @@ impl Channel {
     }
 
     /// The next message, waiting for it; nothing once the other end is closed.
-    pub(super) fn receive(&self) -> io::Result<Option<Message>> {
+    pub(crate) fn receive(&self) -> io::Result<Option<Message>> {
         self.receive_with(MsgFlags::empty())
     }
 
     /// As [`Channel::receive`], but an error of kind `WouldBlock` instead of waiting.
-    pub(super) fn try_receive(&self) -> io::Result<Option<Message>> {
+    pub(crate) fn try_receive(&self) -> io::Result<Option<Message>> {
         self.receive_with(MsgFlags::MSG_DONTWAIT)
     }
 
@@ -75,7 +75,7 @@ impl Channel {
 
 #[expect(unsafe_code, reason = "a descriptor that the kernel has just made is a bare number")]
 /// Owns a descriptor that a system call has just given.
-pub(super) fn own(raw: RawFd) -> OwnedFd {
+pub(crate) fn own(raw: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just installed this descriptor for us, and nobody else knows its number.
     unsafe { OwnedFd::from_raw_fd(raw) }
 }

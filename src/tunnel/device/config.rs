@@ -1,17 +1,11 @@
-//! What a worker thread can be told, and the configuration in its resolved form: with the secrets.
+//! The configuration of a device, with the secrets.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 
 use ipnet::IpNet;
 use selvedge_keys::{PresharedKey, PrivateKey, PublicKey};
-use tokio::sync::oneshot;
 
-use super::api::{Applied, DeviceStatus};
-use super::handover::Outcome;
-
-/// The wanted peers and identities, as the device takes them. Comes from [`super::api::DeviceConfig`] plus the
-/// key store, or from UAPI.
+/// The desired identities and peers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
     /// Own identities.
@@ -55,30 +49,15 @@ pub struct PeerKey {
     pub preshared_key: Option<PresharedKey>,
 }
 
-/// A command to the worker. Sent over a channel beside an eventfd that wakes the worker.
-#[derive(Debug)]
-pub enum Command {
-    /// Make this the whole configuration; sessions of unchanged keys stay.
-    Apply {
-        /// The wanted state.
-        config: Config,
-        /// What changed, or why all of it was refused.
-        reply: oneshot::Sender<Result<Applied, ConfigError>>,
-    },
-    /// Report.
-    Status {
-        /// The report; `device`, `managed`, `listen_port` are filled in by the control side.
-        reply: oneshot::Sender<DeviceStatus>,
-    },
-    /// Hand over to the worker at the other end of a link: see [`crate::tunnel::handover`].
-    Leave {
-        /// The predecessor's end.
-        link: OwnedFd,
-        /// How it ended. Dropped at once by a worker that is handing over already.
-        outcome: oneshot::Sender<Outcome>,
-    },
-    /// Stop the thread; descriptors stay with whoever else holds them.
-    Stop,
+/// The peers that a configuration changed, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerChanges {
+    /// Peers added.
+    pub added: Vec<String>,
+    /// Peers changed.
+    pub changed: Vec<String>,
+    /// Peers removed.
+    pub removed: Vec<String>,
 }
 
 /// Why a configuration was refused; nothing of it was applied.
