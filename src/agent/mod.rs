@@ -94,11 +94,7 @@ async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) 
     Ok(Context {
         keys: Cell::new(keys::Keys::open(&paths)?),
         api: api::Api::connect(&config).await?,
-        guard: GuardConfig {
-            cluster_pod_cidrs: config.cluster_pod_cidrs.clone(),
-            service_cidrs: config.service_cidrs.clone(),
-            trusted_sources: config.trusted_sources.clone(),
-        },
+        guard: GuardConfig::from(&config),
         bus: frame.bus.clone(),
         board: Arc::clone(&frame.board),
         view: View::new(frame.bus.clone()),

@@ -9,6 +9,7 @@ use super::status::AgentStatus;
 use crate::local::{self, Client, Method, Response, Router};
 use crate::observe::http::Source;
 use crate::observe::metrics::{Dropped, Snapshot};
+use crate::pod::admission::{self, AdmitRequest, Admitted};
 use crate::tunnel::api::DeviceStatus;
 use crate::{egress, guard};
 
@@ -108,6 +109,12 @@ fn router(report: &Report) -> Router {
     router.route(Method::GET, "/v1/status", move |_| {
         let report = report.clone();
         async move { Response::json(&report.status().await) }
+    });
+    // Here NetworkPolicy will hold a pod back until its rules are in the kernel.
+    router.route(Method::POST, admission::ROUTE, |request| async move {
+        let asked: AdmitRequest = request.json()?;
+        tracing::debug!(pod = asked.pod, namespace = asked.namespace, "pod admitted");
+        Response::json(&Admitted {})
     });
     router
 }

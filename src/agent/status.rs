@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/config` | [`Config`](crate::config::Config) that the agent runs with |
 //! | `GET /v1/status` | [`AgentStatus`] |
+//! | `POST /v1/pods/admit` with an [`AdmitRequest`](crate::pod::admission::AdmitRequest) | [`Admitted`](crate::pod::admission::Admitted): the pod may start |
 
 use ipnet::IpNet;
 use selvedge_keys::PublicKey;

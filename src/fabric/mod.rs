@@ -14,7 +14,7 @@ use crate::guard::{MARK, MARK_ARRIVING};
 use crate::kernel::route::{MAIN, Route};
 use crate::kernel::rule::{Action, Rule};
 use crate::pod::gateway::BRIDGE;
-use crate::pod::node::{UNREACHABLE_METRIC, fabric_address};
+use crate::pod::node::{UNREACHABLE_METRIC, fabric_address, unreachable_routes};
 
 /// Table of the routes that only pods use: to other nodes' own addresses.
 pub const POD_TABLE: u32 = 51830;
@@ -52,9 +52,7 @@ impl RoutingConfig {
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
         // An address of this node that no pod has must not go round by the tunnel either.
-        let unreachable = self.pod_cidrs.iter().chain(&self.cluster_pod_cidrs);
-        let mut routes: Vec<Route> =
-            unreachable.map(|cidr| Route::unreachable(*cidr).with_metric(UNREACHABLE_METRIC)).collect();
+        let mut routes = unreachable_routes(&self.pod_cidrs, &self.cluster_pod_cidrs);
         if let Some(device) = self.tunnel {
             routes.extend(self.cluster_pod_cidrs.iter().map(|cidr| self.cluster_route(*cidr, device)));
         }

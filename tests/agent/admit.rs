@@ -1,5 +1,7 @@
 //! What holds pods back from a new node goes once the node is ready for them, and nothing else of its Node.
 
+use selvedge::local::Client;
+use selvedge::pod::admission::{self, AdmitRequest, Admitted};
 use selvedge_lab::api::resource::NODES;
 use selvedge_lab::isolated;
 use serde_json::{Value, json};
@@ -36,5 +38,27 @@ fn the_condition_and_the_start_up_taint_go_and_others_stay() {
         assert_eq!(status(&node, "DiskPressure"), Some(json!("False")));
         assert_eq!(node["spec"]["unschedulable"], true);
         assert_eq!(node["spec"]["podCIDRs"].as_array().unwrap().len(), 2);
+    });
+}
+
+/// The plugin takes a missing route for an older agent, and would not notice that it is gone.
+#[test]
+fn the_agent_admits_pods() {
+    isolated!(|| {
+        let cluster = Cluster::start();
+        let request = AdmitRequest {
+            container_id: "c".into(),
+            interface: "eth0".into(),
+            namespace: "default".into(),
+            pod: "one".into(),
+            uid: None,
+            addresses: vec![],
+        };
+        let ask = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let client = Client::new("/run/selvedge/agent.sock".as_ref());
+            runtime.block_on(client.post::<_, Admitted>(admission::ROUTE, &request))
+        };
+        assert_eq!(cluster.lab.nodes()[0].space().run(ask).unwrap().unwrap(), Admitted {});
     });
 }
