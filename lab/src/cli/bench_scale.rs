@@ -38,7 +38,7 @@ pub(super) struct Measure {
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     heartbeat: u64,
     /// Number of changes of each kind that are timed
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     changes: u32,
     /// Time limit for the agent to get ready, in seconds
     #[arg(long, default_value_t = 180)]

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::member::Member;
+use super::object;
 use super::tunnel::{LOOK, Peers};
 use super::{Delays, Options};
 use crate::api::Store;
 use crate::api::resource::NODES;
 use crate::error::{Doing as _, Error};
-
-use super::member::Member;
 
 /// Pause between two changes.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -43,7 +43,7 @@ pub(super) fn joins(
     let joining: Vec<Member> = (first..).take(options.changes).map(Member::new).collect();
     let joining: Vec<&Member> = joining.iter().collect();
     time(&joining, peers, |member, port| {
-        let mut node = member.object();
+        let mut node = object::node(member);
         json_patch::merge(&mut node, &member.moved(port));
         store.create(&NODES, node).map(drop).doing("create a Node")
     })

@@ -68,7 +68,7 @@ mod tests {
         let store = Store::new(100);
         let members: Vec<Member> = (0..3).map(Member::new).collect();
         for member in &members {
-            store.create(&NODES, member.object()).unwrap();
+            store.create(&NODES, object::node(member)).unwrap();
         }
         let version = store.version();
         let names = members.iter().map(|member| member.name.clone()).collect();
@@ -79,7 +79,7 @@ mod tests {
         for member in &members {
             let node = store.get(&NODES, "", &member.name).unwrap();
             assert_ne!(node["status"]["conditions"][0]["lastHeartbeatTime"], object::EPOCH);
-            assert_eq!(node["metadata"]["annotations"], member.object()["metadata"]["annotations"]);
+            assert_eq!(node["metadata"]["annotations"], object::node(member)["metadata"]["annotations"]);
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::object::EPOCH;
-
-/// The entries of kubelet, kubeadm, controller manager and agent; `published` names the annotations of the agent.
-pub(super) fn fields<'a>(published: impl Iterator<Item = &'a String>) -> Value {
+/// The entries of kubelet, kubeadm, controller manager and agent; `published` names the annotations of the agent,
+/// `at` is the time of all entries.
+pub(super) fn fields<'a>(published: impl Iterator<Item = &'a String>, at: &str) -> Value {
     let published: Map<String, Value> = published.map(|name| (format!("f:{name}"), json!({}))).collect();
     let mut entries = vec![
         entry(
+            at,
             "kubelet",
             "",
             &json!({"f:metadata": {
@@ -17,6 +17,7 @@ pub(super) fn fields<'a>(published: impl Iterator<Item = &'a String>) -> Value {
             }}),
         ),
         entry(
+            at,
             "kubeadm",
             "",
             &json!({"f:metadata": {
@@ -24,6 +25,7 @@ pub(super) fn fields<'a>(published: impl Iterator<Item = &'a String>) -> Value {
             }}),
         ),
         entry(
+            at,
             "kube-controller-manager",
             "",
             &json!({
@@ -33,9 +35,9 @@ pub(super) fn fields<'a>(published: impl Iterator<Item = &'a String>) -> Value {
         ),
     ];
     if !published.is_empty() {
-        entries.push(entry("selvedge-agent", "", &json!({"f:metadata": {"f:annotations": published}})));
+        entries.push(entry(at, "selvedge-agent", "", &json!({"f:metadata": {"f:annotations": published}})));
     }
-    entries.push(entry("kubelet", "status", &json!({
+    entries.push(entry(at, "kubelet", "status", &json!({
         "f:metadata": {"f:annotations": {"f:csi.volume.kubernetes.io/nodeid": {}}},
         "f:status": {
             "f:addresses": keyed(&["Hostname", "InternalIP"], &["f:address", "f:type"]),
@@ -79,9 +81,9 @@ const INFO: [&str; 9] = [
     "systemUUID",
 ];
 
-fn entry(manager: &str, subresource: &str, fields: &Value) -> Value {
+fn entry(at: &str, manager: &str, subresource: &str, fields: &Value) -> Value {
     let mut entry = json!({
-        "manager": manager, "operation": "Update", "apiVersion": "v1", "time": EPOCH, "fieldsType": "FieldsV1",
+        "manager": manager, "operation": "Update", "apiVersion": "v1", "time": at, "fieldsType": "FieldsV1",
         "fieldsV1": fields,
     });
     if !subresource.is_empty() {

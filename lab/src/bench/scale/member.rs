@@ -9,7 +9,6 @@ use selvedge::mesh::annotation::{ENDPOINTS, Keys, NodeAnnotations, render};
 use selvedge_keys::PrivateKey;
 use serde_json::Value;
 
-use super::object;
 use crate::plan::NodePlan;
 
 /// Limit of members: the number of /24 between the start of a large cluster's pod range and the pod CIDRs of the lab's
@@ -71,11 +70,6 @@ impl Member {
     pub(super) fn moved(&self, port: u16) -> Value {
         let endpoints: Vec<String> = self.endpoints(port).iter().map(ToString::to_string).collect();
         serde_json::json!({"metadata": {"annotations": {ENDPOINTS: endpoints.join(",")}}})
-    }
-
-    /// Its Node object.
-    pub(super) fn object(&self) -> Value {
-        object::node(self)
     }
 }
 

@@ -17,11 +17,12 @@ const CONDITIONS: [(&str, &str, &str, &str); 4] = [
 /// Time of the first write of every Node.
 pub(super) const EPOCH: &str = "2026-01-05T08:00:00Z";
 
+/// The Node object of a member.
 pub(super) fn node(member: &Member) -> Value {
     let mut annotations: Map<String, Value> =
         member.annotations.iter().map(|(name, text)| (name.clone(), text.clone().into())).collect();
     annotations.extend(foreign_annotations(&member.name));
-    let managed_fields = managed::fields(member.annotations.keys());
+    let managed_fields = managed::fields(member.annotations.keys(), EPOCH);
     json!({
         "metadata": {
             "name": member.name, "labels": labels(&member.name), "annotations": annotations,
@@ -144,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_node_is_as_large_as_a_real_one() {
-        let node = Member::new(4_999).object();
+        let node = node(&Member::new(4_999));
         let length = node.to_string().len();
         assert!((13 << 10..18 << 10).contains(&length), "{length}");
         let metadata = node["metadata"].to_string().len();
@@ -153,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_heartbeat_changes_times_alone() {
-        let before = Member::new(1).object();
+        let before = node(&Member::new(1));
         let after = beat(&before, "2026-01-05T08:05:00Z");
         assert_ne!(before, after);
         assert_eq!(beat(&after, EPOCH), before);

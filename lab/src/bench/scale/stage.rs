@@ -12,6 +12,7 @@ use selvedge::kernel::netns::NetNs;
 use selvedge::paths::Paths;
 
 use super::member::Member;
+use super::object;
 use super::{Options, Served};
 use crate::api::resource::NODES;
 use crate::api::{self, Server as ApiServer, Store, User};
@@ -56,7 +57,7 @@ impl Stage {
             underlay.plug(&plan.control(), &NetNs::current().doing(what)?).await.doing(what)?;
             let api = serve(&plan).doing(what)?;
             for member in members.iter().chain([&Member::of(&node)]) {
-                api.store().create(&NODES, member.object()).doing(what)?;
+                api.store().create(&NODES, object::node(member)).doing(what)?;
             }
             api.store().make_texts(&NODES);
             api.add_user(agent.clone());
