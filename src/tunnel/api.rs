@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `GET /v1/config` | | [`DeviceConfig`] as last accepted |
 //! | `PUT /v1/config` | [`DeviceConfig`] | [`Applied`]; putting the same again changes nothing |
+//! | `GET /v1/peers/NAME` | | [`PeerConfig`] as last accepted; 404 when there is none |
 //! | `PUT /v1/peers/NAME` | [`PeerConfig`] | [`Applied`]; adds or replaces one peer |
 //! | `DELETE /v1/peers/NAME` | | [`Applied`] |
 //! | `GET /v1/status` | | [`DeviceStatus`] |

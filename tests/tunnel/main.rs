@@ -322,6 +322,8 @@ fn a_managed_tunnel_is_configured_over_the_control_api() {
         };
         assert_eq!(net.a.put("/v1/peers/extra", &extra).unwrap().added, ["extra"]);
         assert_eq!(net.a.get_config().peers.len(), 2);
+        let get = || RUNTIME.block_on(net.a.tunnel.client().get::<PeerConfig>("/v1/peers/extra"));
+        assert_eq!(get().unwrap(), extra);
         let delete = || RUNTIME.block_on(net.a.tunnel.client().delete::<Applied>("/v1/peers/extra")).unwrap();
         assert_eq!(delete().removed, ["extra"]);
         assert_eq!(delete(), Applied::default());

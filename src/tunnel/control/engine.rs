@@ -166,6 +166,20 @@ impl Engine {
         self.configure_locked(&mut state, config).await
     }
 
+    /// One peer of the configuration last accepted.
+    ///
+    /// # Errors
+    /// When the tunnel is standalone; `None` when there is no such peer.
+    pub async fn peer(&self, name: &str) -> Result<Option<PeerConfig>, ChangeError> {
+        match &self.state.lock().await.mode {
+            Mode::Managed(config) => {
+                let mut peers = config.iter().flat_map(|config| &config.peers);
+                Ok(peers.find(|peer| peer.name == name).cloned())
+            }
+            Mode::Standalone(_) => Err(standalone()),
+        }
+    }
+
     /// Adds or replaces one peer.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What outlives a worker process: the accepted configuration and where peers were last heard from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
@@ -117,7 +117,10 @@ impl Roamed {
 
     /// Forgets peers that are not in `config`.
     pub(super) fn retain(&mut self, config: &Config) {
-        self.0.retain(|name, _| config.peers.iter().any(|peer| peer.name == *name));
+        if !self.0.is_empty() {
+            let names: BTreeSet<&str> = config.peers.iter().map(|peer| peer.name.as_str()).collect();
+            self.0.retain(|name, _| names.contains(name.as_str()));
+        }
     }
 }
 

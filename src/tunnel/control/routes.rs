@@ -32,6 +32,15 @@ pub fn router(engine: &Arc<Engine>) -> Router {
         }
     });
     let own = shared();
+    router.route(Method::GET, "/v1/peers/{name}", move |request| {
+        let engine = Arc::clone(&own);
+        async move {
+            let name = request.param("name");
+            let peer = engine.peer(name).await.map_err(problem)?;
+            Response::json(&peer.ok_or_else(|| Problem::not_found(format!("there is no peer {name}")))?)
+        }
+    });
+    let own = shared();
     router.route(Method::PUT, "/v1/peers/{name}", move |request| {
         let engine = Arc::clone(&own);
         async move {

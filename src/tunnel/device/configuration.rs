@@ -106,7 +106,10 @@ impl Device {
     }
 
     fn free_place(&mut self) -> PeerIndex {
-        let free = self.peers.iter().position(Option::is_none).unwrap_or(self.peers.len());
+        // With a peer in every place there is nothing to search: thousands are added at once.
+        let full = self.names.len() == self.peers.len();
+        let free = (!full).then(|| self.peers.iter().position(Option::is_none)).flatten();
+        let free = free.unwrap_or(self.peers.len());
         if free == self.peers.len() {
             self.peers.push(None);
         }
