@@ -242,6 +242,40 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_load_key_and_result_into_consecutive_registers() {
+        let table = table(&all(&[]));
+        let expressions =
+            |chain: &str, rule: usize| table.chains[chain].rules[rule].expressions[2..].to_vec();
+        let load = |base, offset, length, to| Expression::Payload { base, offset, length, to: Register(to) };
+        let protocol = |to| Expression::Meta { key: Meta::L4Proto, to: Register(to) };
+        let lookup = |set: &str| {
+            let (from, to) = (Register(0), Some(Register(0)));
+            Expression::Lookup { set: set.into(), from, to, inverted: false }
+        };
+        let nat = |ip, port| {
+            let (address, port) = (Some(Register(0)), Some(Register(port)));
+            Expression::Nat { kind: NatKind::Destination, ip, address, port, flags: 0 }
+        };
+        let (network, transport) = (PayloadBase::Network, PayloadBase::Transport);
+        let any = |ip, set, words| vec![protocol(0), load(transport, 2, 2, 1), lookup(set), nat(ip, words)];
+        let one = |address, ip, set, words| {
+            vec![address, protocol(words), load(transport, 2, 2, words + 1), lookup(set), nat(ip, words)]
+        };
+        assert_eq!(expressions(LOOKUP, 0), one(load(network, 16, 4, 0), Ip::V4, "address4", 1));
+        assert_eq!(expressions(LOOKUP, 1), any(Ip::V4, "any4", 1));
+        assert_eq!(expressions(LOOKUP, 2), one(load(network, 24, 16, 0), Ip::V6, "address6", 4));
+        assert_eq!(expressions(LOOKUP, 3), any(Ip::V6, "any6", 4));
+        let own = |set: &str| {
+            let from = Register(0);
+            let lookup = Expression::Lookup { set: set.into(), from, to: None, inverted: false };
+            vec![lookup, Expression::Masquerade { flags: 0 }]
+        };
+        let both4 = [vec![load(network, 12, 4, 0), load(network, 16, 4, 1)], own("own4")].concat();
+        let both6 = [vec![load(network, 8, 16, 0), load(network, 24, 16, 4)], own("own6")].concat();
+        assert_eq!([expressions("hairpin", 0), expressions("hairpin", 1)], [both4, both6]);
+    }
+
+    #[test]
     fn a_family_that_the_pod_has_not_leads_nowhere() {
         let pod = Addresses::parse("10.1.0.2").unwrap();
         let ports = [host_port(Protocol::Tcp, "", 80), host_port(Protocol::Tcp, "2001:db8::1", 81)];
