@@ -115,8 +115,8 @@ async fn watch_kernel(changed: Arc<Notify>, guard: GuardConfig, metrics: Metrics
         match monitor::Monitor::new() {
             Ok(mut monitor) => loop {
                 match monitor.next().await {
-                    Ok(kinds) => {
-                        if kinds.contains(&monitor::Change::Nftables) {
+                    Ok(changes) => {
+                        if changes.has_table(guard::TABLE) {
                             restore(guard.clone(), &metrics).await;
                         }
                         changed.notify_one();

@@ -45,15 +45,15 @@ fn put_set(text: &mut String, name: &str, set: &Set) {
             set.elements.len()
         ),
     );
-    for (key, data) in &set.elements {
-        put(text, 2, &(self::key(key, &set.key) + &self::data(data, set.data.as_ref())));
+    for (key, element) in &set.elements {
+        put(text, 2, &(self::key(key, &set.key) + &data(&element.data, set.data.as_ref())));
     }
 }
 
 fn key(key: &Key, kind: &Type) -> String {
-    match &key.last {
-        Some(last) if *last != key.first => format!("{}-{}", value(&key.first, kind), value(last, kind)),
-        _ => value(&key.first, kind),
+    match key.last() {
+        Some(last) if last != key.first() => format!("{}-{}", value(key.first(), kind), value(last, kind)),
+        _ => value(key.first(), kind),
     }
 }
 
