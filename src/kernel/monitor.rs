@@ -311,7 +311,9 @@ mod tests {
             (0..100_000_u32).for_each(|number| {
                 elements.insert("set", number.to_ne_bytes());
             });
+            let start = std::time::Instant::now();
             connection.update(&elements).unwrap();
+            println!("100,000 elements, with a monitor that leaves them out: {:?}", start.elapsed());
             delete(Family::Inet, "selvedge-one").unwrap();
             assert_eq!(reported(&mut monitor).await, [].into());
         }));

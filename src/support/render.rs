@@ -36,15 +36,10 @@ fn put(text: &mut String, depth: usize, line: &str) {
 }
 
 fn put_set(text: &mut String, name: &str, set: &Set) {
-    put(
-        text,
-        1,
-        &format!(
-            "{} {name}: {} elements",
-            if set.data.is_some() { "map" } else { "set" },
-            set.elements.len()
-        ),
-    );
+    let kind = if set.data.is_some() { "map" } else { "set" };
+    let number =
+        if set.dynamic { "filled by packets".into() } else { format!("{} elements", set.elements.len()) };
+    put(text, 1, &format!("{kind} {name}: {number}"));
     for (key, element) in &set.elements {
         put(text, 2, &(self::key(key, &set.key) + &data(&element.data, set.data.as_ref())));
     }

@@ -10,6 +10,9 @@ use super::transaction::{DELETE_ELEMENTS, Transaction};
 use super::update::Update;
 use super::{Changes, Error, difference, read, retry};
 
+/// How often a table is read again because somebody changed the ruleset meanwhile, any table of it.
+const STRICT_ATTEMPTS: usize = 5;
+
 /// A connection to nftables in the network namespace of the thread that opened it, whichever thread uses it.
 #[derive(Debug)]
 pub struct Connection {
@@ -37,12 +40,14 @@ impl Connection {
     /// # Errors
     /// [`Error`]; then the kernel has what it had before.
     pub fn apply(&mut self, tables: &[Table]) -> Result<Changes, Error> {
-        self.attempt(|socket, transaction| {
-            for wanted in tables {
-                let have = read::table(socket, wanted.family, &wanted.name)?;
-                difference::steps(transaction, have.as_ref(), wanted);
-            }
-            Ok(())
+        self.patiently(|socket| {
+            attempt(socket, |transaction| {
+                for wanted in tables {
+                    let have = read::table(socket, wanted.family, &wanted.name)?;
+                    difference::steps(transaction, have.as_ref(), wanted);
+                }
+                Ok(())
+            })
         })
     }
 
@@ -71,14 +76,16 @@ impl Connection {
         name: &str,
         mut edit: impl FnMut(&mut Table),
     ) -> Result<Changes, Error> {
-        self.attempt(|socket, transaction| {
+        let socket = &self.socket;
+        let mut plan = |transaction: &mut Transaction| {
             let have = read::table(socket, family, name)?;
             let mut wanted =
                 have.as_ref().map_or_else(|| Table::new(family, name), |have| have.table.clone());
             edit(&mut wanted);
             difference::steps(transaction, have.as_ref(), &wanted);
             Ok(())
-        })
+        };
+        retry(|| attempt(socket, &mut plan))
     }
 
     /// Deletes a table with all it has. True when it was there.
@@ -86,13 +93,13 @@ impl Connection {
     /// # Errors
     /// [`Error`]; then it is still there.
     pub fn delete(&mut self, family: Family, name: &str) -> Result<bool, Error> {
-        let changes = self.attempt(|socket, transaction| {
-            if read::tables(socket, family)?.contains(name) {
+        let plan = |transaction: &mut Transaction| {
+            if read::tables(&self.socket, family)?.contains(name) {
                 transaction.delete_table(family, name);
             }
             Ok(())
-        })?;
-        Ok(!changes.is_empty())
+        };
+        Ok(!retry(|| attempt(&self.socket, plan))?.is_empty())
     }
 
     /// A table as the kernel has it, without the elements of dynamic sets; nothing when there is none.
@@ -100,10 +107,14 @@ impl Connection {
     /// # Errors
     /// [`Error`].
     pub fn read(&mut self, family: Family, name: &str) -> Result<Option<TableState>, Error> {
-        retry(|| {
-            let before = self.socket.generation()?;
-            let state = read::table(&self.socket, family, name)?;
-            if self.socket.generation()? == before { Ok(state) } else { Err(Error::Conflict) }
+        self.patiently(|socket| {
+            let before = socket.generation()?;
+            let state = read::table(socket, family, name)?;
+            if socket.is_lenient() || socket.generation()? == before {
+                Ok(state)
+            } else {
+                Err(Error::Conflict)
+            }
         })
     }
 
@@ -117,8 +128,8 @@ impl Connection {
         table: &str,
         set: &str,
     ) -> Result<BTreeMap<Key, Element>, Error> {
-        retry(|| match read::set(&self.socket, family, table, set)? {
-            Some(definition) => read::elements(&self.socket, family, table, set, &definition),
+        self.patiently(|socket| match read::set(socket, family, table, set)? {
+            Some(definition) => read::elements(socket, family, table, set, &definition),
             None => Ok(BTreeMap::new()),
         })
     }
@@ -147,22 +158,33 @@ impl Connection {
         retry(|| self.socket.generation())
     }
 
-    /// Reads, plans and commits, until nobody has changed the ruleset in between.
-    fn attempt(
-        &mut self,
-        mut plan: impl FnMut(&Socket, &mut Transaction) -> Result<(), Error>,
-    ) -> Result<Changes, Error> {
-        let socket = &self.socket;
-        retry(|| {
-            let generation = socket.generation()?;
-            let mut transaction = Transaction::default();
-            plan(socket, &mut transaction)?;
-            if !transaction.is_empty() {
-                socket.commit(&mut transaction, Some(generation)).map_err(expired)?;
-            }
-            Ok(Changes(transaction.steps().to_vec()))
-        })
+    /// Calls `action` until nobody changes the ruleset meanwhile, but not for ever: reading a large table takes longer
+    /// than others leave theirs alone, and their tables do not matter. A change of the same table that slips through is
+    /// reported by the [monitor](crate::kernel::monitor), as any other.
+    fn patiently<T>(&mut self, mut action: impl FnMut(&Socket) -> Result<T, Error>) -> Result<T, Error> {
+        let mut attempts = 0;
+        let result = retry(|| {
+            self.socket.set_lenient(attempts >= STRICT_ATTEMPTS);
+            attempts += 1;
+            action(&self.socket)
+        });
+        self.socket.set_lenient(false);
+        result
     }
+}
+
+/// Reads and plans, and commits if nobody has changed the ruleset in between.
+fn attempt(
+    socket: &Socket,
+    mut plan: impl FnMut(&mut Transaction) -> Result<(), Error>,
+) -> Result<Changes, Error> {
+    let generation = if socket.is_lenient() { None } else { Some(socket.generation()?) };
+    let mut transaction = Transaction::default();
+    plan(&mut transaction)?;
+    if !transaction.is_empty() {
+        socket.commit(&mut transaction, generation).map_err(expired)?;
+    }
+    Ok(Changes(transaction.steps().to_vec()))
 }
 
 /// Elements that are to be deleted may have expired since they were read, which makes no new generation.

@@ -165,6 +165,8 @@ fn predecessor(number: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::wire::{attributes, messages};
     use super::*;
 
@@ -193,6 +195,16 @@ mod tests {
             let found = decoded(&key, &element);
             assert_eq!(found.len(), number);
             assert_eq!(ranges(found), BTreeMap::from([(key, element.clone())]));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn reading_noise_ends(elements in prop::collection::vec(prop::collection::vec(0..16_u8, 0..60), 0..5)) {
+            let found = || elements.iter().filter_map(|bytes| decode(bytes)).collect::<Vec<_>>();
+            for read in [values, ranges, concatenated_ranges] {
+                prop_assert!(read(found()).len() <= elements.len());
+            }
         }
     }
 }

@@ -42,7 +42,7 @@ pub struct Set {
     pub interval: bool,
     /// When its elements disappear.
     pub expiry: Expiry,
-    /// Packets add, renew and delete elements ([`Rule::update_set`](super::Rule::update_set)), which then belong to the
+    /// Packets add, renew and delete elements ([`Rule::change_set`](super::Rule::change_set)), which then belong to the
     /// packet path: they are neither read nor changed by [`apply`](super::apply) and [`read`](super::read()), and
     /// `elements` is empty.
     pub dynamic: bool,
@@ -122,9 +122,17 @@ impl Set {
         self.insert_data(key, Data::None)
     }
 
-    /// Adds a key and its value to a map, or with [`Element::expiring`] a key with a timeout to either.
+    /// Adds a key and its value to a map, or with [`Element::expiring`] a key with a timeout to either. In an interval set
+    /// a single value is a range, too.
     pub fn insert_data(&mut self, key: impl Into<Key>, element: impl Into<Element>) -> &mut Self {
-        self.elements.insert(key.into(), element.into());
+        let key = match key.into() {
+            Key::Value(value) if self.interval && self.key.is_concatenation() => {
+                Key::Ranges(value.clone(), value)
+            }
+            Key::Value(value) if self.interval => Key::Range(value.clone(), value),
+            key => key,
+        };
+        self.elements.insert(key, element.into());
         self
     }
 

@@ -1,5 +1,6 @@
 //! The netlink socket to nftables.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::AsFd as _;
 
@@ -23,6 +24,8 @@ const RECEIVE_BUFFER: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Socket {
     netlink: Netlink,
+    /// Lists that were read while somebody changed the ruleset are taken, too.
+    lenient: Cell<bool>,
 }
 
 impl Socket {
@@ -38,7 +41,16 @@ impl Socket {
         netlink.set_cap_ack(true).map_err(failed("set NETLINK_CAP_ACK"))?;
         netlink.set_ext_ack(true).map_err(failed("set NETLINK_EXT_ACK"))?;
         let _ = setsockopt(&netlink.as_fd(), sockopt::RcvBufForce, &RECEIVE_BUFFER);
-        Ok(Self { netlink })
+        Ok(Self { netlink, lenient: Cell::new(false) })
+    }
+
+    /// Whether lists that were read while somebody changed the ruleset are taken, too.
+    pub(super) fn is_lenient(&self) -> bool {
+        self.lenient.get()
+    }
+
+    pub(super) fn set_lenient(&self, lenient: bool) {
+        self.lenient.set(lenient);
     }
 
     /// Number of the ruleset: each committed batch, anybody's, makes a new one.
@@ -96,7 +108,7 @@ impl Socket {
         loop {
             let datagram = self.receive(0).map_err(failed)?;
             for message in messages(&datagram) {
-                interrupted |= message.flags & DUMP_INTERRUPTED != 0;
+                interrupted |= message.flags & DUMP_INTERRUPTED != 0 && !self.is_lenient();
                 match message.kind {
                     ERROR | DONE => match code(&message) {
                         0 | libc::ENOENT if !interrupted => return Ok(()),

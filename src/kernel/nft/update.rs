@@ -16,6 +16,9 @@ use super::transaction::Transaction;
 /// [`Error::Stale`](super::Error::Stale); then the whole table has to be compared
 /// ([`Connection::apply`](super::Connection::apply)).
 ///
+/// Keys of interval sets have to be ranges, also if they are of one value: made from an [`IpNet`](ipnet::IpNet), or by
+/// [`Concat`](super::Concat) as it says.
+///
 /// ```no_run
 /// # use selvedge::kernel::nft::{Concat, Connection, Data, Family, Update};
 /// let mut update = Update::new(Family::Inet, "selvedge-example");

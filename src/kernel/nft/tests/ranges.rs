@@ -112,3 +112,41 @@ fn nested_ranges_are_refused() {
         }
     });
 }
+
+/// Prints what one change costs: the kernel copies such a set for each transaction that changes it.
+#[test]
+fn the_cost_of_a_change_grows_with_a_set_of_concatenated_ranges() {
+    selvedge_lab::isolated!(|| {
+        const ROUNDS: u16 = 50;
+        let mut connection = Connection::open().unwrap();
+        for number in [100_u32, 1_000, 10_000] {
+            let mut set = Set::new(POLICY).of_ranges();
+            for number in 0..number {
+                let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number);
+                set.insert(Concat::new().address(address.into()).protocol(UDP).ports(80..=89));
+            }
+            let mut table = Table::new(Family::Inet, "policy");
+            table.set("allowed", set);
+            let start = std::time::Instant::now();
+            connection.apply(std::slice::from_ref(&table)).unwrap();
+            let applied = start.elapsed();
+            let mut times: Vec<_> = (0..ROUNDS)
+                .map(|round| {
+                    let start = std::time::Instant::now();
+                    let mut update = Update::new(Family::Inet, "policy");
+                    update.insert("allowed", rule("127.0.0.0/8", round * 10..=round * 10 + 9));
+                    connection.update(&update).unwrap();
+                    start.elapsed()
+                })
+                .collect();
+            times.sort_unstable();
+            let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
+            println!(
+                "{number} ranges: applied in {applied:?}; update {median:?} (median), {longest:?} (longest)"
+            );
+            let found = connection.elements(Family::Inet, "policy", "allowed").unwrap();
+            assert_eq!(found.len(), table.sets["allowed"].elements.len() + usize::from(ROUNDS));
+            connection.delete(Family::Inet, "policy").unwrap();
+        }
+    });
+}

@@ -237,6 +237,40 @@ fn an_update_costs_the_same_however_many_elements_there_are() {
     });
 }
 
+/// Reading a large table takes longer than others leave the ruleset alone.
+#[test]
+fn a_large_table_is_applied_and_read_while_others_commit_all_the_time() {
+    selvedge_lab::isolated!(|| {
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let mut other = Table::new(Family::Inet, "other");
+        other.set("set", Set::new(Field::Mark));
+        apply(&[other]).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut connection = Connection::open().unwrap();
+                let mut number = 0_u32;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let mut update = Update::new(Family::Inet, "other");
+                    connection.update(update.insert("set", number.to_ne_bytes())).unwrap();
+                    number += 1;
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            });
+            let mut connection = Connection::open().unwrap();
+            let mut table = services(10_000);
+            let start = Instant::now();
+            let applied = connection.apply(std::slice::from_ref(&table));
+            table.sets.get_mut("service").unwrap().insert_data(service(10_000), mark(2));
+            let applied = applied.and_then(|_| connection.apply(std::slice::from_ref(&table)));
+            let found = connection.read(Family::Inet, "services");
+            println!("applied twice and read, with a change of others every 2 ms: {:?}", start.elapsed());
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            applied.unwrap();
+            assert_eq!(found.unwrap().unwrap().table.sets["service"].elements.len(), 10_001);
+        });
+    });
+}
+
 #[test]
 fn any_elements_become_any_others() {
     selvedge_lab::isolated!(|| {
