@@ -1,4 +1,5 @@
-//! Egress: how packets leave the cluster, and how strangers' packets enter the fabric. Pure, but for [`ensure`].
+//! Egress: how packets leave the cluster, and how strangers' packets enter the fabric. Pure, but for [`ensure`] and
+//! [`update`].
 //!
 //! - A pod's packet to an address outside the cluster, by a device that is not ours, gets the node's address
 //!   (masquerade). Never on the way into the tunnel, and never to another member node's address: when the tunnel does
@@ -21,8 +22,8 @@ use ipnet::IpNet;
 
 use crate::kernel::LINK_GROUP;
 use crate::kernel::nft::{
-    self, Chain, ChainKind, Changes, Comparison, Conntrack, Counter, End, Error, Expression, Family, Hook,
-    Ip, Meta, NAT_RANDOM_FULLY, PayloadBase, Register, Rule, Set, Table,
+    self, Chain, ChainKind, Changes, Comparison, Connection, Conntrack, Counter, End, Error, Expression,
+    Family, Hook, Ip, Meta, NAT_RANDOM_FULLY, PayloadBase, Register, Rule, Set, Table, Update,
 };
 
 /// Name of the nftables table, of family inet.
@@ -105,25 +106,35 @@ fn foreign(ip: Ip, config: &EgressConfig, table: &mut Table) -> Option<Rule> {
 fn masquerade(ip: Ip, config: &EgressConfig, table: &mut Table) -> Rule {
     let names = ["local", "internal", "masqueraded"].map(|name| format!("{name}{}", ip.digit()));
     let [local, internal, counter] = &names;
-    let members = config.member_addresses.iter().copied().map(IpNet::from);
     let ranges = [&config.cluster_pod_cidrs, &config.service_cidrs, &config.non_masquerade_cidrs];
-    let inside: Vec<IpNet> = ranges.into_iter().flatten().copied().chain(members).collect();
+    let inside: Vec<IpNet> = ranges.into_iter().flatten().copied().collect();
     table.set(local, Set::prefixes(ip, &config.pod_cidrs)).set(internal, Set::prefixes(ip, &inside));
     table.counter(counter);
     let rule = Rule::new().ip(ip).address_in(ip, End::Source, local);
-    rule.address_not_in(ip, End::Destination, internal).count(counter).masquerade(NAT_RANDOM_FULLY)
+    let rule = rule.address_not_in(ip, End::Destination, internal);
+    let rule = rule.address_not_in(ip, End::Destination, &members_set(ip));
+    rule.count(counter).masquerade(NAT_RANDOM_FULLY)
+}
+
+/// Name of the set of members' addresses. They are single values, not ranges: one can be added or deleted whatever its
+/// neighbours are, and thousands of them are looked up as fast as one.
+fn members_set(ip: Ip) -> String {
+    format!("members{}", ip.digit())
 }
 
 /// Here a pod's packet has its own address still, and one to a pod has it again. A member's first packet to a pod may
 /// come in the clear: it is a NodePort's client, and speaks to this node as far as the wire is concerned.
 fn members(ip: Ip, config: &EgressConfig, table: &mut Table) -> [Rule; 2] {
-    let names = ["local", "members", "members"].map(|name| format!("{name}{}", ip.digit()));
-    let [local, members, counter] = &names;
-    let addresses: Vec<IpNet> = config.member_addresses.iter().copied().map(IpNet::from).collect();
-    table.set(members, Set::prefixes(ip, &addresses)).counter(counter);
+    let (local, members) = (format!("local{}", ip.digit()), members_set(ip));
+    let counter = &members;
+    let mut set = Set::new(ip.field());
+    config.member_addresses.iter().filter(|address| Ip::of(**address) == ip).for_each(|address| {
+        set.insert(*address);
+    });
+    table.set(&members, set).counter(counter);
     let by_others = |group| Rule::new().ip(ip).meta_not(group, LINK_GROUP.to_ne_bytes());
     let between = |rule: Rule, pod: End, member: End| {
-        rule.address_in(ip, pod, local).address_in(ip, member, members).count(counter).drop()
+        rule.address_in(ip, pod, &local).address_in(ip, member, &members).count(counter).drop()
     };
     let leaving = between(by_others(Meta::OifGroup), End::Source, End::Destination);
     let answers = by_others(Meta::IifGroup)
@@ -147,6 +158,78 @@ fn transit(config: &EgressConfig, table: &mut Table) -> Rule {
 /// [`Error`]; then the kernel has what it had before.
 pub fn ensure(config: &EgressConfig) -> Result<Changes, Error> {
     nft::apply(&[table(config)])
+}
+
+/// Changes the table from that of `before`, which the kernel has, to that of `after`. If only addresses of members differ,
+/// it adds and deletes just these, and reads nothing; otherwise, or if the kernel does not have what was assumed, it does
+/// what [`ensure`] does.
+///
+/// # Errors
+/// [`Error`]; then the kernel has what it had before.
+pub fn update(
+    connection: &mut Connection,
+    before: &EgressConfig,
+    after: &EgressConfig,
+) -> Result<Changes, Error> {
+    let ensure = |connection: &mut Connection| connection.apply(&[table(after)]);
+    if !before.differs_in_members_alone(after) {
+        return ensure(connection);
+    }
+    match connection.update(&members_update(&before.member_addresses, &after.member_addresses)) {
+        Err(Error::Stale { .. }) => ensure(connection),
+        result => result,
+    }
+}
+
+impl EgressConfig {
+    /// All but the addresses of members is the same.
+    fn differs_in_members_alone(&self, other: &Self) -> bool {
+        let Self {
+            tunnel,
+            listen_port,
+            pod_cidrs,
+            fabric_addresses,
+            own_addresses,
+            cluster_pod_cidrs,
+            service_cidrs,
+            non_masquerade_cidrs,
+            member_addresses: _,
+        } = self;
+        (tunnel, *listen_port) == (&other.tunnel, other.listen_port)
+            && (pod_cidrs, fabric_addresses) == (&other.pod_cidrs, &other.fabric_addresses)
+            && (own_addresses, cluster_pod_cidrs) == (&other.own_addresses, &other.cluster_pod_cidrs)
+            && (service_cidrs, non_masquerade_cidrs) == (&other.service_cidrs, &other.non_masquerade_cidrs)
+    }
+}
+
+/// From addresses in any order, which are compared as sorted ones: thousands of them cost less than a millisecond.
+fn members_update(before: &[IpAddr], after: &[IpAddr]) -> Update {
+    let sorted = |addresses: &[IpAddr]| {
+        let mut sorted = addresses.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        sorted
+    };
+    let (before, after) = (sorted(before), sorted(after));
+    let mut update = Update::new(Family::Inet, TABLE);
+    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        match (old.peek(), new.peek()) {
+            (Some(gone), next) if next.is_none_or(|next| gone < next) => {
+                update.delete(&members_set(Ip::of(**gone)), **gone);
+                old.next();
+            }
+            (next, Some(come)) if next.is_none_or(|next| come < next) => {
+                update.insert(&members_set(Ip::of(**come)), **come);
+                new.next();
+            }
+            (Some(_), Some(_)) => {
+                old.next();
+                new.next();
+            }
+            _ => return update,
+        }
+    }
 }
 
 /// Takes the table away. True when it was there.

@@ -38,7 +38,8 @@ fn strangers_are_translated_before_our_devices_are_let_go() {
     let rules = &table.chains["source"].rules;
     let ours = rules.iter().position(|rule| rule.comment.is_some()).unwrap();
     assert_eq!((ours, rules.len()), (2, 5));
-    assert_eq!(table.sets["internal4"].elements.len(), 4, "two member nodes in one range");
+    assert_eq!(table.sets["internal4"].elements.len(), 3);
+    assert_eq!(table.sets["members4"].elements.len(), 2, "a member node is an element of its own");
 }
 
 #[test]
@@ -47,4 +48,15 @@ fn a_family_without_fabric_address_translates_no_strangers() {
     config.fabric_addresses.pop();
     assert!(!table(&config).counters.contains("foreign6"));
     assert!(table(&config).counters.contains("masqueraded6"));
+}
+
+#[test]
+fn only_members_that_come_or_go_are_changed() {
+    let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+    let before = addresses(&["192.0.2.3", "192.0.2.4", "2001:db8::3", "192.0.2.3"]);
+    let after = addresses(&["192.0.2.5", "2001:db8::3", "192.0.2.4", "2001:db8::4"]);
+    let mut expected = Update::new(Family::Inet, TABLE);
+    expected.delete("members4", before[0]).insert("members4", after[0]).insert("members6", after[3]);
+    assert_eq!(members_update(&before, &after), expected);
+    assert!(members_update(&before, &before[..3]).is_empty(), "one of two that are the same");
 }

@@ -11,6 +11,7 @@ pub mod neigh;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+mod own;
 pub mod route;
 pub mod rule;
 pub mod sysctl;

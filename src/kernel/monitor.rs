@@ -1,7 +1,9 @@
-//! Tells when somebody changes links, addresses, routes, rules, or one of our nftables tables.
+//! Reports that somebody else changed links, addresses, routes, rules, or one of our nftables tables.
 //!
-//! It tells kinds, not contents: whoever is told reads the kernel and compares. Changes of our own are told too, and
-//! the comparison then finds nothing to do.
+//! It reports kinds, not contents: whoever wakes up reads the kernel and compares. What this process changed through
+//! [`Netlink`](super::netlink::Netlink) and [`nft`](super::nft) is not reported, where the kernel says who asked. It does
+//! not for links and IPv6 addresses, nor for what follows from a change (the local route of an address): these are
+//! reported whoever caused them, and the comparison then finds nothing to do.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -9,9 +11,11 @@ use std::io;
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+use socket2::SockRef;
 
 use super::nft::message::{SUBSYSTEM, TABLE};
 use super::nft::wire::{Message, find, messages, text};
+use super::own;
 
 /// Names of our nftables tables start with this.
 const OURS: &str = "selvedge-";
@@ -33,8 +37,8 @@ const ROUTE_GROUPS: [u32; 7] = [
     libc::RTNLGRP_IPV6_RULE,
 ];
 
-/// A kind of thing that changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What changed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Change {
     /// A device came, went or changed.
     Link,
@@ -44,13 +48,45 @@ pub enum Change {
     Route,
     /// A routing rule.
     Rule,
-    /// One of our nftables tables.
-    Nftables,
+    /// The nftables table of this name, which is one of ours, or something in it.
+    Nftables(String),
 }
 
-impl Change {
-    /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Link, Self::Address, Self::Route, Self::Rule, Self::Nftables];
+/// Changes since the last call.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ChangeSet {
+    known: BTreeSet<Change>,
+    /// Notifications were lost: anything may have changed.
+    overflow: bool,
+}
+
+impl ChangeSet {
+    /// Whether this changed, or may have.
+    #[must_use]
+    pub fn contains(&self, change: &Change) -> bool {
+        self.overflow || self.known.contains(change)
+    }
+
+    /// Whether the nftables table of this name changed, or may have.
+    #[must_use]
+    pub fn has_table(&self, name: &str) -> bool {
+        self.contains(&Change::Nftables(name.to_owned()))
+    }
+
+    /// The kernel had more to report than fits: anything may have changed.
+    #[must_use]
+    pub fn is_overflow(&self) -> bool {
+        self.overflow
+    }
+
+    /// What is known to have changed. Not all of it when there was an [overflow](Self::is_overflow).
+    pub fn known(&self) -> impl Iterator<Item = &Change> {
+        self.known.iter()
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.overflow && self.known.is_empty()
+    }
 }
 
 /// Listens in the network namespace of the thread that made it.
@@ -72,17 +108,17 @@ impl Monitor {
         })
     }
 
-    /// Waits for the next changes and gives all kinds that have been seen by then, never none. When the kernel had
-    /// more to tell than fits, it gives all kinds. Nothing is lost when the future is dropped.
+    /// Waits for the next changes and returns all that have been reported by then, at least one. When the kernel had
+    /// more to report than fits, anything may have changed. Nothing is lost when the future is dropped.
     ///
     /// # Errors
     /// The system's, when a socket breaks.
-    pub async fn next(&mut self) -> io::Result<BTreeSet<Change>> {
-        let mut changes = BTreeSet::new();
+    pub async fn next(&mut self) -> io::Result<ChangeSet> {
+        let mut changes = ChangeSet::default();
         while changes.is_empty() {
             tokio::select! {
-                told = self.route.receive() => changes.extend(told?),
-                told = self.nftables.receive() => changes.extend(told?),
+                datagram = self.route.receive() => self.route.note(datagram, &mut changes)?,
+                datagram = self.nftables.receive() => self.nftables.note(datagram, &mut changes)?,
             }
             self.route.drain(&mut changes)?;
             self.nftables.drain(&mut changes)?;
@@ -110,43 +146,40 @@ impl Listener {
         if setsockopt(inner, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
             let _ = setsockopt(inner, sockopt::RcvBuf, &RECEIVE_BUFFER);
         }
+        SockRef::from(&*inner).attach_filter(&own::filter())?;
         groups.iter().try_for_each(|group| inner.add_membership(*group))?;
         Ok(Self { socket, kind })
     }
 
     /// Waits for one datagram.
-    async fn receive(&self) -> io::Result<Vec<Change>> {
+    async fn receive(&self) -> io::Result<Vec<u8>> {
         let mut datagram = Vec::with_capacity(DATAGRAM);
-        match self.socket.recv(&mut datagram).await {
-            Ok(()) => Ok(self.kinds(&datagram)),
-            Err(error) => unheard(error),
-        }
+        self.socket.recv(&mut datagram).await.map(|()| datagram)
     }
 
     /// Takes all that is there without waiting.
-    fn drain(&self, changes: &mut BTreeSet<Change>) -> io::Result<()> {
-        let mut datagram = Vec::with_capacity(DATAGRAM);
+    fn drain(&self, changes: &mut ChangeSet) -> io::Result<()> {
         loop {
-            datagram.clear();
-            match self.socket.socket_ref().recv(&mut datagram, libc::MSG_DONTWAIT) {
-                Ok(_) => changes.extend(self.kinds(&datagram)),
+            let mut datagram = Vec::with_capacity(DATAGRAM);
+            let received = self.socket.socket_ref().recv(&mut datagram, libc::MSG_DONTWAIT);
+            match received.map(|_| datagram) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => changes.extend(unheard(error)?),
+                datagram => self.note(datagram, changes)?,
             }
         }
     }
 
-    fn kinds(&self, datagram: &[u8]) -> Vec<Change> {
-        messages(datagram).filter_map(|message| (self.kind)(&message)).collect()
-    }
-}
-
-/// What an error means: nothing, or that the kernel had more to tell than fits.
-fn unheard(error: io::Error) -> io::Result<Vec<Change>> {
-    match error.raw_os_error() {
-        Some(libc::EINTR) => Ok(Vec::new()),
-        Some(libc::ENOBUFS) => Ok(Change::ALL.to_vec()),
-        _ => Err(error),
+    fn note(&self, datagram: io::Result<Vec<u8>>, changes: &mut ChangeSet) -> io::Result<()> {
+        match datagram {
+            Ok(datagram) => {
+                let others = messages(&datagram).filter(|message| !own::is_own(message.port_id));
+                changes.known.extend(others.filter_map(|message| (self.kind)(&message)));
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changes.overflow = true,
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 }
 
@@ -163,7 +196,8 @@ fn route_kind(message: &Message<'_>) -> Option<Change> {
 /// Only messages that name one of our tables: others change theirs all day long.
 fn nftables_kind(message: &Message<'_>) -> Option<Change> {
     let name = find(message.payload.get(4..)?, TABLE).filter(|_| message.kind >> 8 == SUBSYSTEM)?;
-    text(name).starts_with(OURS).then_some(Change::Nftables)
+    let name = text(name);
+    name.starts_with(OURS).then_some(Change::Nftables(name))
 }
 
 #[cfg(test)]
@@ -171,52 +205,153 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::kernel::address::Address;
     use crate::kernel::link::{self, Id, Update};
     use crate::kernel::netlink::Netlink;
-    use crate::kernel::nft::{Family, Table, apply, delete};
+    use crate::kernel::nft::{Connection, Family, Field, Set, Table, Update as Elements, apply, delete};
     use crate::kernel::route::Route;
     use crate::kernel::rule::Rule;
 
-    async fn expect(monitor: &mut Monitor, wanted: Change) {
-        let seen = async { while !monitor.next().await.unwrap().contains(&wanted) {} };
-        let deadline = tokio::time::timeout(Duration::from_secs(10), seen);
-        deadline.await.unwrap_or_else(|_| panic!("waited 10 s to be told of a change of kind {wanted:?}"));
+    const LOOPBACK: u32 = 1;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
     }
 
-    /// The next that is told is this kind alone.
-    async fn only(monitor: &mut Monitor, wanted: Change) {
-        let told = tokio::time::timeout(Duration::from_secs(10), monitor.next()).await;
-        assert_eq!(told.expect("waited 10 s for a change").unwrap(), BTreeSet::from([wanted]));
+    async fn next(monitor: &mut Monitor) -> ChangeSet {
+        let changes = tokio::time::timeout(Duration::from_secs(10), monitor.next()).await;
+        changes.expect("waited 10 s for a change").unwrap()
+    }
+
+    async fn expect(monitor: &mut Monitor, wanted: Change) {
+        while !next(monitor).await.contains(&wanted) {}
+    }
+
+    /// A socket as somebody else's process has it.
+    fn others() -> Netlink {
+        Netlink::bound(|socket| socket.bind_auto().map(drop)).unwrap()
+    }
+
+    fn net(text: &str) -> ipnet::IpNet {
+        text.parse().unwrap()
+    }
+
+    fn ours(name: &str) -> Table {
+        Table::new(Family::Inet, format!("selvedge-{name}"))
+    }
+
+    fn of_table(name: &str) -> Change {
+        Change::Nftables(format!("selvedge-{name}"))
+    }
+
+    /// All that is reported until two changes of somebody else are, which are made now.
+    async fn reported(monitor: &mut Monitor) -> BTreeSet<Change> {
+        let mut known = BTreeSet::new();
+        for name in ["fence", "second-fence"] {
+            Connection::of_others().apply(&[ours(name)]).unwrap();
+            while !known.contains(&of_table(name)) {
+                let changes = next(monitor).await;
+                assert!(!changes.is_overflow());
+                known.extend(changes.known);
+            }
+        }
+        known.retain(|change| ![of_table("fence"), of_table("second-fence")].contains(change));
+        for name in ["fence", "second-fence"] {
+            Connection::of_others().delete(Family::Inet, &format!("selvedge-{name}")).unwrap();
+            expect(monitor, of_table(name)).await;
+        }
+        known
     }
 
     #[test]
-    fn every_kind_is_told_and_strangers_tables_are_not() {
-        selvedge_lab::isolated!(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let (mut monitor, netlink) = (Monitor::new().unwrap(), Netlink::new().unwrap());
-                let refused: ipnet::IpNet = "10.9.0.0/16".parse().unwrap();
-                netlink.apply([Route::unreachable(refused).replace()]).await.unwrap();
+    fn what_others_change_is_reported() {
+        selvedge_lab::isolated!(|| block_on(async {
+            let (mut monitor, netlink) = (Monitor::new().unwrap(), others());
+            for (route, rule, address) in [
+                ("10.9.0.0/16", "10.9.0.0/16", "192.0.2.1/32"),
+                ("fd00::/16", "fd00::/16", "2001:db8::1/128"),
+            ] {
+                netlink.apply([Route::unreachable(net(route)).replace()]).await.unwrap();
                 expect(&mut monitor, Change::Route).await;
-                netlink.apply([Rule::from_source(refused, 5, 7).add()]).await.unwrap();
+                netlink.apply([Rule::from_source(net(rule), 5, 7).add()]).await.unwrap();
                 expect(&mut monitor, Change::Rule).await;
-                let lo = Update { up: Some(false), ..Update::default() };
-                netlink.apply([link::update(Id::Name("lo"), &lo)]).await.unwrap();
-                expect(&mut monitor, Change::Link).await;
-                let address: ipnet::IpNet = "192.0.2.1/32".parse().unwrap();
-                netlink.apply([crate::kernel::address::Address::new(1, address).add()]).await.unwrap();
+                netlink.apply([Address::new(LOOPBACK, net(address)).add()]).await.unwrap();
                 expect(&mut monitor, Change::Address).await;
+            }
+            let down = Update { up: Some(false), ..Update::default() };
+            netlink.apply([link::update(Id::Name("lo"), &down)]).await.unwrap();
+            expect(&mut monitor, Change::Link).await;
+            reported(&mut monitor).await;
 
-                apply(&[Table::new(Family::Inet, "selvedge-test")]).unwrap();
-                only(&mut monitor, Change::Nftables).await;
-                apply(&[Table::new(Family::Inet, "stranger")]).unwrap();
-                delete(Family::Inet, "stranger").unwrap();
-                delete(Family::Inet, "selvedge-test").unwrap();
-                only(&mut monitor, Change::Nftables).await;
-                apply(&[Table::new(Family::Inet, "stranger")]).unwrap();
-                netlink.apply([Rule::from_source(refused, 5, 7).delete()]).await.unwrap();
-                only(&mut monitor, Change::Rule).await;
+            let mut connection = Connection::of_others();
+            connection.apply(&[ours("one"), ours("two"), Table::new(Family::Inet, "unknown")]).unwrap();
+            assert_eq!(reported(&mut monitor).await, [of_table("one"), of_table("two")].into());
+            connection.delete(Family::Inet, "selvedge-two").unwrap();
+            connection.delete(Family::Inet, "unknown").unwrap();
+            assert_eq!(reported(&mut monitor).await, [of_table("two")].into());
+        }));
+    }
+
+    #[test]
+    fn own_changes_are_not_reported() {
+        selvedge_lab::isolated!(|| block_on(async {
+            let (mut monitor, netlink) = (Monitor::new().unwrap(), Netlink::new().unwrap());
+            for prefix in ["10.9.0.0/16", "fd00::/16"].map(net) {
+                let (route, rule) = (Route::unreachable(prefix), Rule::from_source(prefix, 5, 7));
+                netlink.apply([route.replace(), rule.add()]).await.unwrap();
+                netlink.apply([route.delete(), rule.delete()]).await.unwrap();
+            }
+            apply(&[ours("one")]).unwrap();
+            let mut connection = Connection::open().unwrap();
+            let mut table = ours("one");
+            table.set("set", Set::new(Field::Mark));
+            connection.apply(&[table]).unwrap();
+            // Far more notifications than the monitor has room for.
+            let mut elements = Elements::new(Family::Inet, "selvedge-one");
+            (0..100_000_u32).for_each(|number| {
+                elements.insert("set", number.to_ne_bytes());
             });
-        });
+            let start = std::time::Instant::now();
+            connection.update(&elements).unwrap();
+            println!("100,000 elements, with a monitor that leaves them out: {:?}", start.elapsed());
+            delete(Family::Inet, "selvedge-one").unwrap();
+            assert_eq!(reported(&mut monitor).await, [].into());
+        }));
+    }
+
+    /// What the kernel does not say of whose change it was.
+    #[test]
+    fn own_changes_of_links_and_ipv6_addresses_are_reported() {
+        selvedge_lab::isolated!(|| block_on(async {
+            let (mut monitor, netlink) = (Monitor::new().unwrap(), Netlink::new().unwrap());
+            // The local route comes with the address.
+            netlink.apply([Address::new(LOOPBACK, net("192.0.2.1/32")).add()]).await.unwrap();
+            assert_eq!(reported(&mut monitor).await, [Change::Route].into());
+            netlink.apply([Address::new(LOOPBACK, net("2001:db8::1/128")).add()]).await.unwrap();
+            expect(&mut monitor, Change::Address).await;
+            let mtu = Update { mtu: Some(1500), ..Update::default() };
+            netlink.apply([link::update(Id::Name("lo"), &mtu)]).await.unwrap();
+            assert!(reported(&mut monitor).await.contains(&Change::Link));
+        }));
+    }
+
+    #[test]
+    fn anything_may_have_changed_after_an_overflow() {
+        selvedge_lab::isolated!(|| block_on(async {
+            let mut monitor = Monitor::new().unwrap();
+            let mut table = ours("one");
+            table.set("set", Set::new(Field::Mark));
+            let mut connection = Connection::of_others();
+            connection.apply(&[table]).unwrap();
+            let mut elements = Elements::new(Family::Inet, "selvedge-one");
+            (0..200_000_u32).for_each(|number| {
+                elements.insert("set", number.to_ne_bytes());
+            });
+            connection.update(&elements).unwrap();
+            let changes = next(&mut monitor).await;
+            assert!(changes.is_overflow());
+            assert!(changes.has_table("selvedge-other") && changes.contains(&Change::Route));
+            reported(&mut monitor).await;
+        }));
     }
 }

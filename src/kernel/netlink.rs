@@ -12,9 +12,10 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::proto::ConnectionHandle;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
-use rtnetlink::sys::{AsyncSocket as _, SocketAddr};
+use rtnetlink::sys::{AsyncSocket as _, Socket, SocketAddr};
 
 use super::netns::{self, NetNs};
+use super::own;
 
 /// So many acknowledgements fit into a default receive buffer.
 const BATCH: usize = 64;
@@ -94,11 +95,17 @@ impl Change {
 impl Netlink {
     /// A socket in the namespace of the calling thread. Needs a running tokio runtime.
     pub fn new() -> Result<Self, Error> {
+        Self::bound(own::bind)
+    }
+
+    /// A socket that is bound by `bind`.
+    pub(super) fn bound(bind: impl FnOnce(&mut Socket) -> io::Result<()>) -> Result<Self, Error> {
         let open = || {
             let (mut connection, handle, _) = rtnetlink::proto::new_connection(NETLINK_ROUTE)?;
             connection.set_forward_ack(true);
             connection.set_forward_done(true);
             let socket = connection.socket_mut().socket_mut();
+            bind(socket)?;
             socket.set_netlink_get_strict_chk(true)?;
             socket.set_cap_ack(true)?;
             socket.set_ext_ack(true)?;

@@ -33,3 +33,6 @@ mod release;
 pub use install::install;
 pub use node::NodeInfo;
 pub use repair::repair;
+
+/// Names of the nftables tables of pods' ports and of host ports.
+pub const TABLES: [&str; 2] = [spoof::TABLE, hostport::TABLE];

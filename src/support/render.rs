@@ -36,24 +36,19 @@ fn put(text: &mut String, depth: usize, line: &str) {
 }
 
 fn put_set(text: &mut String, name: &str, set: &Set) {
-    put(
-        text,
-        1,
-        &format!(
-            "{} {name}: {} elements",
-            if set.data.is_some() { "map" } else { "set" },
-            set.elements.len()
-        ),
-    );
-    for (key, data) in &set.elements {
-        put(text, 2, &(self::key(key, &set.key) + &self::data(data, set.data.as_ref())));
+    let kind = if set.data.is_some() { "map" } else { "set" };
+    let number =
+        if set.dynamic { "filled by packets".into() } else { format!("{} elements", set.elements.len()) };
+    put(text, 1, &format!("{kind} {name}: {number}"));
+    for (key, element) in &set.elements {
+        put(text, 2, &(self::key(key, &set.key) + &data(&element.data, set.data.as_ref())));
     }
 }
 
 fn key(key: &Key, kind: &Type) -> String {
-    match &key.last {
-        Some(last) if *last != key.first => format!("{}-{}", value(&key.first, kind), value(last, kind)),
-        _ => value(&key.first, kind),
+    match key.last() {
+        Some(last) if last != key.first() => format!("{}-{}", value(key.first(), kind), value(last, kind)),
+        _ => value(key.first(), kind),
     }
 }
 

@@ -90,6 +90,6 @@ fn exactly(node: &Node, pods: &[&Pod]) {
     let table = nft::read(Family::Inet, "selvedge-hostports").unwrap();
     let open = table.map(|state| state.table.sets["any6"].elements.clone()).unwrap_or_default();
     let open: BTreeSet<u16> =
-        open.keys().map(|key| u16::from_be_bytes([key.first[4], key.first[5]])).collect();
+        open.keys().map(|key| u16::from_be_bytes([key.first()[4], key.first()[5]])).collect();
     assert_eq!(open, pods.iter().map(|pod| host_port(pod)).collect());
 }

@@ -1,9 +1,12 @@
 //! Masquerading, and strangers in the tunnel.
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use selvedge::egress::{self, EgressConfig};
-use selvedge::kernel::nft::{Chain, ChainKind, End, Family, Hook, Ip, Rule, Table, apply};
+use selvedge::kernel::nft::{
+    Chain, ChainKind, Connection, End, Family, Hook, Ip, Rule, Table, Update, apply,
+};
 use selvedge_lab::isolated;
 use selvedge_lab::packet::udp;
 
@@ -177,5 +180,98 @@ fn ensuring_twice_changes_nothing() {
         assert!(egress::ensure(&egress_config()).unwrap().is_empty());
         assert!(egress::remove().unwrap());
         assert!(!egress::remove().unwrap());
+    });
+}
+
+#[test]
+fn a_member_that_comes_or_goes_changes_one_element() {
+    isolated!(|| {
+        let node = Node::guarded();
+        let (before, mut connection) = (egress_config(), Connection::open().unwrap());
+        for family in families() {
+            let mut after = before.clone();
+            after.member_addresses.push(family.internet);
+            let set = format!("members{}", Ip::of(family.internet).digit());
+            let changes = egress::update(&mut connection, &before, &after).unwrap();
+            assert_eq!(changes.0, [format!("add elements to set {set} in table inet selvedge-egress")]);
+            assert!(egress::ensure(&after).unwrap().is_empty());
+            drops_one("members", family, || {
+                node.pod.send(&datagram(family.pod, family.internet, "to-member"));
+            });
+            let changes = egress::update(&mut connection, &after, &before).unwrap();
+            assert_eq!(changes.0, [format!("delete elements of set {set} in table inet selvedge-egress")]);
+            assert!(egress::ensure(&before).unwrap().is_empty());
+            node.pod.send(&datagram(family.pod, family.internet, "to-internet"));
+            assert_eq!(node.uplink.seen("to-internet").unwrap().source, family.node);
+        }
+        assert!(egress::update(&mut connection, &before, &before).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn an_update_makes_the_whole_table_where_elements_are_not_enough() {
+    isolated!(|| {
+        let (before, mut connection) = (egress_config(), Connection::open().unwrap());
+        let more = |address: [u8; 4]| {
+            let mut after = before.clone();
+            after.member_addresses.push(address.into());
+            after
+        };
+        let after = more([192, 0, 2, 77]);
+        let whole = |connection: &mut Connection, after: &EgressConfig| {
+            assert!(!egress::update(connection, &before, after).unwrap().is_empty());
+            assert!(egress::ensure(after).unwrap().is_empty());
+        };
+        // There is no table; it has the element; it has another one, which nobody told us of.
+        whole(&mut connection, &after);
+        egress::ensure(&before).unwrap();
+        let mut update = Update::new(Family::Inet, egress::TABLE);
+        update
+            .insert("members4", IpAddr::from([192, 0, 2, 77]))
+            .insert("members4", IpAddr::from([192, 0, 2, 78]));
+        connection.update(&update).unwrap();
+        whole(&mut connection, &after);
+        egress::ensure(&before).unwrap();
+        let after = EgressConfig { listen_port: 1, ..more([192, 0, 2, 77]) };
+        whole(&mut connection, &after);
+    });
+}
+
+/// Prints what a member costs among ten thousand.
+#[test]
+fn a_member_among_ten_thousand_costs_less_than_a_millisecond() {
+    isolated!(|| {
+        const ROUNDS: u32 = 101;
+        let member = |number: u32| IpAddr::from(Ipv4Addr::from_bits(0x0b00_0000 + number));
+        let mut config = egress_config();
+        config.member_addresses.extend((0..10_000).map(member));
+        let mut connection = Connection::open().unwrap();
+        let start = Instant::now();
+        connection.apply(&[egress::table(&config)]).unwrap();
+        let made = start.elapsed();
+        let start = Instant::now();
+        egress::ensure(&config).unwrap();
+        let ensured = start.elapsed();
+        let mut times: Vec<Duration> = (0..ROUNDS)
+            .map(|round| {
+                let mut after = config.clone();
+                after.member_addresses.push(member(20_000 + round));
+                let start = Instant::now();
+                let changes = egress::update(&mut connection, &config, &after).unwrap();
+                let took = start.elapsed();
+                assert_eq!(changes.0.len(), 1);
+                config = after;
+                took
+            })
+            .collect();
+        times.sort_unstable();
+        let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
+        println!(
+            "10,000 members: made in {made:?}, ensured in {ensured:?}; \
+             one more in {median:?} (median), {longest:?} (longest)"
+        );
+        // What compares ten thousand addresses is six times as slow without optimization.
+        let bound = Duration::from_millis(if cfg!(debug_assertions) { 20 } else { 1 });
+        assert!(median < bound, "{median:?}");
     });
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rtnetlink::sys::Socket;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
-use selvedge::kernel::monitor::{Change, Monitor};
+use selvedge::kernel::monitor::{ChangeSet, Monitor};
 use selvedge::kernel::nft::{Family, tables};
 use selvedge::{egress, guard};
 use selvedge_lab::isolated;
@@ -23,7 +23,9 @@ fn keep(stop: &AtomicBool, ready: &AtomicBool) {
         ready.store(true, Ordering::SeqCst);
         while !stop.load(Ordering::SeqCst) {
             let told = tokio::time::timeout(Duration::from_millis(100), monitor.next()).await;
-            if told.is_ok_and(|changes| changes.unwrap().contains(&Change::Nftables)) {
+            let is_ours =
+                |changes: ChangeSet| changes.has_table(guard::TABLE) || changes.has_table(egress::TABLE);
+            if told.is_ok_and(|changes| is_ours(changes.unwrap())) {
                 guard::ensure(&guard_config()).unwrap();
                 egress::ensure(&egress_config()).unwrap();
             }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use crate::agent::context::Context;
 use crate::agent::control::Trigger;
 use crate::agent::facts::KernelFacts;
-use crate::kernel::monitor::{Change, Monitor};
+use crate::kernel::monitor::{Change, ChangeSet, Monitor};
 use crate::kernel::netlink::{Error, Netlink};
+use crate::{egress, guard, pod};
 
 /// Pause before the next attempt to listen.
 const RETRY: Duration = Duration::from_secs(1);
@@ -28,21 +29,32 @@ pub(in crate::agent) async fn follow(context: &Context) {
 
 async fn listen(context: &Context) -> anyhow::Result<()> {
     let (mut monitor, netlink) = (Monitor::new()?, Netlink::new()?);
-    // What changed before is read once.
-    let mut changes: BTreeSet<Change> = Change::ALL.into();
+    // Whatever changed before is compared once.
+    refresh(context, &netlink).await?;
+    POSTED.iter().for_each(|(_, trigger)| context.bus.post(*trigger));
     loop {
+        let changes = monitor.next().await?;
         if changes.contains(&Change::Link) || changes.contains(&Change::Address) {
+            tokio::time::sleep(GATHER).await;
             refresh(context, &netlink).await?;
         }
-        for trigger in changes.iter().flat_map(triggers) {
+        for (_, trigger) in POSTED.iter().filter(|(changed, _)| changed(&changes)) {
             context.bus.post(*trigger);
-        }
-        changes = monitor.next().await?;
-        if changes.iter().all(|change| matches!(change, Change::Link | Change::Address)) {
-            tokio::time::sleep(GATHER).await;
         }
     }
 }
+
+/// Whether a trigger is among some changes.
+type Concerns = fn(&ChangeSet) -> bool;
+
+/// What somebody else's change of the kernel means, for what is not compared right here.
+const POSTED: [(Concerns, Trigger); 5] = [
+    (|changes| changes.contains(&Change::Route), Trigger::Routes),
+    (|changes| changes.contains(&Change::Rule), Trigger::Rules),
+    (|changes| changes.has_table(guard::TABLE), Trigger::GuardTable),
+    (|changes| changes.has_table(egress::TABLE), Trigger::EgressTable),
+    (|changes| pod::TABLES.iter().any(|table| changes.has_table(table)), Trigger::PodTables),
+];
 
 async fn refresh(context: &Context, netlink: &Netlink) -> Result<(), Error> {
     let now = Arc::new(KernelFacts::read(netlink).await?);
@@ -52,16 +64,6 @@ async fn refresh(context: &Context, netlink: &Netlink) -> Result<(), Error> {
     }
     context.facts_changed.notify_waiters();
     Ok(())
-}
-
-/// What somebody's change of the kernel means. Devices and addresses are compared instead.
-fn triggers(change: &Change) -> &'static [Trigger] {
-    match change {
-        Change::Link | Change::Address => &[],
-        Change::Route => &[Trigger::Routes],
-        Change::Rule => &[Trigger::Rules],
-        Change::Nftables => &[Trigger::GuardTable, Trigger::EgressTable, Trigger::PodTables],
-    }
 }
 
 /// Waits until the node has lost an address that it had when this was called, or got since: connections from it are dead,

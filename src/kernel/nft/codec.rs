@@ -1,16 +1,17 @@
 //! Expressions to and from netlink attributes.
 
+use std::time::Duration;
+
+use super::element::milliseconds;
 use super::expression::{
-    Comparison, Conntrack, Expression, FibResult, Ip, Meta, NatKind, Numgen, PayloadBase, Register, Reject,
-    Verdict,
+    Comparison, Conntrack, ConntrackTuple, Expression, FibResult, Ip, Meta, NatKind, Numgen, PayloadBase,
+    Register, Reject, SetOperation, Verdict,
 };
+use super::message::{DATA_VALUE, DATA_WITH_VERDICT};
 use super::wire::{Writer, attributes, be32, be64, find, text};
 
 const NAME: u16 = 1;
 const DATA: u16 = 2;
-/// `NFTA_DATA_VALUE` and `NFTA_DATA_VERDICT`.
-const VALUE: u16 = 1;
-const VERDICT: u16 = 2;
 /// `NFT_REG_VERDICT`.
 const VERDICT_REGISTER: u32 = 0;
 const COUNTER_OBJECT: u32 = 1;
@@ -38,7 +39,8 @@ fn name(expression: &Expression) -> &str {
         Expression::Load { .. } | Expression::Verdict(_) => "immediate",
         Expression::Counter => "counter",
         Expression::NamedCounter(_) => "objref",
-        Expression::Conntrack { .. } => "ct",
+        Expression::Conntrack { .. } | Expression::ConntrackTuple { .. } => "ct",
+        Expression::Dynset { .. } => "dynset",
         Expression::Nat { .. } => "nat",
         Expression::Masquerade { .. } => "masq",
         Expression::Fib { .. } => "fib",
@@ -92,6 +94,16 @@ fn encode_data(out: &mut Writer, expression: &Expression) {
             out.put_str(2, name);
         }
         Expression::Conntrack { key, to } => numbers(out, &[(1, to.number()), (2, key.number())]),
+        Expression::ConntrackTuple { key, reply, to } => {
+            numbers(out, &[(1, to.number()), (2, key.number())]);
+            out.put(3, &[u8::from(*reply)]);
+        }
+        Expression::Dynset { set, operation, key, data, timeout } => {
+            out.put_str(1, set);
+            numbers(out, &[(3, operation.number()), (4, key.number())]);
+            data.iter().for_each(|data| out.put_u32(5, data.number()));
+            timeout.iter().for_each(|timeout| out.put_u64(6, milliseconds(*timeout)));
+        }
         Expression::Nat { kind, ip, address, port, flags } => {
             numbers(out, &[(1, kind.number()), (2, ip.nfproto().into())]);
             address.iter().for_each(|register| out.put_u32(3, register.number()));
@@ -132,7 +144,7 @@ fn nonzero(out: &mut Writer, kind: u16, number: u32) {
 }
 
 fn value(out: &mut Writer, kind: u16, bytes: &[u8]) {
-    out.nest(kind, |out| out.put(VALUE, bytes));
+    out.nest(kind, |out| out.put(DATA_VALUE, bytes));
 }
 
 /// Writes a verdict as the content of a data attribute.
@@ -145,7 +157,7 @@ pub(super) fn encode_verdict(out: &mut Writer, verdict: &Verdict) {
         Verdict::Goto(chain) => (-4, Some(chain)),
         Verdict::Return => (-5, None),
     };
-    out.nest(VERDICT, |out| {
+    out.nest(DATA_WITH_VERDICT, |out| {
         out.put_u32(1, code.cast_unsigned());
         chain.iter().for_each(|chain| out.put_str(2, chain));
     });
@@ -153,7 +165,7 @@ pub(super) fn encode_verdict(out: &mut Writer, verdict: &Verdict) {
 
 /// Reads the content of a data attribute that may be a verdict.
 pub(super) fn decode_verdict(data: &[u8]) -> Option<Verdict> {
-    let verdict = find(data, VERDICT)?;
+    let verdict = find(data, DATA_WITH_VERDICT)?;
     let chain = || find(verdict, 2).map(text);
     Some(match be32(find(verdict, 1)?)?.cast_signed() {
         0 => Verdict::Drop,
@@ -168,7 +180,7 @@ pub(super) fn decode_verdict(data: &[u8]) -> Option<Verdict> {
 
 /// Reads the content of a data attribute that may be a value.
 pub(super) fn decode_value(data: &[u8]) -> Option<Vec<u8>> {
-    find(data, VALUE).map(<[u8]>::to_vec)
+    find(data, DATA_VALUE).map(<[u8]>::to_vec)
 }
 
 /// Reads a list of expressions.
@@ -234,9 +246,8 @@ fn decode_data(name: &str, fields: &Fields<'_>) -> Option<Expression> {
         "immediate" => Expression::Load { to: fields.register(1)?, value: fields.value(2)? },
         "counter" => Expression::Counter,
         "objref" if fields.number(1)? == COUNTER_OBJECT => Expression::NamedCounter(fields.text(2)?),
-        "ct" if find(fields.0, 3).is_none() => {
-            Expression::Conntrack { key: Conntrack::from_number(fields.number(2)?)?, to: fields.register(1)? }
-        }
+        "ct" => decode_conntrack(fields)?,
+        "dynset" => decode_dynset(fields)?,
         "nat" => decode_nat(fields)?,
         "masq" if find(fields.0, 2).is_none() => {
             Expression::Masquerade { flags: fields.number(1).unwrap_or(0) }
@@ -287,6 +298,31 @@ fn decode_lookup(fields: &Fields<'_>) -> Option<Expression> {
         from,
         to: fields.register(3),
         inverted: fields.number(5).unwrap_or(0) & 1 == 1,
+    })
+}
+
+fn decode_conntrack(fields: &Fields<'_>) -> Option<Expression> {
+    let (key, to) = (fields.number(2)?, fields.register(1)?);
+    Some(match find(fields.0, 3) {
+        None => Expression::Conntrack { key: Conntrack::from_number(key)?, to },
+        Some(direction) => Expression::ConntrackTuple {
+            key: ConntrackTuple::from_number(key)?,
+            reply: *direction.first()? == 1,
+            to,
+        },
+    })
+}
+
+/// Those with expressions for each element, or inverted, are not known.
+fn decode_dynset(fields: &Fields<'_>) -> Option<Expression> {
+    const FLAGS: u16 = 9;
+    (fields.number(FLAGS).unwrap_or(0) == 0).then_some(())?;
+    Some(Expression::Dynset {
+        set: fields.text(1)?,
+        operation: SetOperation::from_number(fields.number(3)?)?,
+        key: fields.register(4)?,
+        data: fields.register(5),
+        timeout: fields.wide(6).filter(|timeout| *timeout != 0).map(Duration::from_millis),
     })
 }
 

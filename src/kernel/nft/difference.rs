@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::set::{Data, Key, Set};
+use super::element::Element;
+use super::key::Key;
+use super::set::Set;
 use super::table::{Chain, Table, TableState};
 use super::transaction::{Inside, Transaction};
 
@@ -71,7 +73,7 @@ impl<'a> Plan<'a> {
         }
         for (name, set) in &self.have.sets {
             if self.set_stays(name) {
-                inside.delete_elements(name, missing(set, self.wanted.sets.get(name)));
+                inside.delete_elements(name, missing(set, self.wanted.sets.get(name)).map(|(key, _)| key));
             } else {
                 inside.delete_set(name);
             }
@@ -110,9 +112,13 @@ fn add_rules(inside: &mut Inside<'_>, name: &str, chain: &Chain) {
     }
 }
 
-/// The elements of `set` that `other` does not have, or has with another value.
-fn missing<'a>(set: &'a Set, other: Option<&'a Set>) -> impl Iterator<Item = (&'a Key, &'a Data)> {
-    static NONE: BTreeMap<Key, Data> = BTreeMap::new();
+/// The elements of `set` that `other` does not have, or has with another value. Those of dynamic sets are the packets'.
+pub(super) fn missing<'a>(
+    set: &'a Set,
+    other: Option<&'a Set>,
+) -> impl Iterator<Item = (&'a Key, &'a Element)> {
+    static NONE: BTreeMap<Key, Element> = BTreeMap::new();
     let other = other.map_or(&NONE, |other| &other.elements);
-    set.elements.iter().filter(|(key, data)| other.get(*key) != Some(*data))
+    let elements = (!set.dynamic).then_some(&set.elements).into_iter().flatten();
+    elements.filter(|(key, element)| other.get(*key) != Some(*element))
 }

@@ -23,15 +23,43 @@ pub enum Error {
         /// The kernel's own words, if it had any.
         text: Option<String>,
     },
+    /// The kernel does not have what an [`Update`](super::Update) takes for granted (no such table, set or element; an
+    /// element that is there already; another generation), or it is not known whether it was done. Compare the whole
+    /// table: [`apply`](super::apply).
+    #[error("nftables: cannot {step}: {source}; the table is not what was assumed")]
+    Stale {
+        /// The step, with the object's name.
+        step: String,
+        /// The system's error.
+        source: io::Error,
+    },
     /// A step does not fit a netlink message.
     #[error("nftables: a step is too long for one netlink message")]
     TooLong,
     /// Others changed the ruleset each time between reading and writing.
-    #[error("nftables: the ruleset keeps changing under our hands; try again")]
+    #[error("nftables: the ruleset changed during every one of {} attempts", super::ATTEMPTS)]
     Busy,
     /// Internal to [`apply`](super::apply): others changed the ruleset between reading and writing.
     #[error("nftables: the ruleset has changed since it was read")]
     Conflict,
+}
+
+impl Error {
+    /// What an update's refusal means: those of its assumptions are stale.
+    pub(super) fn of_update(self) -> Self {
+        match self {
+            Self::Refused { step, source, .. } if is_about_presence(&source) => Self::Stale { step, source },
+            Self::Conflict => {
+                Self::Stale { step: "commit".into(), source: io::Error::from_raw_os_error(libc::ERESTART) }
+            }
+            error => error,
+        }
+    }
+}
+
+/// Something is not there, is there already, or overlaps what is there.
+fn is_about_presence(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EEXIST | libc::EBUSY | libc::ENOTEMPTY))
 }
 
 fn detail(text: Option<&String>) -> String {

@@ -192,6 +192,38 @@ numbered! {
 }
 
 numbered! {
+    /// A part of a connection's addressing in one of its directions.
+    ConntrackTuple {
+        /// Transport protocol, one byte.
+        Protocol = 10,
+        /// Source port, network order.
+        SourcePort = 11,
+        /// Destination port, network order.
+        DestinationPort = 12,
+        /// Source address.
+        SourceV4 = 19,
+        /// Destination address.
+        DestinationV4 = 20,
+        /// Source address.
+        SourceV6 = 21,
+        /// Destination address.
+        DestinationV6 = 22,
+    }
+}
+
+numbered! {
+    /// What a packet does to an element of a dynamic set.
+    SetOperation {
+        /// Adds it. One that is there stays as it is.
+        Add = 0,
+        /// Adds it. One that is there gets its timeout again, and keeps its value.
+        Update = 1,
+        /// Deletes it, if it is there.
+        Delete = 2,
+    }
+}
+
+numbered! {
     /// Which end of a connection is translated.
     NatKind {
         /// Its source.
@@ -300,6 +332,16 @@ pub enum Expression {
     NamedCounter(String),
     /// Loads something known of the connection.
     Conntrack { key: Conntrack, to: Register },
+    /// Loads a part of the connection's addressing, as its first packet or as the answers have it.
+    ConntrackTuple { key: ConntrackTuple, reply: bool, to: Register },
+    /// Changes an element of a dynamic set or map. The rule ends when an element does not fit.
+    Dynset {
+        set: String,
+        operation: SetOperation,
+        key: Register,
+        data: Option<Register>,
+        timeout: Option<std::time::Duration>,
+    },
     /// Translates an address, and a port if there is one.
     Nat { kind: NatKind, ip: Ip, address: Option<Register>, port: Option<Register>, flags: u32 },
     /// Translates the source to the address of the device it leaves by.

@@ -34,6 +34,8 @@ pub(super) const ACK: u16 = 0x4;
 pub(super) const DUMP_INTERRUPTED: u16 = 0x10;
 pub(super) const DUMP: u16 = 0x300;
 pub(super) const CREATE: u16 = 0x400;
+/// `NLM_F_EXCL`: refused when it is there already.
+pub(super) const EXCLUSIVE: u16 = 0x200;
 pub(super) const APPEND: u16 = 0x800;
 
 pub(crate) const TABLE: u16 = 1;
@@ -64,11 +66,16 @@ pub(super) const SET_DATA_TYPE: u16 = 6;
 pub(super) const SET_DATA_LENGTH: u16 = 7;
 pub(super) const SET_DESCRIPTION: u16 = 9;
 pub(super) const SET_ID: u16 = 10;
+pub(super) const SET_TIMEOUT: u16 = 11;
 pub(super) const SET_USERDATA: u16 = 13;
+pub(super) const SET_DESCRIPTION_SIZE: u16 = 1;
 pub(super) const SET_DESCRIPTION_CONCAT: u16 = 2;
 pub(super) const SET_FIELD_LENGTH: u16 = 1;
 pub(super) const SET_INTERVAL: u32 = 0x4;
 pub(super) const SET_MAP: u32 = 0x8;
+pub(super) const SET_EXPIRES: u32 = 0x10;
+/// `NFT_SET_EVAL`: packets change its elements.
+pub(super) const SET_DYNAMIC: u32 = 0x20;
 pub(super) const SET_CONCAT: u32 = 0x80;
 /// `NFT_DATA_VERDICT`: the data type of verdict maps.
 pub(super) const DATA_VERDICT: u32 = 0xffff_ff00;
@@ -79,8 +86,14 @@ pub(super) const LIST_ELEMENT: u16 = 1;
 pub(super) const ELEMENT_KEY: u16 = 1;
 pub(super) const ELEMENT_DATA: u16 = 2;
 pub(super) const ELEMENT_FLAGS: u16 = 3;
+pub(super) const ELEMENT_TIMEOUT: u16 = 4;
+pub(super) const ELEMENT_KEY_END: u16 = 10;
 /// `NFT_SET_ELEM_INTERVAL_END`: the key is the first value behind a range.
 pub(super) const RANGE_END: u32 = 1;
+
+/// `NFTA_DATA_VALUE` and `NFTA_DATA_VERDICT`.
+pub(super) const DATA_VALUE: u16 = 1;
+pub(super) const DATA_WITH_VERDICT: u16 = 2;
 
 pub(super) const OBJECT_NAME: u16 = 2;
 pub(super) const OBJECT_TYPE: u16 = 3;

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::codec::{decode, decode_value, decode_verdict};
+use super::codec::decode;
+use super::element::Element;
+use super::key::Key;
 use super::message::*;
-use super::set::{Data, DataType, Key, Set, Type};
+use super::set::Set;
 use super::socket::Socket;
 use super::table::{Base, Chain, ChainKind, Counter, Family, Hook, Policy, Table, TableState};
 use super::wire::{Message, Writer, attributes, be32, be64, find, text};
-use super::{Error, Rule};
+use super::{Error, Rule, definition, element};
 
 /// The table and everything in it; nothing when there is none.
 pub(super) fn table(socket: &Socket, family: Family, name: &str) -> Result<Option<TableState>, Error> {
@@ -174,6 +176,17 @@ fn comment(mut data: &[u8]) -> Option<String> {
     None
 }
 
+/// The definition of one set, without its elements.
+pub(super) fn set(socket: &Socket, family: Family, table: &str, name: &str) -> Result<Option<Set>, Error> {
+    let mut set = None;
+    let named = |m: &mut Writer| {
+        m.put_str(TABLE, table);
+        m.put_str(SET_NAME, name);
+    };
+    socket.get(GET_SET, family.number(), named, |message| set = Some(definition::decode(body(&message))))?;
+    Ok(set)
+}
+
 fn sets(socket: &Socket, family: Family, table: &str) -> Result<BTreeMap<String, Set>, Error> {
     /// `NFT_SET_ANONYMOUS`: part of a rule.
     const ANONYMOUS: u32 = 1;
@@ -186,31 +199,24 @@ fn sets(socket: &Socket, family: Family, table: &str) -> Result<BTreeMap<String,
             let body = body(&message);
             let ours = string(body, TABLE).as_deref() == Some(table);
             if ours && number(body, SET_FLAGS) & ANONYMOUS == 0 {
-                sets.extend(string(body, SET_NAME).map(|name| (name, definition(body))));
+                sets.extend(string(body, SET_NAME).map(|name| (name, definition::decode(body))));
             }
         },
     )?;
-    for (name, set) in &mut sets {
-        elements(socket, family, table, name, set)?;
+    for (name, set) in sets.iter_mut().filter(|(_, set)| !set.dynamic) {
+        set.elements = elements(socket, family, table, name, set)?;
     }
     Ok(sets)
 }
 
-fn definition(set: &[u8]) -> Set {
-    let flags = number(set, SET_FLAGS);
-    let data = (flags & SET_MAP != 0).then(|| match number(set, SET_DATA_TYPE) {
-        DATA_VERDICT => DataType::Verdict,
-        kind => DataType::Value(Type::from_number(kind)),
-    });
-    Set {
-        key: Type::from_number(number(set, SET_KEY_TYPE)),
-        data,
-        interval: flags & SET_INTERVAL != 0,
-        elements: BTreeMap::new(),
-    }
-}
-
-fn elements(socket: &Socket, family: Family, table: &str, name: &str, set: &mut Set) -> Result<(), Error> {
+/// The elements of one set of a definition that is known.
+pub(super) fn elements(
+    socket: &Socket,
+    family: Family,
+    table: &str,
+    name: &str,
+    set: &Set,
+) -> Result<BTreeMap<Key, Element>, Error> {
     let mut found = Vec::new();
     let filter = |m: &mut Writer| {
         m.put_str(TABLE, table);
@@ -218,68 +224,13 @@ fn elements(socket: &Socket, family: Family, table: &str, name: &str, set: &mut 
     };
     socket.dump(GET_ELEMENT, family.number(), filter, |message| {
         let list = find(body(&message), ELEMENTS).unwrap_or_default();
-        found.extend(attributes(list).filter_map(|(_, element)| decode_element(element)));
+        found.extend(attributes(list).filter_map(|(_, element)| element::decode(element)));
     })?;
-    set.elements = if set.interval { ranges(found) } else { values(found) };
-    Ok(())
-}
-
-/// An element as the kernel lists it.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Raw {
-    key: Vec<u8>,
-    /// It is the first value that a range does not have.
-    starts: bool,
-    data: Vec<u8>,
-}
-
-fn decode_element(element: &[u8]) -> Option<Raw> {
-    Some(Raw {
-        key: decode_value(find(element, ELEMENT_KEY)?)?,
-        starts: number(element, ELEMENT_FLAGS) & RANGE_END == 0,
-        data: find(element, ELEMENT_DATA).unwrap_or_default().to_vec(),
+    Ok(match (set.interval, set.key.is_concatenation()) {
+        (false, _) => element::values(found),
+        (true, false) => element::ranges(found),
+        (true, true) => element::concatenated_ranges(found),
     })
-}
-
-fn values(found: Vec<Raw>) -> BTreeMap<Key, Data> {
-    found.into_iter().map(|raw| (Key { first: raw.key, last: None }, data(&raw.data))).collect()
-}
-
-/// Pairs starts and ends. At one key an end comes before a start; a start with no end goes to the last value.
-fn ranges(mut found: Vec<Raw>) -> BTreeMap<Key, Data> {
-    found.sort_unstable();
-    let mut ranges = BTreeMap::new();
-    let mut open: Option<Raw> = None;
-    for raw in found {
-        if let Some(start) = open.take() {
-            let last = Some(predecessor(&raw.key));
-            ranges.insert(Key { first: start.key, last }, data(&start.data));
-        }
-        open = raw.starts.then_some(raw);
-    }
-    if let Some(start) = open {
-        let last = Some(vec![u8::MAX; start.key.len()]);
-        ranges.insert(Key { first: start.key, last }, data(&start.data));
-    }
-    ranges
-}
-
-fn predecessor(number: &[u8]) -> Vec<u8> {
-    let mut before = number.to_vec();
-    for digit in before.iter_mut().rev() {
-        *digit = digit.wrapping_sub(1);
-        if *digit != u8::MAX {
-            break;
-        }
-    }
-    before
-}
-
-fn data(bytes: &[u8]) -> Data {
-    decode_verdict(bytes)
-        .map(Data::Verdict)
-        .or_else(|| decode_value(bytes).map(Data::Value))
-        .unwrap_or(Data::None)
 }
 
 /// The attributes, behind `struct nfgenmsg`.

@@ -1,115 +1,14 @@
-//! Sets and maps, and their elements.
+//! Sets and maps.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Ip, Verdict};
-
-/// The type of a key, or of one part of a concatenated key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Field {
-    /// An IPv4 address.
-    Ipv4,
-    /// An IPv6 address.
-    Ipv6,
-    /// A MAC address.
-    Ether,
-    /// A transport protocol.
-    Protocol,
-    /// A port.
-    Port,
-    /// The type of an ICMP message.
-    IcmpType,
-    /// A packet mark.
-    Mark,
-    /// An interface name, padded to 16 bytes.
-    IfName,
-    /// One that this model does not know, by nftables' number.
-    Unknown(u32),
-}
-
-impl Field {
-    /// Number of the type in nftables' user space (its `enum datatypes`), length, network order.
-    fn facts(self) -> (u32, usize, bool) {
-        match self {
-            Self::Ipv4 => (7, 4, true),
-            Self::Ipv6 => (8, 16, true),
-            Self::Ether => (9, 6, true),
-            Self::Protocol => (12, 1, true),
-            Self::Port => (13, 2, true),
-            Self::IcmpType => (14, 1, true),
-            Self::Mark => (19, 4, false),
-            Self::IfName => (41, 16, false),
-            Self::Unknown(number) => (number, 0, true),
-        }
-    }
-
-    fn from_number(number: u32) -> Self {
-        let known = [
-            Self::Ipv4,
-            Self::Ipv6,
-            Self::Ether,
-            Self::Protocol,
-            Self::Port,
-            Self::IcmpType,
-            Self::Mark,
-            Self::IfName,
-        ];
-        known.into_iter().find(|field| field.facts().0 == number).unwrap_or(Self::Unknown(number))
-    }
-
-    /// Length in bytes.
-    #[must_use]
-    pub fn len(self) -> usize {
-        self.facts().1
-    }
-
-    /// Never: every type has a length.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        false
-    }
-
-    pub(super) fn is_network_order(self) -> bool {
-        self.facts().2
-    }
-}
-
-/// The type of a key or of a value: one field, or several in a row, each padded to four bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Type(pub Vec<Field>);
-
-impl Type {
-    /// nftables' number for it: six bits a field.
-    pub(super) fn number(&self) -> u32 {
-        self.0.iter().fold(0, |number, field| number << 6 | field.facts().0)
-    }
-
-    pub(super) fn from_number(mut number: u32) -> Self {
-        let mut fields = Vec::new();
-        while number != 0 {
-            fields.push(Field::from_number(number & 0x3f));
-            number >>= 6;
-        }
-        fields.reverse();
-        Self(fields)
-    }
-
-    /// Bytes of a value.
-    pub(super) fn len(&self) -> usize {
-        match self.0.as_slice() {
-            [field] => field.len(),
-            fields => fields.iter().map(|field| field.len().next_multiple_of(4)).sum(),
-        }
-    }
-}
-
-impl From<Field> for Type {
-    fn from(field: Field) -> Self {
-        Self(vec![field])
-    }
-}
+use super::Ip;
+use super::element::{Data, Element};
+use super::field::Type;
+use super::key::Key;
 
 /// What a map gives for a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,24 +19,16 @@ pub enum DataType {
     Value(Type),
 }
 
-/// An element's key: a value, or the first and last value of a range.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
-    /// The value, or the first one.
-    pub first: Vec<u8>,
-    /// The last value of a range, in sets of ranges.
-    pub last: Option<Vec<u8>>,
-}
-
-/// An element's value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Data {
-    /// None: it is a set.
-    None,
-    /// A value.
-    Value(Vec<u8>),
-    /// A verdict.
-    Verdict(Verdict),
+/// When elements disappear by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Expiry {
+    /// Never.
+    #[default]
+    Never,
+    /// Those that have a timeout of their own, when that is over.
+    PerElement,
+    /// After this time, unless they have a timeout of their own. Whole multiples of 10 ms, as in [`Element`].
+    After(Duration),
 }
 
 /// A set or map.
@@ -149,21 +40,55 @@ pub struct Set {
     pub data: Option<DataType>,
     /// Its keys are ranges.
     pub interval: bool,
+    /// When its elements disappear.
+    pub expiry: Expiry,
+    /// Packets add, renew and delete elements ([`Rule::change_set`](super::Rule::change_set)), which then belong to the
+    /// packet path: they are neither read nor changed by [`apply`](super::apply) and [`read`](super::read()), and
+    /// `elements` is empty.
+    pub dynamic: bool,
+    /// How many elements fit, where there is a limit.
+    pub size: Option<u32>,
     /// Its elements.
-    pub elements: BTreeMap<Key, Data>,
+    pub elements: BTreeMap<Key, Element>,
 }
 
 impl Set {
     /// An empty set of single values.
     #[must_use]
     pub fn new(key: impl Into<Type>) -> Self {
-        Self { key: key.into(), data: None, interval: false, elements: BTreeMap::new() }
+        Self {
+            key: key.into(),
+            data: None,
+            interval: false,
+            expiry: Expiry::Never,
+            dynamic: false,
+            size: None,
+            elements: BTreeMap::new(),
+        }
     }
 
     /// An empty map.
     #[must_use]
     pub fn map(key: impl Into<Type>, data: DataType) -> Self {
         Self { data: Some(data), ..Self::new(key) }
+    }
+
+    /// Makes it an interval set (or map): its keys are ranges, of each field if there are several.
+    #[must_use]
+    pub fn of_ranges(self) -> Self {
+        Self { interval: true, ..self }
+    }
+
+    /// Makes its elements disappear by themselves.
+    #[must_use]
+    pub fn expiring(self, expiry: Expiry) -> Self {
+        Self { expiry, ..self }
+    }
+
+    /// Makes it one that packets fill, with at most `size` elements.
+    #[must_use]
+    pub fn dynamic(self, size: u32) -> Self {
+        Self { dynamic: true, size: Some(size), ..self }
     }
 
     /// The set of all addresses of one family in `prefixes`; overlapping and adjacent ones become one range.
@@ -193,20 +118,28 @@ impl Set {
     }
 
     /// Adds a key to a set.
-    pub fn insert(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
-        self.elements.insert(Key { first: key.into(), last: None }, Data::None);
-        self
+    pub fn insert(&mut self, key: impl Into<Key>) -> &mut Self {
+        self.insert_data(key, Data::None)
     }
 
-    /// Adds a key and its value to a map.
-    pub fn insert_data(&mut self, key: impl Into<Vec<u8>>, data: Data) -> &mut Self {
-        self.elements.insert(Key { first: key.into(), last: None }, data);
+    /// Adds a key and its value to a map, or with [`Element::expiring`] a key with a timeout to either. In an interval set
+    /// a single value is a range, too.
+    pub fn insert_data(&mut self, key: impl Into<Key>, element: impl Into<Element>) -> &mut Self {
+        let key = match key.into() {
+            Key::Value(value) if self.interval && self.key.is_concatenation() => {
+                Key::Ranges(value.clone(), value)
+            }
+            Key::Value(value) if self.interval => Key::Range(value.clone(), value),
+            key => key,
+        };
+        self.elements.insert(key, element.into());
         self
     }
 
     /// Same definition, whatever the elements.
     pub(super) fn same_kind(&self, other: &Self) -> bool {
-        self.key == other.key && self.data == other.data && self.interval == other.interval
+        let of = |set: &Self| (set.interval, set.expiry, set.dynamic, set.size);
+        self.key == other.key && self.data == other.data && of(self) == of(other)
     }
 }
 
@@ -224,8 +157,8 @@ fn v6(net: &IpNet) -> Option<Ipv6Net> {
     }
 }
 
-fn range(first: &[u8], last: &[u8]) -> (Key, Data) {
-    (Key { first: first.to_vec(), last: Some(last.to_vec()) }, Data::None)
+fn range(first: &[u8], last: &[u8]) -> (Key, Element) {
+    (Key::Range(first.to_vec(), last.to_vec()), Data::None.into())
 }
 
 /// The same numbers in as few ranges as can be, sorted.
@@ -261,13 +194,6 @@ mod tests {
         assert_eq!(Set::prefixes(Ip::V6, &nets).elements.len(), 1);
     }
 
-    #[test]
-    fn type_numbers_round_trip() {
-        let concat = Type(vec![Field::Ipv4, Field::Protocol, Field::Port]);
-        assert_eq!((concat.number(), concat.len()), (0x730d, 12));
-        assert_eq!(Type::from_number(0x730d), concat);
-    }
-
     proptest! {
         #[test]
         fn membership_survives_merging(nets in proptest::collection::vec((any::<u32>(), 0u8..=32), 0..12), probe: u32) {
@@ -280,7 +206,7 @@ mod tests {
             for address in probes.chain([std::net::Ipv4Addr::from(probe).into()]) {
                 let std::net::IpAddr::V4(v4) = address else { continue };
                 let bytes = v4.octets().to_vec();
-                let inside = set.elements.keys().any(|key| key.first <= bytes && Some(&bytes) <= key.last.as_ref());
+                let inside = set.elements.keys().any(|key| key.first() <= bytes.as_slice() && Some(bytes.as_slice()) <= key.last());
                 prop_assert_eq!(inside, nets.iter().any(|net| net.contains(&address)));
             }
         }

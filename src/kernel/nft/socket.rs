@@ -1,5 +1,6 @@
 //! The netlink socket to nftables.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::AsFd as _;
 
@@ -10,6 +11,7 @@ use super::Error;
 use super::message::{DUMP, DUMP_INTERRUPTED, GET_GENERATION, REQUEST, header, kind};
 use super::transaction::Transaction;
 use super::wire::{HEADER, Message, Writer, be32, find, messages, text, u32_at};
+use crate::kernel::own;
 
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
@@ -22,18 +24,33 @@ const RECEIVE_BUFFER: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Socket {
     netlink: Netlink,
+    /// Lists that were read while somebody changed the ruleset are taken, too.
+    lenient: Cell<bool>,
 }
 
 impl Socket {
     pub(super) fn open() -> Result<Self, Error> {
+        Self::bound(own::bind)
+    }
+
+    pub(super) fn bound(bind: impl FnOnce(&mut Netlink) -> io::Result<()>) -> Result<Self, Error> {
         let failed = |action| move |source| Error::Socket { action, source };
         let mut netlink = Netlink::new(NETLINK_NETFILTER).map_err(failed("open a netlink socket"))?;
-        netlink.bind_auto().map_err(failed("bind a netlink socket"))?;
+        bind(&mut netlink).map_err(failed("bind a netlink socket"))?;
         netlink.connect(&SocketAddr::new(0, 0)).map_err(failed("connect a netlink socket"))?;
         netlink.set_cap_ack(true).map_err(failed("set NETLINK_CAP_ACK"))?;
         netlink.set_ext_ack(true).map_err(failed("set NETLINK_EXT_ACK"))?;
         let _ = setsockopt(&netlink.as_fd(), sockopt::RcvBufForce, &RECEIVE_BUFFER);
-        Ok(Self { netlink })
+        Ok(Self { netlink, lenient: Cell::new(false) })
+    }
+
+    /// Whether lists that were read while somebody changed the ruleset are taken, too.
+    pub(super) fn is_lenient(&self) -> bool {
+        self.lenient.get()
+    }
+
+    pub(super) fn set_lenient(&self, lenient: bool) {
+        self.lenient.set(lenient);
     }
 
     /// Number of the ruleset: each committed batch, anybody's, makes a new one.
@@ -85,12 +102,13 @@ impl Socket {
         let mut out = Writer::default();
         out.message(kind(message), REQUEST | flags, 0, &header(family, 0), body);
         let failed = |source| Error::Socket { action: "ask nftables", source };
+        self.discard();
         self.netlink.send(out.finish().ok_or(Error::TooLong)?, 0).map_err(failed)?;
         let mut interrupted = false;
         loop {
             let datagram = self.receive(0).map_err(failed)?;
             for message in messages(&datagram) {
-                interrupted |= message.flags & DUMP_INTERRUPTED != 0;
+                interrupted |= message.flags & DUMP_INTERRUPTED != 0 && !self.is_lenient();
                 match message.kind {
                     ERROR | DONE => match code(&message) {
                         0 | libc::ENOENT if !interrupted => return Ok(()),
@@ -112,6 +130,7 @@ impl Socket {
     pub(super) fn commit(&self, transaction: &mut Transaction, generation: Option<u32>) -> Result<(), Error> {
         let batch = transaction.batch(generation)?;
         let failed = |source| Error::Socket { action: "send a batch", source };
+        self.discard();
         self.make_room(batch.len());
         self.netlink.send(&batch, 0).map_err(failed)?;
         let mut answers = 0;
@@ -119,7 +138,8 @@ impl Socket {
             let datagram = match self.receive(libc::MSG_DONTWAIT) {
                 Ok(datagram) => datagram,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Err(Error::Conflict),
+                // There were more refusals than fit: the first ones are there.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => continue,
                 Err(error) => return Err(failed(error)),
             };
             for message in messages(&datagram).filter(|message| message.kind == ERROR) {
@@ -131,9 +151,25 @@ impl Socket {
         if answers == 0 { Err(Error::Conflict) } else { Ok(()) }
     }
 
+    /// Reads what an earlier request, which ended with an error, has left behind.
+    fn discard(&self) {
+        loop {
+            match self.receive(libc::MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
     fn make_room(&self, length: usize) {
         /// What the kernel adds to a buffer for its own bookkeeping.
         const OVERHEAD: usize = 64 * 1024;
+        /// What every socket has room for.
+        const SMALL: usize = 64 * 1024;
+        if length < SMALL {
+            return;
+        }
         let room = length + OVERHEAD;
         if setsockopt(&self.netlink.as_fd(), sockopt::SndBufForce, &room).is_err() {
             let _ = setsockopt(&self.netlink.as_fd(), sockopt::SndBuf, &room);

@@ -1,14 +1,19 @@
 //! A batch of changes that the kernel does whole or not at all.
 
-use super::codec::{encode, encode_verdict};
+use super::codec::encode;
+use super::element::Element;
+use super::key::Key;
 use super::message::*;
-use super::set::{Data, DataType, Key, Set};
+use super::set::Set;
 use super::table::{Chain, Family};
 use super::wire::Writer;
-use super::{Error, Rule};
+use super::{Error, Rule, definition, element, user_data};
 
 /// Room left in one message's element list, whose length field ends at 64 KiB.
 const ELEMENTS_PER_MESSAGE: usize = 60_000;
+
+/// How the steps begin that delete elements.
+pub(super) const DELETE_ELEMENTS: &str = "delete elements of set";
 
 /// Changes to one table or several, in order.
 #[derive(Debug, Default)]
@@ -154,7 +159,7 @@ impl Inside<'_> {
         self.add(NEW_RULE, CREATE | APPEND, "add rule", &name, |m| {
             m.put_str(RULE_CHAIN, chain);
             m.nest(RULE_EXPRESSIONS, |m| encode(m, &rule.expressions));
-            rule.comment.iter().for_each(|comment| m.put(RULE_USERDATA, &comment_data(comment)));
+            rule.comment.iter().for_each(|comment| m.put(RULE_USERDATA, &user_data::of_comment(comment)));
         });
     }
 
@@ -162,23 +167,8 @@ impl Inside<'_> {
         let id = u32::try_from(self.transaction.steps.len()).unwrap_or(u32::MAX);
         self.add(NEW_SET, CREATE, "add set", name, |m| {
             m.put_str(SET_NAME, name);
-            m.put_u32(SET_FLAGS, set_flags(set));
-            m.put_u32(SET_KEY_TYPE, set.key.number());
-            m.put_u32(SET_KEY_LENGTH, length(set.key.len()));
-            match &set.data {
-                Some(DataType::Verdict) => {
-                    m.put_u32(SET_DATA_TYPE, DATA_VERDICT);
-                    m.put_u32(SET_DATA_LENGTH, 0);
-                }
-                Some(DataType::Value(data)) => {
-                    m.put_u32(SET_DATA_TYPE, data.number());
-                    m.put_u32(SET_DATA_LENGTH, length(data.len()));
-                }
-                None => {}
-            }
-            describe_concatenation(m, set);
+            definition::encode(m, set);
             m.put_u32(SET_ID, id);
-            m.put(SET_USERDATA, &set_data(set));
         });
     }
 
@@ -186,20 +176,30 @@ impl Inside<'_> {
         self.add(DELETE_SET, 0, "delete set", name, |m| m.put_str(SET_NAME, name));
     }
 
+    /// Adds elements; those that are there already stay.
     pub(super) fn add_elements<'e>(
         &mut self,
         set: &str,
-        elements: impl IntoIterator<Item = (&'e Key, &'e Data)>,
+        elements: impl IntoIterator<Item = (&'e Key, &'e Element)>,
     ) {
+        let elements = elements.into_iter().map(|(key, element)| (key, Some(element)));
         self.elements(NEW_ELEMENT, CREATE, "add elements to set", set, elements);
     }
 
-    pub(super) fn delete_elements<'e>(
+    /// Adds elements; refused with EEXIST if one is there already.
+    pub(super) fn add_new_elements<'e>(
         &mut self,
         set: &str,
-        elements: impl IntoIterator<Item = (&'e Key, &'e Data)>,
+        elements: impl IntoIterator<Item = (&'e Key, &'e Element)>,
     ) {
-        self.elements(DELETE_ELEMENT, 0, "delete elements of set", set, elements);
+        let elements = elements.into_iter().map(|(key, element)| (key, Some(element)));
+        self.elements(NEW_ELEMENT, CREATE | EXCLUSIVE, "add elements to set", set, elements);
+    }
+
+    /// Deletes elements; refused with ENOENT if one is not there.
+    pub(super) fn delete_elements<'e>(&mut self, set: &str, keys: impl IntoIterator<Item = &'e Key>) {
+        let elements = keys.into_iter().map(|key| (key, None));
+        self.elements(DELETE_ELEMENT, 0, DELETE_ELEMENTS, set, elements);
     }
 
     /// As many messages as the elements need.
@@ -209,113 +209,20 @@ impl Inside<'_> {
         flags: u16,
         step: &str,
         set: &str,
-        elements: impl IntoIterator<Item = (&'e Key, &'e Data)>,
+        elements: impl Iterator<Item = (&'e Key, Option<&'e Element>)>,
     ) {
-        let mut elements = elements.into_iter().peekable();
+        let mut elements = elements.peekable();
         while elements.peek().is_some() {
             self.add(message, flags, step, set, |m| {
                 m.put_str(ELEMENTS_SET, set);
                 m.nest(ELEMENTS, |m| {
                     let start = m.len();
                     while m.len() - start < ELEMENTS_PER_MESSAGE {
-                        let Some((key, data)) = elements.next() else { break };
-                        element(m, key, data);
+                        let Some((key, element)) = elements.next() else { break };
+                        element::encode(m, key, element);
                     }
                 });
             });
         }
     }
-}
-
-fn element(out: &mut Writer, key: &Key, data: &Data) {
-    out.nest(LIST_ELEMENT, |m| {
-        m.nest(ELEMENT_KEY, |m| m.put(1, &key.first));
-        match data {
-            Data::None => {}
-            Data::Value(value) => m.nest(ELEMENT_DATA, |m| m.put(1, value)),
-            Data::Verdict(verdict) => m.nest(ELEMENT_DATA, |m| encode_verdict(m, verdict)),
-        }
-    });
-    if let Some(behind) = key.last.as_deref().and_then(successor) {
-        out.nest(LIST_ELEMENT, |m| {
-            m.put_u32(ELEMENT_FLAGS, RANGE_END);
-            m.nest(ELEMENT_KEY, |m| m.put(1, &behind));
-        });
-    }
-}
-
-/// The next number, as long as there is one of the same length.
-fn successor(number: &[u8]) -> Option<Vec<u8>> {
-    let mut next = number.to_vec();
-    for digit in next.iter_mut().rev() {
-        *digit = digit.wrapping_add(1);
-        if *digit != 0 {
-            return Some(next);
-        }
-    }
-    None
-}
-
-fn set_flags(set: &Set) -> u32 {
-    let mut flags = 0;
-    for (set_it, flag) in
-        [(set.interval, SET_INTERVAL), (set.data.is_some(), SET_MAP), (is_ranged_concat(set), SET_CONCAT)]
-    {
-        flags |= if set_it { flag } else { 0 };
-    }
-    flags
-}
-
-fn is_ranged_concat(set: &Set) -> bool {
-    set.interval && set.key.0.len() > 1
-}
-
-fn describe_concatenation(out: &mut Writer, set: &Set) {
-    if !is_ranged_concat(set) {
-        return;
-    }
-    out.nest(SET_DESCRIPTION, |m| {
-        m.nest(SET_DESCRIPTION_CONCAT, |m| {
-            for field in &set.key.0 {
-                m.nest(LIST_ELEMENT, |m| m.put_u32(SET_FIELD_LENGTH, length(field.len())));
-            }
-        });
-    });
-}
-
-fn length(bytes: usize) -> u32 {
-    u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
-/// What `nft list` wants to know of a set: the byte order of its keys, of its data, and whether it may merge
-/// elements (nftables' `NFTNL_UDATA_SET_*`).
-fn set_data(set: &Set) -> Vec<u8> {
-    const KEY_ORDER: u8 = 0;
-    const DATA_ORDER: u8 = 1;
-    const MERGE: u8 = 2;
-    let order = |kind: &super::Type| match kind.0.as_slice() {
-        [field] if field.is_network_order() => 2_u32,
-        [_] => 1,
-        _ => 0,
-    };
-    let mut data = user_data(KEY_ORDER, &order(&set.key).to_ne_bytes());
-    if let Some(kind) = &set.data {
-        let order = if let DataType::Value(kind) = kind { order(kind) } else { 0 };
-        data.extend(user_data(DATA_ORDER, &order.to_ne_bytes()));
-    }
-    data.extend(user_data(MERGE, &0_u32.to_ne_bytes()));
-    data
-}
-
-fn comment_data(comment: &str) -> Vec<u8> {
-    let mut text = comment.as_bytes().to_vec();
-    text.push(0);
-    user_data(COMMENT, &text)
-}
-
-/// One entry of user data: type, length, value.
-fn user_data(kind: u8, value: &[u8]) -> Vec<u8> {
-    let mut data = vec![kind, u8::try_from(value.len()).unwrap_or(u8::MAX)];
-    data.extend_from_slice(value);
-    data
 }

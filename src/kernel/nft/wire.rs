@@ -114,6 +114,8 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// Port id of the socket that asked for what a notification is about.
+    pub(crate) port_id: u32,
     /// What follows netlink's header.
     pub(crate) payload: &'a [u8],
 }
@@ -127,6 +129,7 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
             kind: u16_at(bytes, 4)?,
             flags: u16_at(bytes, 6)?,
             sequence: u32_at(bytes, 8)?,
+            port_id: u32_at(bytes, 12)?,
             payload,
         };
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();

@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::mapping::{HostPort, Key};
 use crate::kernel::nft::{
-    Chain, ChainKind, Comparison, Data, DataType, End, Expression, FIB_DESTINATION, Family, FibResult, Field,
-    Hook, Ip, Meta, NatKind, PayloadBase, Register, Rule, Set, Table, Type, octets,
+    Chain, ChainKind, Comparison, Concat, Data, DataType, End, Expression, FIB_DESTINATION, Family,
+    FibResult, Field, Hook, Ip, PayloadBase, Register, Rule, Selector, Set, Table, Type, octets,
 };
 use crate::pod::pool::Addresses;
 
@@ -73,10 +73,9 @@ pub(super) fn is_empty(table: &Table) -> bool {
 #[must_use]
 pub(super) fn covers(found: &Table, table: &Table) -> bool {
     let has = |(name, set): (&String, &Set)| {
-        found
-            .sets
-            .get(name)
-            .is_some_and(|there| set.elements.iter().all(|(key, data)| there.elements.get(key) == Some(data)))
+        found.sets.get(name).is_some_and(|there| {
+            set.elements.iter().all(|(key, element)| there.elements.get(key) == Some(element))
+        })
     };
     found.chains == table.chains && table.sets.iter().all(has)
 }
@@ -116,51 +115,34 @@ impl On {
         }
     }
 
-    fn map(self, ip: Ip, targets: &BTreeMap<Key, SocketAddr>) -> Set {
-        let service = [Field::Protocol, Field::Port];
-        let key = match self {
-            Self::One => [&[ip.field()][..], &service].concat(),
+    /// What a packet is looked up by.
+    fn fields(self, ip: Ip) -> Vec<Selector> {
+        let service = [Selector::Protocol, Selector::Port(End::Destination)];
+        match self {
+            Self::One => [&[Selector::Address(ip, End::Destination)][..], &service].concat(),
             Self::All => service.to_vec(),
-        };
-        let mut map = Set::map(Type(key), DataType::Value(Type(vec![ip.field(), Field::Port])));
+        }
+    }
+
+    fn map(self, ip: Ip, targets: &BTreeMap<Key, SocketAddr>) -> Set {
+        let key = Type(self.fields(ip).into_iter().map(Selector::field).collect());
+        let mut map = Set::map(key, DataType::Value([ip.field(), Field::Port].into()));
         for (key, target) in targets.iter().filter(|(key, _)| key.ip == ip) {
             let address = match (self, key.address) {
-                (Self::One, Some(address)) => octets(address),
-                (Self::All, None) => vec![],
+                (Self::One, Some(address)) => Concat::new().address(address),
+                (Self::All, None) => Concat::new(),
                 _ => continue,
             };
-            let service = [[key.protocol.number(), 0, 0, 0], port(key.port)].concat();
-            let value = [octets(target.ip()), port(target.port()).to_vec()].concat();
-            map.insert_data([address, service].concat(), Data::Value(value));
+            let service = address.protocol(key.protocol.number()).port(key.port);
+            map.insert_data(service, Data::from(Concat::new().address(target.ip()).port(target.port())));
         }
         map
     }
 
     /// Looks a packet up, and translates it if there is a host port.
     fn rule(self, ip: Ip) -> Rule {
-        let (offset, length) = ip.address(End::Destination);
-        let words = u8::try_from(length / 4).unwrap_or(4);
-        let mut rule = Rule::new().ip(ip);
-        let mut next = 0;
-        if matches!(self, Self::One) {
-            rule = rule.load(PayloadBase::Network, offset, length);
-            next = words;
-        }
-        rule = rule.with(Expression::Meta { key: Meta::L4Proto, to: Register(next) });
-        let port = Register(next + 1);
-        rule =
-            rule.with(Expression::Payload { base: PayloadBase::Transport, offset: 2, length: 2, to: port });
-        let (from, to) = (Register::FIRST, Some(Register::FIRST));
-        rule = rule.with(Expression::Lookup { set: self.name(ip), from, to, inverted: false });
-        let (kind, address, port) = (NatKind::Destination, to, Some(Register(words)));
-        rule.with(Expression::Nat { kind, ip, address, port, flags: 0 })
+        Rule::new().ip(ip).map(&self.fields(ip), &self.name(ip)).dnat_to_mapped(ip)
     }
-}
-
-/// In network order, padded to four bytes.
-fn port(number: u16) -> [u8; 4] {
-    let [high, low] = number.to_be_bytes();
-    [high, low, 0, 0]
 }
 
 /// Name of the set of pairs of a pod's address with itself.
@@ -169,9 +151,9 @@ fn own(ip: Ip) -> String {
 }
 
 fn pairs<'a>(ip: Ip, targets: impl Iterator<Item = &'a SocketAddr>) -> Set {
-    let mut pairs = Set::new(Type(vec![ip.field(), ip.field()]));
+    let mut pairs = Set::new([ip.field(), ip.field()]);
     for address in targets.map(SocketAddr::ip).filter(|address| Ip::of(*address) == ip) {
-        pairs.insert([octets(address), octets(address)].concat());
+        pairs.insert(Concat::new().address(address).address(address));
     }
     pairs
 }
@@ -179,29 +161,22 @@ fn pairs<'a>(ip: Ip, targets: impl Iterator<Item = &'a SocketAddr>) -> Set {
 /// A pod that reaches itself by its host port gets an address of the node as source: answers to its own address would
 /// not come by the node, which has to translate them back.
 fn hairpin(ip: Ip) -> Rule {
-    let load = |end, to| {
-        let (offset, length) = ip.address(end);
-        Expression::Payload { base: PayloadBase::Network, offset, length, to }
-    };
-    let (_, length) = ip.address(End::Source);
-    let second = Register(u8::try_from(length / 4).unwrap_or(4));
-    let both =
-        Rule::new().ip(ip).with(load(End::Source, Register::FIRST)).with(load(End::Destination, second));
-    both.lookup(&own(ip), false).masquerade(0).comment("a pod to itself")
+    let both = [Selector::Address(ip, End::Source), Selector::Address(ip, End::Destination)];
+    Rule::new().ip(ip).in_set(&both, &own(ip)).masquerade(0).comment("a pod to itself")
 }
 
 /// Puts what `found` has for `addresses` into `table`: host ports whose pods are not known well enough to say that
 /// they are wrong.
 pub(super) fn keep(table: &mut Table, found: &Table, addresses: &[IpAddr]) {
     for (name, set) in &mut table.sets {
-        for (key, data) in found.sets.get(name).into_iter().flat_map(|set| &set.elements) {
+        for (key, element) in found.sets.get(name).into_iter().flat_map(|set| &set.elements) {
             // A set of pairs begins with the address too.
-            let bytes = match data {
+            let bytes = match &element.data {
                 Data::Value(value) => value,
-                _ => &key.first,
+                _ => key.first(),
             };
             if addresses.iter().any(|address| bytes.starts_with(&octets(*address))) {
-                set.elements.entry(key.clone()).or_insert_with(|| data.clone());
+                set.elements.entry(key.clone()).or_insert_with(|| element.clone());
             }
         }
     }
@@ -214,6 +189,7 @@ mod tests {
     use super::super::mapping::Protocol;
     use super::super::mapping::tests::{port as host_port, some_port};
     use super::*;
+    use crate::kernel::nft::{Meta, NatKind};
 
     fn addresses(number: u8) -> Addresses {
         Addresses::parse(&format!("10.1.0.{number},fd00::{number}")).unwrap()
@@ -235,10 +211,44 @@ mod tests {
         assert!(!is_empty(&table));
         let elements = |name: &str| table.sets[name].elements.len();
         assert_eq!(["any4", "any6", "address4", "address6"].map(elements), [1, 1, 0, 0]);
-        let (key, value) = table.sets["any4"].elements.first_key_value().unwrap();
-        assert_eq!(key.first, [17, 0, 0, 0, 0, 53, 0, 0]);
-        assert_eq!(*value, Data::Value(vec![10, 1, 0, 2, 0, 80, 0, 0]));
-        assert_eq!(table.sets["own4"].elements.keys().next().unwrap().first, [10, 1, 0, 2, 10, 1, 0, 2]);
+        let (key, element) = table.sets["any4"].elements.first_key_value().unwrap();
+        assert_eq!(key.first(), [17, 0, 0, 0, 0, 53, 0, 0]);
+        assert_eq!(element.data, Data::Value(vec![10, 1, 0, 2, 0, 80, 0, 0]));
+        assert_eq!(table.sets["own4"].elements.keys().next().unwrap().first(), [10, 1, 0, 2, 10, 1, 0, 2]);
+    }
+
+    #[test]
+    fn the_rules_load_key_and_result_into_consecutive_registers() {
+        let table = table(&all(&[]));
+        let expressions =
+            |chain: &str, rule: usize| table.chains[chain].rules[rule].expressions[2..].to_vec();
+        let load = |base, offset, length, to| Expression::Payload { base, offset, length, to: Register(to) };
+        let protocol = |to| Expression::Meta { key: Meta::L4Proto, to: Register(to) };
+        let lookup = |set: &str| {
+            let (from, to) = (Register(0), Some(Register(0)));
+            Expression::Lookup { set: set.into(), from, to, inverted: false }
+        };
+        let nat = |ip, port| {
+            let (address, port) = (Some(Register(0)), Some(Register(port)));
+            Expression::Nat { kind: NatKind::Destination, ip, address, port, flags: 0 }
+        };
+        let (network, transport) = (PayloadBase::Network, PayloadBase::Transport);
+        let any = |ip, set, words| vec![protocol(0), load(transport, 2, 2, 1), lookup(set), nat(ip, words)];
+        let one = |address, ip, set, words| {
+            vec![address, protocol(words), load(transport, 2, 2, words + 1), lookup(set), nat(ip, words)]
+        };
+        assert_eq!(expressions(LOOKUP, 0), one(load(network, 16, 4, 0), Ip::V4, "address4", 1));
+        assert_eq!(expressions(LOOKUP, 1), any(Ip::V4, "any4", 1));
+        assert_eq!(expressions(LOOKUP, 2), one(load(network, 24, 16, 0), Ip::V6, "address6", 4));
+        assert_eq!(expressions(LOOKUP, 3), any(Ip::V6, "any6", 4));
+        let own = |set: &str| {
+            let from = Register(0);
+            let lookup = Expression::Lookup { set: set.into(), from, to: None, inverted: false };
+            vec![lookup, Expression::Masquerade { flags: 0 }]
+        };
+        let both4 = [vec![load(network, 12, 4, 0), load(network, 16, 4, 1)], own("own4")].concat();
+        let both6 = [vec![load(network, 8, 16, 0), load(network, 24, 16, 4)], own("own6")].concat();
+        assert_eq!([expressions("hairpin", 0), expressions("hairpin", 1)], [both4, both6]);
     }
 
     #[test]

@@ -1,16 +1,40 @@
 //! Tables against the kernel.
 
+mod dynamic;
+mod listing;
+mod ranges;
+mod update;
+
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::expression::{FibResult, Numgen, Reject};
 use super::message::{DORMANT, NEW_TABLE, TABLE, TABLE_FLAGS};
 use super::socket::Socket;
 use super::transaction::Transaction;
 use super::*;
+
+/// Sends one UDP datagram.
+fn send(to: &str) {
+    let any = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    std::net::UdpSocket::bind(any).unwrap().send_to(b"x", to).unwrap();
+}
+
+/// Packets that a named counter has counted.
+fn counted(table: &Table, counter: &str) -> u64 {
+    counters(table.family, &table.name).unwrap()[counter].packets
+}
+
+/// Waits until `condition` holds.
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "waited 20 s for {what}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
 
 fn nets(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(|text| text.parse().unwrap()).collect()

@@ -1,0 +1,165 @@
+//! Changes of elements alone, made from what is known to have changed: nothing is read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::difference::missing;
+use super::element::{Data, Element};
+use super::key::Key;
+use super::set::Set;
+use super::table::Family;
+use super::transaction::Transaction;
+
+/// Elements to delete from and to add to the sets and maps of one table, in one transaction.
+///
+/// It takes for granted what the kernel has: an element that is to be deleted is there, one that is to be added is
+/// not. Otherwise [`Connection::update`](super::Connection::update) does nothing of it and returns
+/// [`Error::Stale`](super::Error::Stale); then the whole table has to be compared
+/// ([`Connection::apply`](super::Connection::apply)).
+///
+/// Keys of interval sets have to be ranges, also if they are of one value: made from an [`IpNet`](ipnet::IpNet), or by
+/// [`Concat`](super::Concat) as it says.
+///
+/// ```no_run
+/// # use selvedge::kernel::nft::{Concat, Connection, Data, Family, Update};
+/// let mut update = Update::new(Family::Inet, "selvedge-example");
+/// let service = Concat::new().address("10.96.0.1".parse()?).protocol(6).port(80);
+/// update.replace("service4", service, Data::Value(2_u32.to_ne_bytes().to_vec()));
+/// update.delete("members4", "192.0.2.7".parse::<std::net::IpAddr>()?);
+/// Connection::open()?.update(&update)?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    family: Family,
+    table: String,
+    sets: BTreeMap<String, SetUpdate>,
+    generation: Option<u32>,
+}
+
+/// What happens to one set: first elements are deleted, then added.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct SetUpdate {
+    delete: BTreeSet<Key>,
+    add: BTreeMap<Key, Element>,
+}
+
+impl Update {
+    /// Changes nothing yet.
+    #[must_use]
+    pub fn new(family: Family, table: impl Into<String>) -> Self {
+        Self { family, table: table.into(), sets: BTreeMap::new(), generation: None }
+    }
+
+    /// Only if the ruleset still is that of `generation`
+    /// ([`Connection::generation`](super::Connection::generation)): nobody has changed any table since.
+    #[must_use]
+    pub fn if_generation(self, generation: u32) -> Self {
+        Self { generation: Some(generation), ..self }
+    }
+
+    /// Adds a key to a set.
+    pub fn insert(&mut self, set: &str, key: impl Into<Key>) -> &mut Self {
+        self.add(set, key, Data::None)
+    }
+
+    /// Adds a key and its value to a map, or with [`Element::expiring`] a key with a timeout to either.
+    pub fn add(&mut self, set: &str, key: impl Into<Key>, element: impl Into<Element>) -> &mut Self {
+        self.set(set).add.insert(key.into(), element.into());
+        self
+    }
+
+    /// Deletes a key. One that this update adds is not added after all.
+    pub fn delete(&mut self, set: &str, key: impl Into<Key>) -> &mut Self {
+        let (set, key) = (self.set(set), key.into());
+        if set.add.remove(&key).is_none() {
+            set.delete.insert(key);
+        }
+        self
+    }
+
+    /// Gives a key of a map another value.
+    pub fn replace(&mut self, set: &str, key: impl Into<Key>, element: impl Into<Element>) -> &mut Self {
+        let key = key.into();
+        self.delete(set, key.clone()).add(set, key, element)
+    }
+
+    /// Makes the elements of `before`, which the kernel has, those of `after`.
+    pub fn difference(&mut self, set: &str, before: &Set, after: &Set) -> &mut Self {
+        for (key, _) in missing(before, Some(after)) {
+            self.delete(set, key.clone());
+        }
+        for (key, element) in missing(after, Some(before)) {
+            self.add(set, key.clone(), element.clone());
+        }
+        self
+    }
+
+    /// It changes nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sets.values().all(|set| set.delete.is_empty() && set.add.is_empty())
+    }
+
+    pub(super) fn generation(&self) -> Option<u32> {
+        self.generation
+    }
+
+    pub(super) fn transaction(&self) -> Transaction {
+        let mut transaction = Transaction::default();
+        let mut inside = transaction.inside(self.family, &self.table);
+        for (name, set) in &self.sets {
+            inside.delete_elements(name, &set.delete);
+            inside.add_new_elements(name, &set.add);
+        }
+        transaction
+    }
+
+    fn set(&mut self, name: &str) -> &mut SetUpdate {
+        self.sets.entry(name.to_owned()).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn update() -> Update {
+        Update::new(Family::Inet, "table")
+    }
+
+    #[test]
+    fn later_changes_of_a_key_are_folded_into_earlier_ones() {
+        let (one, two) = (Data::Value(vec![1]), Data::Value(vec![2]));
+        let mut added = update();
+        added.add("map", [1], one.clone()).delete("map", [1]);
+        assert!(added.is_empty());
+        let mut replaced = update();
+        replaced.delete("map", [1]).add("map", [1], one).replace("map", [1], two.clone());
+        let mut directly = update();
+        directly.replace("map", [1], two);
+        assert_eq!(replaced, directly);
+        let mut deleted = directly.clone();
+        deleted.delete("map", [1]);
+        let mut only_deleted = update();
+        only_deleted.delete("map", [1]);
+        assert_eq!(deleted, only_deleted);
+    }
+
+    #[test]
+    fn the_difference_of_two_sets() {
+        let set = |keys: &[u8]| {
+            let mut set = Set::new(super::super::Field::Protocol);
+            keys.iter().for_each(|key| {
+                set.insert([*key]);
+            });
+            set
+        };
+        let mut difference = update();
+        difference.difference("set", &set(&[1, 2, 3]), &set(&[2, 3, 4]));
+        let mut expected = update();
+        expected.delete("set", [1]).insert("set", [4]);
+        assert_eq!(difference, expected);
+        let mut none = update();
+        assert!(none.difference("set", &set(&[1]), &set(&[1])).is_empty());
+    }
+}
