@@ -8,19 +8,27 @@ use ipnet::IpNet;
 #[derive(Debug)]
 pub(super) struct Held<O> {
     owners: BTreeMap<IpNet, O>,
+    /// The lengths of the prefixes there are, for IPv4 and IPv6: only these need to be looked for.
+    lengths: [BTreeSet<u8>; 2],
 }
 
 impl<O: PartialEq> Held<O> {
     /// Of owners of the same prefix the last one has it.
     pub(super) fn new(claims: impl Iterator<Item = (IpNet, O)>) -> Self {
-        Self { owners: claims.map(|(prefix, owner)| (prefix.trunc(), owner)).collect() }
+        let owners: BTreeMap<IpNet, O> = claims.map(|(prefix, owner)| (prefix.trunc(), owner)).collect();
+        let lengths = [false, true].map(|ipv6| {
+            let family = owners.keys().filter(|net| net.addr().is_ipv6() == ipv6);
+            family.map(IpNet::prefix_len).collect()
+        });
+        Self { owners, lengths }
     }
 
     /// Some other owner than `owner` of an address in `prefix`.
     pub(super) fn other(&self, prefix: &IpNet, owner: &O) -> Option<&O> {
         let prefix = prefix.trunc();
-        let supernets = std::iter::successors(Some(prefix), IpNet::supernet);
-        let above = supernets.filter_map(|net| self.owners.get(&net));
+        let lengths = self.lengths[usize::from(prefix.addr().is_ipv6())].range(..=prefix.prefix_len()).rev();
+        let supernets = lengths.filter_map(|length| IpNet::new(prefix.addr(), *length).ok());
+        let above = supernets.filter_map(|net| self.owners.get(&net.trunc()));
         let below =
             self.owners.range(prefix..).take_while(|(net, _)| prefix.contains(*net)).map(|(_, owner)| owner);
         above.chain(below).find(|other| *other != owner)

@@ -202,7 +202,8 @@ pub struct PeerKeys {
 #[must_use]
 pub fn resolve(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolution {
     let mut resolution = pass(fabric, nodes, records);
-    if resolution.records == *records {
+    // Who is refused may have waited for what another gave up. Without a refusal nobody waits.
+    if resolution.refusals.is_empty() || resolution.records == *records {
         return resolution;
     }
     // A Node accepted with all that it claims stays so; each further pass can only let in those who waited for that.

@@ -16,7 +16,9 @@ use crate::config::Config;
 use crate::mesh::node_object::OwnNode;
 use crate::mesh::record::Records;
 use crate::mesh::refusal::Refusal;
-use crate::mesh::resolve::{Confirmed, Fabric, NodeClaims, ObservedNode, OwnClaims, Resolution, resolve};
+use crate::mesh::resolve::{
+    Confirmed, Fabric, Need, NodeClaims, ObservedNode, OwnClaims, Resolution, need, resolve,
+};
 
 pub(in crate::agent) struct Mesh {
     context: Arc<Context>,
@@ -53,11 +55,11 @@ impl Mesh {
     }
 
     fn resolve(&mut self, fabric: Fabric) -> Outcome {
-        let resolution = resolve(&fabric, &self.known.observed(), &self.records);
+        let mut resolution = resolve(&fabric, &self.known.observed(), &self.records);
         let mut changes = Vec::new();
         if resolution.records != self.records {
             resolution.records.save(&self.context.paths.records()).map_err(Unmet::failed)?;
-            self.records = resolution.records.clone();
+            self.records = std::mem::take(&mut resolution.records);
             changes.push("accepted records".to_owned());
         }
         (self.known.changed, self.resolved) = (false, Some(fabric));
@@ -69,7 +71,7 @@ impl Mesh {
 
     fn publish(&self, resolution: Resolution) {
         let members = Members {
-            addresses: self.known.addresses(&self.context.config.node_name, &resolution.records),
+            addresses: self.known.addresses(&self.context.config.node_name, &self.records),
             refused: resolution.refusals.iter().map(refused).collect(),
             peers: resolution.peers.into(),
         };
@@ -86,9 +88,14 @@ impl Mesh {
 }
 
 impl Known {
-    fn update(&mut self, claims: &Subscription<NodeClaims>, confirmed: &Subscription<Confirmed>) {
+    fn update(
+        &mut self,
+        claims: &Subscription<NodeClaims>,
+        confirmed: &Subscription<Confirmed>,
+        records: &Records,
+    ) {
         for (key, object) in claims.take() {
-            self.changed = true;
+            self.changed |= !self.waits(&key.name, object.as_ref().map(|object| &*object.value), records);
             match object {
                 Some(object) => self.claims.insert(key.name, object.value),
                 None => self.claims.remove(&key.name),
@@ -101,6 +108,14 @@ impl Known {
                 None => self.confirmed.remove(&key.name),
             };
         }
+    }
+
+    /// Whether this is a newcomer that can be believed only once it is confirmed, which is another change.
+    fn waits(&self, name: &str, claims: Option<&NodeClaims>, records: &Records) -> bool {
+        let confirmed = self.confirmed.get(name).map(|confirmed| &**confirmed);
+        !self.claims.contains_key(name)
+            && !records.nodes.contains_key(name)
+            && claims.is_some_and(|claims| need(claims, confirmed) == Need::Now)
     }
 
     fn observed(&self) -> Vec<ObservedNode> {
@@ -133,7 +148,7 @@ impl Controller for Mesh {
         if !self.context.view.confirmed.is_synced() {
             return Err(Unmet::waiting("the Nodes of the cluster have not been confirmed yet"));
         }
-        self.known.update(&self.claims, &self.confirmed);
+        self.known.update(&self.claims, &self.confirmed, &self.records);
         let fabric = fabric(&self.context.config, &own, self.context.keys.lock().all());
         if !self.known.changed && self.resolved.as_ref() == Some(&fabric) {
             return Ok(Vec::new());
