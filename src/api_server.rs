@@ -34,7 +34,7 @@ pub(crate) async fn configuration(kubeconfig: Option<&Path>, part: &str) -> anyh
             .await
             .with_context(|| format!("no Kubernetes API is configured; {remedy}"))?,
     };
-    // A connection that died without a word would hold up a pass for as long as the kernel takes to give it up.
+    // Without this, a request on a dead connection would wait for as long as the kernel takes to give it up.
     config.read_timeout = Some(SILENCE);
     introduce(&mut config, part);
     Ok(config)

@@ -75,9 +75,10 @@ impl<T: PartialEq> Cell<T> {
 }
 
 impl Context {
-    /// This node's own object, or what keeps it from being used.
+    /// This node's own object. What keeps it from being used is for the controller of that name to report.
     pub(super) fn own(&self) -> Result<Arc<OwnNode>, Unmet> {
-        self.view.own.get(&self.config.node_name)
+        let own = self.view.own.get(&self.config.node_name);
+        own.map_err(|_| Unmet::waiting("waiting for this node's own object"))
     }
 
     /// Whom this node believes.

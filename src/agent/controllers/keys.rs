@@ -18,7 +18,7 @@ impl OwnKeys {
 
 impl Controller for OwnKeys {
     async fn reconcile(&mut self, _: Triggers) -> Outcome {
-        let own = self.context.own()?;
+        let own = self.context.view.own.get(&self.context.config.node_name)?;
         let changes = self.context.keys.lock().keep_ahead(&own.annotations).map_err(Unmet::failed)?;
         if !changes.is_empty() {
             self.context.bus.post(Trigger::Keys);
