@@ -17,7 +17,7 @@ mod usage;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-pub use outcome::{Delays, Outcome, Rest, Served, Start};
+pub use outcome::{Applied, Delays, Outcome, Rest, Served, Start};
 pub use report::table;
 
 use crate::error::Error;
@@ -96,6 +96,7 @@ pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Outcome, Error> 
     let before = stage.served();
     let joins = change::joins(options, &members, stage.store(), &mut peers)?;
     outcome.joins = Some(Delays { served: Served::since(&before, stage.served()), ..joins });
+    outcome.applied = Applied::read(&stage.metrics());
     outcome.agent_peak_kib = usage::memory(&stage.node.agent).peak;
     Ok(outcome)
 }

@@ -30,6 +30,9 @@ pub struct Outcome {
     pub observed_through: String,
     /// Peak resident memory of the restarted agent over the whole measurement, KiB.
     pub agent_peak_kib: u64,
+    /// How soon the agent's controllers applied their events, by controller.
+    #[serde(default)]
+    pub applied: BTreeMap<String, Applied>,
 }
 
 /// A start of the agent.
@@ -107,6 +110,36 @@ pub struct Delays {
     pub served: BTreeMap<String, Served>,
 }
 
+/// How soon a controller of the agent applied its events, by the agent's own metric.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Applied {
+    /// Runs that an event caused, since the agent started.
+    pub events: u64,
+    /// How many of them had ended within 20 ms from the event.
+    pub within_20_millis: u64,
+}
+
+impl Applied {
+    /// From the agent's metrics, by controller.
+    pub(super) fn read(metrics: &str) -> BTreeMap<String, Self> {
+        const NAME: &str = "selvedge_agent_event_to_applied_seconds";
+        let mut applied: BTreeMap<String, Self> = BTreeMap::new();
+        for line in metrics.lines().filter_map(|line| line.strip_prefix(NAME)) {
+            let Some((labels, value)) = line.rsplit_once(' ') else { continue };
+            let label = |name: &str| Some(labels.split_once(&format!("{name}=\""))?.1.split_once('"')?.0);
+            let (Some(controller), Ok(value)) = (label("controller"), value.parse()) else { continue };
+            let entry = applied.entry(controller.to_owned()).or_default();
+            if labels.starts_with("_count") {
+                entry.events = value;
+            } else if label("le") == Some("0.02") {
+                entry.within_20_millis = value;
+            }
+        }
+        applied
+    }
+}
+
 impl Delays {
     /// Of the changes that arrived, after `times`, and those that are `missing`.
     pub(super) fn new(times: &[Duration], missing: usize) -> Self {
@@ -127,6 +160,17 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_are_read_by_controller() {
+        let name = "selvedge_agent_event_to_applied_seconds";
+        let metrics = format!(
+            "{name}_sum{{controller=\"mesh\"}} 0.5\n{name}_count{{controller=\"mesh\"}} 7\n\
+             {name}_bucket{{le=\"0.01\",controller=\"mesh\"}} 3\n{name}_bucket{{le=\"0.02\",controller=\"mesh\"}} 5\n# EOF\n"
+        );
+        let expected = Applied { events: 7, within_20_millis: 5 };
+        assert_eq!(Applied::read(&metrics), [("mesh".to_owned(), expected)].into());
+    }
 
     #[test]
     fn only_what_came_since_counts() {

@@ -20,6 +20,7 @@ pub fn table(outcomes: &[Outcome]) -> String {
     rows.add_rest();
     rows.add_delays("endpoints changed", |outcome| outcome.moves.as_ref());
     rows.add_delays("Node joined", |outcome| outcome.joins.as_ref());
+    rows.add_applied();
     rows.add("peak memory of the agent in the end, MiB", |outcome| mib(outcome.agent_peak_kib));
     rows.render() + &notes(outcomes)
 }
@@ -87,6 +88,20 @@ impl Rows<'_> {
             Some(format!("{}, {}", delays.changes, delays.missing))
         });
         self.add("  API requests", |outcome| number(total(&delays(outcome)?.served).requests, 0));
+    }
+
+    fn add_applied(&mut self) {
+        let names: BTreeSet<&String> =
+            self.outcomes.iter().flat_map(|outcome| outcome.applied.keys()).collect();
+        for name in names {
+            self.add(format!("applied within 20 ms, %: {name}"), |outcome| {
+                let applied = outcome.applied.get(name).filter(|applied| applied.events > 0)?;
+                // Far below 2^52.
+                #[expect(clippy::cast_precision_loss, reason = "counts of events are small")]
+                let share = applied.within_20_millis as f64 / applied.events as f64;
+                number(share * 100.0, 1)
+            });
+        }
     }
 
     fn render(&self) -> String {

@@ -133,6 +133,12 @@ impl Stage {
         all
     }
 
+    /// The agent's metrics; empty when it does not answer.
+    pub(super) fn metrics(&self) -> String {
+        let answer = self.node.space().run(|| get("/metrics").map(|(_, body)| body));
+        answer.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
     fn tail_of_tunnel(&self) -> String {
         process::tail(self.node.tunnel.log(), 15)
     }
@@ -146,10 +152,15 @@ fn serve(plan: &Plan) -> Result<ApiServer, api::StartError> {
 
 /// Status code and body of `/readyz`, in the network namespace of the calling thread.
 fn readiness() -> std::io::Result<(u16, String)> {
+    get("/readyz")
+}
+
+/// Status code and body of what the agent answers on the node's loopback.
+fn get(path: &str) -> std::io::Result<(u16, String)> {
     let address = (Ipv4Addr::LOCALHOST, HEALTH_PORT);
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(ANSWER))?;
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let code = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
