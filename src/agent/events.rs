@@ -15,8 +15,9 @@ use crate::observe::metrics::{Metrics, Reason};
 
 /// Most bytes of an Event's note (events.k8s.io/v1).
 const NOTE: usize = 1000;
-/// The same refusal of the same node is not reported again before this time has passed.
-const QUIET: Duration = Duration::from_secs(600);
+/// The same refusal of the same node is reported again after a pause, which doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LAST_PAUSE: Duration = Duration::from_secs(600);
 /// Events that may be written at once, and how often one more.
 const BURST: u32 = 20;
 const EVERY: Duration = Duration::from_secs(3);
@@ -24,7 +25,8 @@ const EVERY: Duration = Duration::from_secs(3);
 /// Reports each refusal when it begins: as an Event on the refused Node, in the log and in the metrics.
 pub(super) struct Reporting {
     api: Api,
-    reporter: Reporter,
+    /// One for all: it knows what was said before, which is then counted and not written again.
+    recorder: Recorder,
     metrics: Metrics,
     refused: BTreeSet<(String, String)>,
     limit: Limit,
@@ -35,7 +37,8 @@ impl Reporting {
     pub(super) fn new(api: Api, own: &str, metrics: Metrics) -> Self {
         let reporter = Reporter { controller: "selvedge.dev/agent".into(), instance: Some(own.into()) };
         let (refused, limit) = (BTreeSet::new(), Limit::new(Instant::now()));
-        Self { api, reporter, metrics, refused, limit }
+        let recorder = Recorder::new(api.client(), reporter);
+        Self { api, recorder, metrics, refused, limit }
     }
 
     /// Takes all refusals there are now: (UID of the node, the refusal).
@@ -73,7 +76,7 @@ impl Reporting {
             secondary: None,
         };
         let reference = reference(&refused.node, uid);
-        let recorder = Recorder::new(self.api.client(), self.reporter.clone());
+        let recorder = self.recorder.clone();
         self.api.spawn(async move {
             if let Err(error) = recorder.publish(&event, &reference).await {
                 tracing::warn!(%error, node = reference.name, "cannot write an Event about the node");
@@ -84,7 +87,8 @@ impl Reporting {
 
 /// Which refusals are reported.
 struct Limit {
-    reported: BTreeMap<(String, String), Instant>,
+    /// When a refusal was last reported, and the pause after that.
+    reported: BTreeMap<(String, String), (Instant, Duration)>,
     left: u32,
     refilled: Instant,
 }
@@ -95,9 +99,10 @@ impl Limit {
     }
 
     fn allows(&mut self, uid: &str, reason: &str, now: Instant) -> bool {
-        self.reported.retain(|_, at| now.duration_since(*at) < QUIET);
+        self.reported.retain(|_, (at, _)| now.duration_since(*at) < LAST_PAUSE * 2);
         let key = (uid.to_owned(), reason.to_owned());
-        if self.reported.contains_key(&key) {
+        let before = self.reported.get(&key).copied();
+        if before.is_some_and(|(at, pause)| now.duration_since(at) < pause) {
             return false;
         }
         while self.left < BURST && now.duration_since(self.refilled) >= EVERY {
@@ -109,7 +114,8 @@ impl Limit {
         let allowed = self.left > 0;
         if allowed {
             self.left -= 1;
-            self.reported.insert(key, now);
+            let pause = before.map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LAST_PAUSE));
+            self.reported.insert(key, (now, pause));
         }
         allowed
     }
@@ -133,8 +139,12 @@ mod tests {
         let start = Instant::now();
         let mut limit = Limit::new(start);
         assert!(limit.allows("a", "KeyTaken", start) && limit.allows("a", "CIDRTaken", start));
-        assert!(!limit.allows("a", "KeyTaken", start + QUIET / 2));
-        assert!(limit.allows("a", "KeyTaken", start + QUIET * 2));
+        // Said again all the time, it is reported after 5, 15, 35, ... seconds, and then every ten minutes.
+        let again: Vec<u64> = (1..6000)
+            .filter(|second| limit.allows("a", "KeyTaken", start + Duration::from_secs(*second)))
+            .collect();
+        assert_eq!(again[..3], [5, 15, 35]);
+        assert!(again.len() < 17, "{again:?}");
         let mut limit = Limit::new(start);
         let many = |limit: &mut Limit, from: u32, at| {
             (from..from + 100).filter(|n| limit.allows(&n.to_string(), "KeyTaken", at)).count()

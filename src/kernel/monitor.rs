@@ -2,20 +2,20 @@
 //!
 //! It reports kinds, not contents: whoever wakes up reads the kernel and compares. What this process changed through
 //! [`Netlink`](super::netlink::Netlink) and [`nft`](super::nft) is not reported, where the kernel says who asked. It does
-//! not for links and IPv6 addresses, nor for what follows from a change (the local route of an address): these are
-//! reported whoever caused them, and the comparison then finds nothing to do.
+//! not for links and IPv6 addresses: these are reported whoever caused them, and the comparison then finds nothing to do.
 
 use std::collections::BTreeSet;
 use std::io;
 
 use nix::sys::socket::{setsockopt, sockopt};
+use rtnetlink::packet_core::NLM_F_REPLACE;
 use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
 use socket2::SockRef;
 
 use super::nft::message::{SUBSYSTEM, TABLE};
 use super::nft::wire::{Message, find, messages, text};
-use super::own;
+use super::{ROUTE_PROTOCOL, own};
 
 /// Names of our nftables tables start with this.
 const OURS: &str = "selvedge-";
@@ -44,7 +44,7 @@ pub enum Change {
     Link,
     /// An address.
     Address,
-    /// A route.
+    /// A route of ours.
     Route,
     /// A routing rule.
     Rule,
@@ -183,11 +183,19 @@ impl Listener {
     }
 }
 
+/// Whether a route is one of ours, or was put in the place of one. A routing daemon may change others all day long.
+fn is_about_ours(message: &Message<'_>) -> bool {
+    /// Offset of `rtm_protocol` in `struct rtmsg`.
+    const PROTOCOL: usize = 5;
+    let is_ours = message.payload.get(PROTOCOL) == Some(&ROUTE_PROTOCOL);
+    is_ours || message.flags & NLM_F_REPLACE != 0
+}
+
 fn route_kind(message: &Message<'_>) -> Option<Change> {
     match message.kind {
         libc::RTM_NEWLINK | libc::RTM_DELLINK => Some(Change::Link),
         libc::RTM_NEWADDR | libc::RTM_DELADDR => Some(Change::Address),
-        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => Some(Change::Route),
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => is_about_ours(message).then_some(Change::Route),
         libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Change::Rule),
         _ => None,
     }
@@ -324,9 +332,9 @@ mod tests {
     fn own_changes_of_links_and_ipv6_addresses_are_reported() {
         selvedge_lab::isolated!(|| block_on(async {
             let (mut monitor, netlink) = (Monitor::new().unwrap(), Netlink::new().unwrap());
-            // The local route comes with the address.
+            // The local route that comes with the address is the kernel's.
             netlink.apply([Address::new(LOOPBACK, net("192.0.2.1/32")).add()]).await.unwrap();
-            assert_eq!(reported(&mut monitor).await, [Change::Route].into());
+            assert_eq!(reported(&mut monitor).await, [].into());
             netlink.apply([Address::new(LOOPBACK, net("2001:db8::1/128")).add()]).await.unwrap();
             expect(&mut monitor, Change::Address).await;
             let mtu = Update { mtu: Some(1500), ..Update::default() };

@@ -116,7 +116,7 @@ impl Records {
     }
 
     fn encode(&self) -> String {
-        let nodes = serde_json::to_string(self).expect("records have only text keys");
+        let nodes = serde_json::to_string_pretty(self).expect("records have only text keys");
         let sha256 = hex(nodes.as_bytes());
         let nodes = RawValue::from_string(nodes).expect("just serialized");
         let form = Form { version: VERSION, sha256, nodes };
