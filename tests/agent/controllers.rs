@@ -51,7 +51,12 @@ fn heartbeats_of_other_nodes_run_nothing() {
             cluster.lab.store().patch(&NODES, "", "late", &heartbeat).unwrap();
             std::thread::sleep(Duration::from_millis(50));
         }
-        assert_eq!(settled(&cluster), before);
+        // The kernel has events of its own, such as an address that becomes usable; 40 heartbeats would make more.
+        let (after, of_kernel) = (settled(&cluster), ["link", "routes", "sysctls", "wiring"]);
+        for (name, count) in &after {
+            let most = before[name] + if of_kernel.contains(&name.as_str()) { 3 } else { 0 };
+            assert!(*count <= most, "{name} ran: {before:?} {after:?}");
+        }
         // That they would be seen: one annotation of the same Node is.
         cluster.annotate("late", &json!({"selvedge.dev/endpoints": "172.31.101.2:51899"}));
         cluster.wait_for("the mesh to have run", |cluster| applied(cluster)["mesh"] > before["mesh"]);
