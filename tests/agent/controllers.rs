@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+use selvedge::kernel::address::Address;
 use selvedge::kernel::nft::{self, Family};
 use selvedge_lab::api::resource::NODES;
 use selvedge_lab::isolated;
@@ -92,6 +94,12 @@ fn a_controller_that_hangs_delays_no_other_and_no_answer() {
         let node = cluster.lab.nodes()[0].disk().join("state/node.json");
         cluster.wait_for("node.json", |_| node.exists());
         let _endless = Endless::put(node);
+        // Both go by the node's devices and addresses.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let address = Address::new(1, "192.0.2.77/32".parse::<IpNet>().unwrap());
+            cluster.lab.nodes()[0].netlink().unwrap().apply([address.add()]).await.unwrap();
+        });
         cluster.wait_for("two controllers to hang", |cluster| {
             let problems = cluster.status(0).map(|status| status.problems).unwrap_or_default();
             let hangs = |name: &str| {
