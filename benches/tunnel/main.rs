@@ -9,6 +9,7 @@
 //! | `BENCH_ROUNDS` | turns of each | 7 |
 //! | `BENCH_SECONDS` | length of each throughput measurement | 3 |
 //! | `BENCH_ONLY` | comma-separated names | all |
+//! | `BENCH_BEFORE` | path of an older `selvedge` to compare with | not set |
 //! | `BENCH_VERBOSE` | set: show what the tunnels print | not set |
 
 #![expect(clippy::print_stdout, reason = "a program that reports on the terminal")]

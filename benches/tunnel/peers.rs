@@ -34,7 +34,11 @@ impl Implementation {
             PathBuf::from,
         );
         let bin = cache.join("selvedge/bin");
-        vec![
+        let before = std::env::var_os("BENCH_BEFORE").map(|program| Self {
+            name: "selvedge before",
+            command: Some((program.into(), &["tunnel"])),
+        });
+        let mut all = vec![
             Self { name: "selvedge", command: Some((env!("CARGO_BIN_EXE_selvedge").into(), &["tunnel"])) },
             Self { name: "wireguard-go", command: Some((bin.join("wireguard-go"), &["-f"])) },
             Self {
@@ -42,7 +46,9 @@ impl Implementation {
                 command: Some((bin.join("boringtun-cli"), &["-f", "--disable-drop-privileges"])),
             },
             Self { name: "bare veth", command: None },
-        ]
+        ];
+        all.extend(before);
+        all
     }
 
     /// Starts a tunnel in each namespace, configures both and brings them up.
