@@ -27,6 +27,8 @@ pub const UNGUARDED_RULE_PRIORITY: u32 = 5185;
 
 /// Has the check of the way back look routes up with the packet's mark.
 pub const SRC_VALID_MARK: &str = "ipv4/conf/all/src_valid_mark";
+/// The switch for redirects of all devices, beside each device's own.
+pub const SEND_REDIRECTS: &str = "ipv4/conf/all/send_redirects";
 /// The switch for forwarding IPv6.
 pub const IPV6_FORWARDING: &str = "ipv6/conf/all/forwarding";
 
@@ -142,7 +144,8 @@ pub fn owns(route: &Route) -> bool {
 /// node's own address arrives there although the way back to it is the underlay's.
 #[must_use]
 pub fn sysctls(tunnel: Option<&str>, ipv6: bool, routed: bool) -> Vec<(String, &'static str)> {
-    let mut all = vec![("ipv4/ip_forward".to_owned(), "1")];
+    // A device sends redirects where either its own switch or that of `all` is on; other devices keep theirs.
+    let mut all = vec![("ipv4/ip_forward".to_owned(), "1"), (SEND_REDIRECTS.to_owned(), "0")];
     if routed {
         all.push((SRC_VALID_MARK.to_owned(), "1"));
     }

@@ -82,7 +82,7 @@ pub fn remove() -> Result<bool, Error> {
 }
 
 /// What the guard has dropped, by counter: `leaving4`, `leaving6`, `arriving4`, `arriving6`, with `-quoted` behind it
-/// for ICMP errors that quote a pod or Service address, and `leaving4-options`, `leaving6-options` for pods' packets with
+/// for ICMP errors and redirects that quote or name a pod or Service address, and `leaving4-options`, `leaving6-options` for pods' packets with
 /// options or extension headers. None when there is no guard.
 ///
 /// # Errors

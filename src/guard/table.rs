@@ -13,6 +13,7 @@ use crate::kernel::nft::{
 const LOOPBACK: u32 = 1;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
+const ICMPV6_REDIRECT: u8 = 137;
 /// The types of ICMP messages that quote a packet: RFC 792, sections on 3, 4, 5, 11 and 12.
 const ICMP_ERRORS: &str = "icmp-errors";
 /// The first byte of an IPv4 header without options: version 4, five words (RFC 791, section 3.1).
@@ -176,7 +177,27 @@ impl Ranges {
         let quoted = format!("{counter}-quoted");
         rules.push(self.icmp_errors().jump(&quoted));
         table.counter(&quoted).chain(&quoted, Chain::regular(self.quoted(&quoted)));
+        if self.ip == Ip::V6 {
+            let redirects = format!("{counter}-redirects");
+            let rule = match_ip().protocol(ICMPV6).payload(PayloadBase::Transport, 0, [ICMPV6_REDIRECT]);
+            rules.push(rule.jump(&redirects));
+            table.chain(&redirects, Chain::regular(self.redirects(&quoted)));
+        }
         rules
+    }
+
+    /// Redirects of IPv6 have a type of their own, name a target and a destination, and quote the packet further back
+    /// (RFC 4861, section 4.5). The kernel sends one about a packet that leaves by the device that it came by, such as a
+    /// Service's from peer to peer, to wherever its source is. Those of IPv4 are like other errors.
+    fn redirects(&self, counter: &str) -> Vec<Rule> {
+        const TARGET: u32 = 8;
+        const DESTINATION: u32 = 24;
+        let about = |net: &IpNet, offset| {
+            let (mask, value) = (octets(net.netmask()), octets(net.network()));
+            let rule = Rule::new().payload_masked(PayloadBase::Transport, offset, mask, value);
+            rule.comment(format!("redirects {net}")).count(counter).drop()
+        };
+        self.protected.iter().flat_map(|net| [TARGET, DESTINATION].map(|offset| about(net, offset))).collect()
     }
 
     /// Options of IPv4 and extension headers of IPv6 hold addresses that NAT leaves as they are: the pod's own, for

@@ -182,6 +182,21 @@ fn trusted_sources_speak_to_pods_both_ways() {
     });
 }
 
+/// The kernel redirects whoever sends a packet that leaves by the device that it came by.
+#[test]
+fn redirects_about_pods_do_not_leave() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            node_port(family, family.remote_pod);
+            node.tunnel.send(&datagram(family.member, family.node, "hairpin"));
+            assert_eq!(node.tunnel.seen("hairpin").unwrap().destination, family.remote_pod);
+            assert_eq!(node.uplink.sent(), []);
+        }
+        assert_eq!(dropped()["leaving6-quoted"], 1, "IPv6 has no switch for sending redirects");
+    });
+}
+
 #[test]
 fn a_node_ports_client_is_served() {
     isolated!(|| {

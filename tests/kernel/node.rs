@@ -187,6 +187,9 @@ impl Node {
         for conf in ["all", "uplink", "selvedge0", "pod"] {
             sysctl::write(&format!("ipv4/conf/{conf}/rp_filter"), "0").unwrap();
         }
+        for (key, value) in selvedge::fabric::sysctls(Some("selvedge0"), true, false) {
+            sysctl::write(&key, value).unwrap();
+        }
         let mut changes = Vec::new();
         for family in families() {
             let length = if family.pod.is_ipv4() { 24 } else { 64 };
