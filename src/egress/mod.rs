@@ -22,8 +22,8 @@ use ipnet::IpNet;
 
 use crate::kernel::LINK_GROUP;
 use crate::kernel::nft::{
-    self, Chain, ChainKind, Changes, Comparison, Connection, Conntrack, Counter, End, Error, Expression,
-    Family, Hook, Ip, Meta, NAT_RANDOM_FULLY, PayloadBase, Register, Rule, Set, Table, Update,
+    self, Chain, ChainKind, Changes, Connection, Counter, End, Error, Family, Hook, Ip, Meta,
+    NAT_RANDOM_FULLY, PayloadBase, Rule, Set, Table, Update, ct_direction, ct_status,
 };
 
 /// Name of the nftables table, of family inet.
@@ -34,10 +34,6 @@ const SOURCE_NAT: i32 = 100;
 /// `filter` in nftables.
 const FILTER: i32 = 0;
 const UDP: u8 = 17;
-/// Of a connection's packets those that answer its first one.
-const REPLY: u8 = 1;
-/// `IP_CT_DIR_ORIGINAL`.
-const ORIGINAL: u8 = 0;
 
 /// What egress follows from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -77,7 +73,7 @@ pub fn table(config: &EgressConfig) -> Table {
     }
     table.chain("source", Chain::base(ChainKind::Nat, Hook::Postrouting, SOURCE_NAT, rules));
     let mut rules: Vec<Rule> = Ip::BOTH.into_iter().flat_map(|ip| members(ip, config, &mut table)).collect();
-    rules.push(transit(config, &mut table));
+    rules.extend(transit(config, &mut table));
     table.chain("forward", Chain::base(ChainKind::Filter, Hook::Forward, FILTER, rules));
     let rules = vec![nested(config, &mut table)];
     table.chain("input", Chain::base(ChainKind::Filter, Hook::Input, FILTER, rules));
@@ -137,19 +133,26 @@ fn members(ip: Ip, config: &EgressConfig, table: &mut Table) -> [Rule; 2] {
         rule.address_in(ip, pod, &local).address_in(ip, member, &members).count(counter).drop()
     };
     let leaving = between(by_others(Meta::OifGroup), End::Source, End::Destination);
-    let answers = by_others(Meta::IifGroup)
-        .with(Expression::Conntrack { key: Conntrack::Direction, to: Register::FIRST })
-        .compare(Comparison::Equal, [REPLY]);
+    let answers = by_others(Meta::IifGroup).ct_direction(ct_direction::REPLY);
     [leaving, between(answers, End::Destination, End::Source)]
 }
 
-/// What a peer begins ends at this node or its pods: this node is nobody's way to the rest of the world. Answers to
-/// what came from there, such as a NodePort's client, go back.
-fn transit(config: &EgressConfig, table: &mut Table) -> Rule {
+/// What comes from a peer ends at this node or its pods, unless it answers what came from there (such as a NodePort's
+/// client), or this node has translated its destination (a NodePort whose pod is on another node). So this node is
+/// nobody's router: neither to the rest of the world, nor to other peers, who would take it for this node's own traffic.
+///
+/// What may pass is named, and the rest dropped: packets without a conntrack entry (invalid, such as an RST or an ICMP error
+/// about nothing, or untracked, such as ICMPv6 of neighbour discovery) match no condition on connections at all.
+fn transit(config: &EgressConfig, table: &mut Table) -> [Rule; 4] {
     table.counter("transit");
-    let through = Rule::new().iif_name(&config.tunnel).meta_not(Meta::OifGroup, LINK_GROUP.to_ne_bytes());
-    let begun = through.with(Expression::Conntrack { key: Conntrack::Direction, to: Register::FIRST });
-    begun.compare(Comparison::Equal, [ORIGINAL]).count("transit").drop()
+    let from_peer = || Rule::new().iif_name(&config.tunnel);
+    let to_peer = || from_peer().oif_name(&config.tunnel);
+    [
+        from_peer().ct_direction(ct_direction::REPLY).accept().comment("answers"),
+        from_peer().meta_not(Meta::OifGroup, LINK_GROUP.to_ne_bytes()).count("transit").drop(),
+        to_peer().ct_status(ct_status::DST_NAT).accept().comment("translated here"),
+        to_peer().count("transit").drop(),
+    ]
 }
 
 /// Makes the table be there as it should. Changes nothing when it is; its counters keep their values.
@@ -242,7 +245,7 @@ pub fn remove() -> Result<bool, Error> {
 
 /// Connections begun, by counter: `masqueraded4`, `masqueraded6`, `foreign4`, `foreign6`; and packets dropped between
 /// pods and member nodes that were not in the tunnel, `members4`, `members6`, for the tunnel's port, `nested`, and from
-/// peers to the rest of the world, `transit`.
+/// peers to the rest of the world or to other peers, `transit`.
 ///
 /// # Errors
 /// [`Error`].

@@ -4,14 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use selvedge::egress::{self, EgressConfig};
-use selvedge::kernel::nft::{
-    Chain, ChainKind, Connection, End, Family, Hook, Ip, Rule, Table, Update, apply,
-};
+use selvedge::kernel::nft::{Connection, Family, Ip, Update};
 use selvedge_lab::isolated;
 use selvedge_lab::packet::udp;
 
-use crate::node::{Node, TUNNEL_PORT, dropped, drops_one, egress_config, families};
-use crate::packet::{PORT, datagram, dying};
+use crate::node::{Node, TUNNEL_PORT, dropped, drops_one, egress_config, families, node_port};
+use crate::packet::{PORT, Seen, beginnings, datagram, dying, strays};
 
 #[test]
 fn the_internet_sees_the_node_and_its_answer_reaches_the_pod() {
@@ -76,12 +74,7 @@ fn strangers_enter_the_tunnel_as_the_fabric_address() {
     isolated!(|| {
         let node = Node::guarded();
         for family in families() {
-            let mut table = Table::new(Family::Inet, "node-port");
-            let to_node =
-                Rule::new().ip(Ip::of(family.node)).protocol(17).address(End::Destination, family.node);
-            let rules = vec![to_node.dnat(family.remote_pod, None)];
-            table.chain("in", Chain::base(ChainKind::Nat, Hook::Prerouting, -100, rules));
-            apply(&[table]).unwrap();
+            node_port(family, family.remote_pod);
             // A client from the internet, and one on another member node, whose address our peers do not take from us.
             for (client, canary) in [(family.internet, "client"), (family.member, "member")] {
                 node.uplink.send(&datagram(client, family.node, canary));
@@ -163,13 +156,86 @@ fn the_tunnels_port_is_not_reached_by_the_tunnel_nor_by_pods() {
 fn a_peer_reaches_nothing_beyond_the_node() {
     isolated!(|| {
         let node = Node::guarded();
+        let packets =
+            |source, destination| [strays(source, destination), beginnings(source, destination)].concat();
         for family in families() {
-            node.tunnel.send(&datagram(family.member, family.internet, "transit"));
-            assert_eq!(node.uplink.sent(), []);
-            node.tunnel.send(&datagram(family.member, family.pod, "to-pod"));
-            assert!(node.pod.seen("to-pod").is_some());
+            // The control: without the table all of them leave.
+            assert!(egress::remove().unwrap());
+            for (what, packet) in packets(family.member, family.internet) {
+                node.tunnel.send(&packet);
+                assert_eq!(node.uplink.sent().len(), 1, "{what}, without the table");
+            }
+            egress::ensure(&egress_config()).unwrap();
+            let other_peers_pod = if family.pod.is_ipv4() { "10.244.3.9" } else { "fd00:3::9" };
+            let beyond = [family.internet, family.trusted, other_peers_pod.parse().unwrap()];
+            for source in [family.member, family.remote_pod] {
+                for destination in beyond {
+                    for (what, packet) in packets(source, destination) {
+                        let before = transit();
+                        node.tunnel.send(&packet);
+                        let what = format!("{what} from {source} to {destination}");
+                        // To its peer the kernel may say that there is a shorter way.
+                        let back = but_for_redirects(node.tunnel.sent());
+                        assert_eq!((node.uplink.sent(), back), (vec![], vec![]), "{what}");
+                        assert_eq!(transit(), before + 1, "{what} is counted");
+                    }
+                }
+                node.tunnel.send(&datagram(source, family.pod, "to-pod"));
+                assert!(node.pod.seen("to-pod").is_some());
+            }
         }
-        assert_eq!(egress::connections().unwrap()["transit"].packets, 2);
+    });
+}
+
+/// Without redirects of IPv6, for which the kernel has no switch. The guard looks into those that leave.
+fn but_for_redirects(mut packets: Vec<Seen>) -> Vec<Seen> {
+    packets.retain(|packet| (packet.protocol, packet.payload[0]) != (58, 137));
+    packets
+}
+
+fn transit() -> u64 {
+    egress::connections().unwrap()["transit"].packets
+}
+
+/// What a peer says about connections that began beyond the node goes back there: errors too.
+#[test]
+fn errors_of_a_remote_pod_about_a_node_ports_client_reach_the_client() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            node_port(family, family.remote_pod);
+            node.uplink.send(&datagram(family.internet, family.node, "request"));
+            let request = node.tunnel.seen("request").unwrap();
+            let [port, _] = request.ports();
+            let quoted = udp(family.fabric, family.remote_pod, [port, PORT], b"request");
+            node.tunnel.send(&crate::packet::unreachable(family.remote_pod, family.fabric, &quoted));
+            let error = node.uplink.seen("request").unwrap();
+            assert_eq!((error.source, error.destination), (family.node, family.internet));
+            assert_eq!(error.quoted().unwrap().destination, family.node);
+        }
+        assert_eq!(transit(), 0);
+    });
+}
+
+/// A NodePort of this node whose pod is on another node.
+#[test]
+fn what_is_translated_here_may_go_from_peer_to_peer() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            let other_peers_pod: IpAddr =
+                if family.pod.is_ipv4() { "10.244.3.9" } else { "fd00:3::9" }.parse().unwrap();
+            node_port(family, other_peers_pod);
+            node.tunnel.send(&datagram(family.member, family.node, "hairpin"));
+            let request = node.tunnel.seen("hairpin").unwrap();
+            assert_eq!((request.source, request.destination), (family.fabric, other_peers_pod));
+            let [port, _] = request.ports();
+            node.tunnel.send(&udp(other_peers_pod, family.fabric, [PORT, port], b"answer"));
+            // Without the routing rules of the agent it goes by the uplink.
+            let answer = node.uplink.seen("answer").unwrap();
+            assert_eq!((answer.source, answer.destination), (family.node, family.member));
+        }
+        assert_eq!(transit(), 0);
     });
 }
 

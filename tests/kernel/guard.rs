@@ -4,24 +4,12 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use selvedge::guard;
-use selvedge::kernel::nft::{Chain, ChainKind, Family, Hook, Ip, Rule, Table, apply};
 use selvedge::kernel::route::Route;
 use selvedge_lab::isolated;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::node::{Addresses, Node, dropped, drops_one, families, guard_config};
+use crate::node::{Addresses, Node, dropped, drops_one, families, guard_config, node_port};
 use crate::packet::{PORT, datagram, dying, fragments, recording, unreachable};
-
-/// Something with a port that the node passes on to `pod`, as a NodePort does.
-fn node_port(family: Addresses, pod: IpAddr) {
-    let mut table = Table::new(Family::Inet, "node-port");
-    let rule = Rule::new()
-        .ip(Ip::of(pod))
-        .protocol(17)
-        .address(selvedge::kernel::nft::End::Destination, family.node);
-    table.chain("in", Chain::base(ChainKind::Nat, Hook::Prerouting, -100, vec![rule.dnat(pod, None)]));
-    apply(&[table]).unwrap();
-}
 
 /// Waits for what the socket gets next.
 fn hears(socket: &UdpSocket, text: &str) {

@@ -10,6 +10,7 @@ use selvedge::guard::{self, GuardConfig};
 use selvedge::kernel::address::Address;
 use selvedge::kernel::link::{self, Id, Update};
 use selvedge::kernel::netlink::Netlink;
+use selvedge::kernel::nft::{Chain, ChainKind, End, Family, Hook, Ip, Rule, Table, apply};
 use selvedge::kernel::route::Route;
 use selvedge::kernel::{LINK_GROUP, sysctl};
 use selvedge::tunnel::io::tun::TunQueue;
@@ -222,6 +223,14 @@ impl Node {
             device.sent();
         }
     }
+}
+
+/// Something with a UDP port that the node passes on to `pod`, as a NodePort does.
+pub(crate) fn node_port(family: Addresses, pod: IpAddr) {
+    let mut table = Table::new(Family::Inet, "node-port");
+    let rule = Rule::new().ip(Ip::of(pod)).protocol(17).address(End::Destination, family.node);
+    table.chain("in", Chain::base(ChainKind::Nat, Hook::Prerouting, -100, vec![rule.dnat(pod, None)]));
+    apply(&[table]).unwrap();
 }
 
 /// Waits until packets to `address` are delivered here: for IPv6 the kernel sees to that in its own time.

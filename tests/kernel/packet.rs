@@ -46,6 +46,97 @@ pub(crate) fn unreachable(source: IpAddr, destination: IpAddr, quoted: &[u8]) ->
     }
 }
 
+/// A TCP segment without payload.
+pub(crate) fn tcp(source: IpAddr, destination: IpAddr, flags: u8) -> Vec<u8> {
+    let mut segment =
+        [&PORT.to_be_bytes()[..], &PORT.to_be_bytes(), &[0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags]].concat();
+    segment.extend([0x10, 0, 0, 0, 0, 0]);
+    let sum = selvedge_lab::packet::transport_checksum(source, destination, 6, &segment);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    ip(source, destination, 6, &segment)
+}
+
+/// The same packet with a transport checksum (16 bytes behind the TCP header's begin) that is wrong.
+pub(crate) fn damaged(mut packet: Vec<u8>) -> Vec<u8> {
+    let header = if packet[0] >> 4 == 4 { 20 } else { 40 };
+    packet[header + 16] ^= 0x55;
+    packet
+}
+
+/// An ICMP message of this family's type, with 4 bytes and then `body` behind the checksum.
+pub(crate) fn message(source: IpAddr, destination: IpAddr, kind: u8, body: &[u8]) -> Vec<u8> {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            ipv4(source, destination, 1, &icmp(kind, 0, [0; 4], body))
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            icmpv6(source, destination, kind, 64, &[&[0; 4][..], body].concat())
+        }
+        _ => panic!("{source} and {destination} are of different families"),
+    }
+}
+
+fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => ipv4(source, destination, protocol, payload),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => ipv6(source, destination, protocol, 64, payload),
+        _ => panic!("{source} and {destination} are of different families"),
+    }
+}
+
+/// Packets that begin nothing and belong to no connection, by what they are: connection tracking finds the TCP ones and
+/// the ICMP errors invalid, and does not track neighbour discovery.
+pub(crate) fn strays(source: IpAddr, destination: IpAddr) -> Vec<(&'static str, Vec<u8>)> {
+    const SYN: u8 = 2;
+    let of_tcp = [
+        ("SYN-ACK", 0x12),
+        ("RST", 0x04),
+        ("RST-ACK", 0x14),
+        ("FIN", 0x01),
+        ("null", 0),
+        ("xmas", 0x29),
+        ("SYN-FIN", 0x03),
+        ("all flags", 0x3f),
+    ];
+    let mut all: Vec<_> = of_tcp.map(|(name, flags)| (name, tcp(source, destination, flags))).into();
+    all.push(("bad TCP checksum", damaged(tcp(source, destination, SYN))));
+    // About a packet that nobody sent.
+    let quoted = datagram(destination, source, "quoted");
+    let (errors, others): (&[_], &[_]) = match source {
+        IpAddr::V4(_) => (
+            &[("unreachable", 3), ("source quench", 4), ("time exceeded", 11), ("parameter problem", 12)],
+            &[("echo reply", 0), ("timestamp reply", 14), ("redirect", 5)],
+        ),
+        IpAddr::V6(_) => (
+            &[("unreachable", 1), ("too big", 2), ("time exceeded", 3), ("parameter problem", 4)],
+            &[
+                ("echo reply", 129),
+                ("listener report", 131),
+                ("router solicitation", 133),
+                ("router advertisement", 134),
+                ("neighbour solicitation", 135),
+                ("neighbour advertisement", 136),
+                ("redirect", 137),
+            ],
+        ),
+    };
+    all.extend(errors.iter().map(|(name, kind)| (*name, message(source, destination, *kind, &quoted))));
+    all.extend(others.iter().map(|(name, kind)| (*name, message(source, destination, *kind, &[0; 32]))));
+    all
+}
+
+/// Packets that begin something, of several protocols.
+pub(crate) fn beginnings(source: IpAddr, destination: IpAddr) -> Vec<(&'static str, Vec<u8>)> {
+    let echo_request = if source.is_ipv4() { 8 } else { 128 };
+    vec![
+        ("UDP", datagram(source, destination, "begins")),
+        ("SYN", tcp(source, destination, 2)),
+        ("ACK, taken for a connection from before", tcp(source, destination, 0x10)),
+        ("echo request", message(source, destination, echo_request, &[0; 32])),
+        ("ESP", ip(source, destination, 50, &[1; 32])),
+    ]
+}
+
 /// A UDP packet whose route is to be recorded, and was by its sender (RFC 791, section 3.1), or that is to go by way
 /// of its sender again (a routing header of type 0, RFC 2460, section 4.4).
 pub(crate) fn recording(source: IpAddr, destination: IpAddr, canary: &str) -> Vec<u8> {

@@ -287,6 +287,20 @@ pub mod ct_state {
     pub const UNTRACKED: u32 = 64;
 }
 
+/// Values of [`Conntrack::Direction`] (`enum ip_conntrack_dir`).
+pub mod ct_direction {
+    /// As the connection's first packet.
+    pub const ORIGINAL: u8 = 0;
+    /// The other way.
+    pub const REPLY: u8 = 1;
+}
+
+/// Bits of [`Conntrack::Status`] (`enum ip_conntrack_status`).
+pub mod ct_status {
+    /// Its destination is translated.
+    pub const DST_NAT: u32 = 1 << 5;
+}
+
 /// What becomes of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {

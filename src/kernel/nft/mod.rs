@@ -51,7 +51,8 @@ pub use element::{Data, Element};
 pub use error::Error;
 pub use expression::{
     Comparison, Conntrack, ConntrackTuple, End, Expression, FIB_DESTINATION, FibResult, Ip, Meta,
-    NAT_RANDOM_FULLY, NatKind, Numgen, PayloadBase, Register, Reject, SetOperation, Verdict, ct_state,
+    NAT_RANDOM_FULLY, NatKind, Numgen, PayloadBase, Register, Reject, SetOperation, Verdict, ct_direction,
+    ct_state, ct_status,
 };
 pub use field::{Field, Type};
 pub use key::{Concat, Key};

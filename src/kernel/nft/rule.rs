@@ -169,6 +169,22 @@ impl Rule {
             .compare(Comparison::NotEqual, [0; 4])
     }
 
+    /// If the packet goes this way of its connection ([`ct_direction`](super::ct_direction)). Never without a conntrack entry:
+    /// not for packets that are invalid or untracked.
+    #[must_use]
+    pub fn ct_direction(self, direction: u8) -> Self {
+        self.with(Expression::Conntrack { key: Conntrack::Direction, to: Register::FIRST })
+            .compare(Comparison::Equal, [direction])
+    }
+
+    /// If the connection's status has one of these bits ([`ct_status`](super::ct_status)). Never without a conntrack entry.
+    #[must_use]
+    pub fn ct_status(self, bits: u32) -> Self {
+        self.with(Expression::Conntrack { key: Conntrack::Status, to: Register::FIRST })
+            .mask(bits.to_ne_bytes().to_vec())
+            .compare(Comparison::NotEqual, [0; 4])
+    }
+
     /// Counts in the named counter.
     #[must_use]
     pub fn count(self, counter: impl Into<String>) -> Self {
