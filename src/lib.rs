@@ -5,7 +5,7 @@
 //!
 //! The folders in the order in which arrows go: `cli` and `agent` know everything below them; `mesh`, `guard`,
 //! `egress`, `pod` and `tunnel` know `kernel` and the `selvedge-keys` crate, and not each other; but `pod`
-//! asks `guard` to be there before it wires anything. `doctor` and `support` look at all of them, for `cli` alone.
+//! asks `guard` to be there before it wires anything, and `egress` knows the mark that `guard` sets. `doctor` and `support` look at all of them, for `cli` alone.
 
 pub mod agent;
 pub(crate) mod api_server;

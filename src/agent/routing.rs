@@ -14,6 +14,7 @@ pub(super) fn config(context: &Context) -> RoutingConfig {
         cluster_pod_cidrs: context.config.cluster_pod_cidrs.clone(),
         pod_cidrs: own.or_else(remembered).unwrap_or_default(),
         node_addresses: context.egress_members.get().map(|members| members.to_vec()).unwrap_or_default(),
+        interface: context.config.interface.clone(),
         tunnel: facts.link(&context.config.interface).map(|link| link.index),
         routed: has_routed(context),
     }

@@ -10,7 +10,10 @@
 //! - Nothing that comes by our devices is for the tunnel's own port. A hostile node could else let its endpoint roam to
 //!   one of its pods' addresses, and this node would send what it has encrypted into the tunnel again, and again.
 //! - A packet that enters the tunnel with a source that peers do not take from this node, such as a NodePort's client,
-//!   gets this node's fabric address.
+//!   gets this node's fabric address. So does one that came out of the tunnel and goes back into it, because its
+//!   destination was translated here.
+//! - Nothing that came out of the tunnel goes to another member node's address by a device that is not ours, answers
+//!   included; and nothing goes on at all that was not translated here or answers what was.
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +23,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::guard::MARK;
 use crate::kernel::LINK_GROUP;
 use crate::kernel::nft::{
     self, Chain, ChainKind, Changes, Connection, Counter, End, Error, Family, Hook, Ip, Meta,
@@ -33,6 +37,8 @@ pub const TABLE: &str = "selvedge-egress";
 const SOURCE_NAT: i32 = 100;
 /// `filter` in nftables.
 const FILTER: i32 = 0;
+/// Behind `srcnat`, which is 100.
+const AFTER_NAT: i32 = 300;
 const UDP: u8 = 17;
 
 /// What egress follows from.
@@ -65,7 +71,7 @@ pub fn table(config: &EgressConfig) -> Table {
     let mut table = Table::new(Family::Inet, TABLE);
     let mut rules = Vec::new();
     for ip in Ip::BOTH {
-        rules.extend(foreign(ip, config, &mut table));
+        rules.extend(foreign(ip, config, &mut table).into_iter().flatten());
     }
     rules.push(Rule::new().oif_group(LINK_GROUP).accept().comment("devices of the fabric"));
     for ip in Ip::BOTH {
@@ -75,9 +81,19 @@ pub fn table(config: &EgressConfig) -> Table {
     let mut rules: Vec<Rule> = Ip::BOTH.into_iter().flat_map(|ip| members(ip, config, &mut table)).collect();
     rules.extend(transit(config, &mut table));
     table.chain("forward", Chain::base(ChainKind::Filter, Hook::Forward, FILTER, rules));
+    let rules = Ip::BOTH.into_iter().map(around).collect();
+    table.chain("leaving", Chain::base(ChainKind::Filter, Hook::Postrouting, AFTER_NAT, rules));
     let rules = vec![nested(config, &mut table)];
     table.chain("input", Chain::base(ChainKind::Filter, Hook::Input, FILTER, rules));
     table
+}
+
+/// What came by our devices and goes to a member past the forward hook: IPVS sends what it takes on as the node's own. The
+/// guard's mark stays on such a packet.
+fn around(ip: Ip) -> Rule {
+    let members = members_set(ip);
+    let leaving = Rule::new().ip(ip).meta_not(Meta::OifGroup, LINK_GROUP.to_ne_bytes()).marked(MARK);
+    leaving.address_in(ip, End::Destination, &members).count(&members).drop()
 }
 
 fn nested(config: &EgressConfig, table: &mut Table) -> Rule {
@@ -89,14 +105,17 @@ fn nested(config: &EgressConfig, table: &mut Table) -> Rule {
     for_tunnel.count("nested").drop()
 }
 
-fn foreign(ip: Ip, config: &EgressConfig, table: &mut Table) -> Option<Rule> {
+fn foreign(ip: Ip, config: &EgressConfig, table: &mut Table) -> Option<[Rule; 2]> {
     let fabric = config.fabric_addresses.iter().find(|address| Ip::of(**address) == ip)?;
     let (set, counter) = (format!("native{}", ip.digit()), format!("foreign{}", ip.digit()));
     let own = config.own_addresses.iter().copied().map(IpNet::from);
     let native: Vec<IpNet> = config.cluster_pod_cidrs.iter().copied().chain(own).collect();
     table.counter(&counter).set(&set, Set::prefixes(ip, &native));
-    let rule = Rule::new().oif_name(&config.tunnel).ip(ip).address_not_in(ip, End::Source, &set);
-    Some(rule.count(counter).snat(*fabric, NAT_RANDOM_FULLY))
+    let entering = || Rule::new().oif_name(&config.tunnel).ip(ip);
+    let translated = |rule: Rule| rule.count(&counter).snat(*fabric, NAT_RANDOM_FULLY);
+    // A peer takes no packet of another peer's from this node.
+    let from_peers = entering().iif_name(&config.tunnel);
+    Some([translated(from_peers), translated(entering().address_not_in(ip, End::Source, &set))])
 }
 
 fn masquerade(ip: Ip, config: &EgressConfig, table: &mut Table) -> Rule {
@@ -120,7 +139,10 @@ fn members_set(ip: Ip) -> String {
 
 /// Here a pod's packet has its own address still, and one to a pod has it again. A member's first packet to a pod may
 /// come in the clear: it is a NodePort's client, and speaks to this node as far as the wire is concerned.
-fn members(ip: Ip, config: &EgressConfig, table: &mut Table) -> [Rule; 2] {
+///
+/// What came by the tunnel is a peer's or its pods', whatever its source, and goes to members by the tunnel as well. That
+/// is also how answers of a remote pod get to a NodePort's client on a member node.
+fn members(ip: Ip, config: &EgressConfig, table: &mut Table) -> [Rule; 3] {
     let (local, members) = (format!("local{}", ip.digit()), members_set(ip));
     let counter = &members;
     let mut set = Set::new(ip.field());
@@ -134,7 +156,9 @@ fn members(ip: Ip, config: &EgressConfig, table: &mut Table) -> [Rule; 2] {
     };
     let leaving = between(by_others(Meta::OifGroup), End::Source, End::Destination);
     let answers = by_others(Meta::IifGroup).ct_direction(ct_direction::REPLY);
-    [leaving, between(answers, End::Destination, End::Source)]
+    let from_peers = by_others(Meta::OifGroup).iif_name(&config.tunnel);
+    let from_peers = from_peers.address_in(ip, End::Destination, &members).count(counter).drop();
+    [leaving, between(answers, End::Destination, End::Source), from_peers]
 }
 
 /// What comes from a peer ends at this node or its pods, unless it answers what came from there (such as a NodePort's

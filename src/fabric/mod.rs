@@ -43,6 +43,8 @@ pub struct RoutingConfig {
     pub pod_cidrs: Vec<IpNet>,
     /// Other nodes' own addresses, whether they are peers or refused: pods reach them by the tunnel or not at all.
     pub node_addresses: Vec<IpAddr>,
+    /// Name of the TUN device, whether it exists or not.
+    pub interface: String,
     /// Index of the TUN device; none while it does not exist.
     pub tunnel: Option<u32>,
     /// Whether there are, or will be, pods without a bridge.
@@ -99,6 +101,7 @@ impl RoutingConfig {
         let mut rules: Vec<Rule> = self.pod_cidrs.iter().map(from_pods).collect();
         // The node itself speaks from its fabric addresses too.
         rules.extend(self.fabric_addresses().into_iter().map(|address| to_nodes(address.into())));
+        rules.extend(self.cluster_pod_cidrs.iter().map(|cidr| self.rule_of_peers(cidr.addr().is_ipv6())));
         for cidr in &self.cluster_pod_cidrs {
             let from_pods =
                 |priority, action| Rule::from_device(BRIDGE, cidr.addr().is_ipv6(), priority, action);
@@ -110,6 +113,16 @@ impl RoutingConfig {
             rules.extend(self.pod_cidrs.iter().flat_map(|cidr| self.routed_rules(*cidr)));
         }
         rules
+    }
+
+    /// What came by the tunnel and goes to another node's own address goes back into the tunnel: its destination was
+    /// translated here (a NodePort whose endpoint is a process of that node's host), or it answers such a node.
+    ///
+    /// The check of the way back of an IPv4 packet that enters the tunnel looks a route up as if for one that came by it:
+    /// a member node's own packet came by the underlay, and must be found there. Only real packets have the guard's mark.
+    fn rule_of_peers(&self, ipv6: bool) -> Rule {
+        let rule = Rule::from_device(&self.interface, ipv6, POD_RULE_PRIORITY, Action::Table(POD_TABLE));
+        Rule { marked: (!ipv6).then_some(MARK), ..rule }
     }
 
     /// The same by source, for pods whose packets come by a device each. The kernel's check of the way back asks as if
@@ -176,6 +189,7 @@ mod tests {
             cluster_pod_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00::/56".parse().unwrap()],
             pod_cidrs: vec!["10.244.3.0/24".parse().unwrap(), "fd00:0:0:3::/64".parse().unwrap()],
             node_addresses: vec!["172.31.1.2".parse().unwrap()],
+            interface: "selvedge0".into(),
             tunnel,
             routed: false,
         }
@@ -212,6 +226,7 @@ mod tests {
         let wanted = [
             "5183: from 10.244.3.0/24 iif selvedge-br table 51830",
             "5183: from 10.244.3.1/32 table 51830",
+            "5183: iif selvedge0 fwmark 0x1000000/0x1000000 table 51830",
             "5184: to 10.244.0.0/16 iif selvedge-br table 254",
             "5185: iif selvedge-br fwmark 0/0x1000000 Unreachable",
         ];
@@ -239,7 +254,7 @@ mod tests {
     #[test]
     fn pods_look_into_their_table_and_host_routes_are_left_alone() {
         let rules = fabric(None).rules();
-        assert_eq!(rules.iter().filter(|rule| rule.priority == POD_RULE_PRIORITY).count(), 4);
+        assert_eq!(rules.iter().filter(|rule| rule.priority == POD_RULE_PRIORITY).count(), 6);
         let host: IpNet = "10.244.3.7/32".parse().unwrap();
         assert!(!owns(&Route::on_link(host, 3)));
         assert!(owns(&Route::on_link(host, 3).with_table(POD_TABLE)));

@@ -8,4 +8,5 @@
 mod checks;
 mod cluster;
 mod hostport;
+mod nodeport;
 mod scenario;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use selvedge::egress::{self, EgressConfig};
+use selvedge::guard;
 use selvedge::kernel::nft::{Connection, Family, Ip, Update};
 use selvedge_lab::isolated;
 use selvedge_lab::packet::udp;
@@ -73,17 +74,21 @@ fn the_ranges_that_are_not_masqueraded_are_not() {
 fn strangers_enter_the_tunnel_as_the_fabric_address() {
     isolated!(|| {
         let node = Node::guarded();
+        node.lay_ways_to_members();
         for family in families() {
             node_port(family, family.remote_pod);
             // A client from the internet, and one on another member node, whose address our peers do not take from us.
-            for (client, canary) in [(family.internet, "client"), (family.member, "member")] {
+            // What a pod answers to a member goes by the tunnel.
+            for (client, canary, back) in
+                [(family.internet, "client", &node.uplink), (family.member, "member", &node.tunnel)]
+            {
                 node.uplink.send(&datagram(client, family.node, canary));
                 let request = node.tunnel.seen(canary).unwrap();
                 assert_eq!((request.source, request.destination), (family.fabric, family.remote_pod));
                 let [port, _] = request.ports();
                 let reply = udp(family.remote_pod, family.fabric, [PORT, port], canary.as_bytes());
                 node.tunnel.send(&reply);
-                let reply = node.uplink.seen(canary).unwrap();
+                let reply = back.seen(canary).unwrap();
                 assert_eq!((reply.source, reply.destination), (family.node, client));
             }
         }
@@ -217,25 +222,65 @@ fn errors_of_a_remote_pod_about_a_node_ports_client_reach_the_client() {
     });
 }
 
-/// A NodePort of this node whose pod is on another node.
+/// NodePorts of this node whose endpoint is a pod of another peer, or a process of a member's host.
 #[test]
 fn what_is_translated_here_may_go_from_peer_to_peer() {
     isolated!(|| {
         let node = Node::guarded();
+        node.lay_ways_to_members();
         for family in families() {
-            let other_peers_pod: IpAddr =
-                if family.pod.is_ipv4() { "10.244.3.9" } else { "fd00:3::9" }.parse().unwrap();
-            node_port(family, other_peers_pod);
-            node.tunnel.send(&datagram(family.member, family.node, "hairpin"));
-            let request = node.tunnel.seen("hairpin").unwrap();
-            assert_eq!((request.source, request.destination), (family.fabric, other_peers_pod));
-            let [port, _] = request.ports();
-            node.tunnel.send(&udp(other_peers_pod, family.fabric, [PORT, port], b"answer"));
-            // Without the routing rules of the agent it goes by the uplink.
-            let answer = node.uplink.seen("answer").unwrap();
-            assert_eq!((answer.source, answer.destination), (family.node, family.member));
+            let other_peers_pod = if family.pod.is_ipv4() { "10.244.3.9" } else { "fd00:3::9" };
+            let endpoints = [other_peers_pod.parse().unwrap(), family.member];
+            for (own_port, endpoint) in (5000..).zip(endpoints) {
+                node_port(family, endpoint);
+                for client in [family.remote_pod, family.member] {
+                    node.tunnel.send(&udp(client, family.node, [own_port, PORT], b"hairpin"));
+                    let request = node.tunnel.seen("hairpin").unwrap();
+                    assert_eq!((request.source, request.destination), (family.fabric, endpoint));
+                    let [port, _] = request.ports();
+                    node.tunnel.send(&udp(endpoint, family.fabric, [PORT, port], b"answer"));
+                    let answer = node.tunnel.seen("answer").unwrap();
+                    assert_eq!((answer.source, answer.destination), (family.node, client));
+                }
+            }
         }
-        assert_eq!(transit(), 0);
+        assert_eq!((transit(), but_for_redirects(node.uplink.sent())), (0, vec![]));
+    });
+}
+
+/// Where the routing rules are gone the way to a member is the uplink's.
+#[test]
+fn what_came_out_of_the_tunnel_does_not_go_to_members_by_the_uplink() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            node_port(family, family.member);
+            let request = datagram(family.remote_pod, family.node, "request");
+            drops_one("members", family, || node.tunnel.send(&request));
+            node_port(family, family.remote_pod);
+            node.uplink.send(&datagram(family.member, family.node, "begun"));
+            let [port, _] = node.tunnel.seen("begun").unwrap().ports();
+            let answer = udp(family.remote_pod, family.fabric, [PORT, port], b"answer");
+            drops_one("members", family, || node.tunnel.send(&answer));
+            assert_eq!(node.uplink.sent(), []);
+        }
+    });
+}
+
+/// As IPVS sends what it has taken on for a peer's pod: past the forward hook, with the guard's mark still on it.
+#[test]
+fn what_goes_past_the_forward_hook_with_the_guards_mark_does_not_reach_members() {
+    isolated!(|| {
+        let node = Node::guarded();
+        for family in families() {
+            let host = UdpSocket::bind((family.node, 0)).unwrap();
+            let send = || drop(host.send_to(b"host", (family.member, PORT)));
+            send();
+            assert_eq!(node.uplink.awaited("host").destination, family.member, "the node's own");
+            socket2::SockRef::from(&host).set_mark(guard::MARK | 0x4000).unwrap();
+            drops_one("members", family, send);
+            assert_eq!(node.uplink.sent(), []);
+        }
     });
 }
 

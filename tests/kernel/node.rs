@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use selvedge::egress::{self, EgressConfig};
+use selvedge::fabric::{POD_TABLE, RoutingConfig};
 use selvedge::guard::{self, GuardConfig};
 use selvedge::kernel::address::Address;
 use selvedge::kernel::link::{self, Id, Update};
 use selvedge::kernel::netlink::Netlink;
-use selvedge::kernel::nft::{Chain, ChainKind, End, Family, Hook, Ip, Rule, Table, apply};
+use selvedge::kernel::nft::{self, Chain, ChainKind, End, Family, Hook, Ip, Table, apply};
 use selvedge::kernel::route::Route;
+use selvedge::kernel::rule::Rule;
 use selvedge::kernel::{LINK_GROUP, sysctl};
 use selvedge::tunnel::io::tun::TunQueue;
 
@@ -213,6 +215,23 @@ impl Node {
         Route::on_link(*cidr, self.tunnel.index).with_source(family.fabric)
     }
 
+    /// The agent's rules, and its routes to members' addresses, which lead into the tunnel.
+    pub(crate) fn lay_ways_to_members(&self) {
+        let config = egress_config();
+        let routing = RoutingConfig {
+            cluster_pod_cidrs: config.cluster_pod_cidrs,
+            pod_cidrs: config.pod_cidrs,
+            node_addresses: config.member_addresses,
+            interface: config.tunnel,
+            tunnel: Some(self.tunnel.index),
+            routed: false,
+        };
+        let routes = routing.routes().into_iter().filter(|route| route.table == POD_TABLE);
+        let mut changes: Vec<_> = routes.map(|route| route.replace()).collect();
+        changes.extend(routing.rules().iter().map(Rule::add));
+        self.runtime.block_on(self.netlink.apply(changes)).unwrap();
+    }
+
     pub(crate) fn apply(&self, change: selvedge::kernel::netlink::Change) {
         self.runtime.block_on(self.netlink.apply([change])).unwrap();
     }
@@ -228,7 +247,7 @@ impl Node {
 /// Something with a UDP port that the node passes on to `pod`, as a NodePort does.
 pub(crate) fn node_port(family: Addresses, pod: IpAddr) {
     let mut table = Table::new(Family::Inet, "node-port");
-    let rule = Rule::new().ip(Ip::of(pod)).protocol(17).address(End::Destination, family.node);
+    let rule = nft::Rule::new().ip(Ip::of(pod)).protocol(17).address(End::Destination, family.node);
     table.chain("in", Chain::base(ChainKind::Nat, Hook::Prerouting, -100, vec![rule.dnat(pod, None)]));
     apply(&[table]).unwrap();
 }
