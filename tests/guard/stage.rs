@@ -78,6 +78,17 @@ impl Stage {
 
     /// Starts (again) what never stops, with or without packets to the other node's own addresses.
     pub(crate) fn send(&self, to_nodes: bool) {
+        let host = [self.to_pod(&self.far), self.to_nobody()].concat();
+        self.send_all(to_nodes, host);
+    }
+
+    /// The same but for what the node's own processes send to no Service and no pod: without the guard that goes by the
+    /// default route, as SECURITY.md says. All that pods send is there.
+    pub(crate) fn send_of_pods(&self) {
+        self.send_all(true, self.to_pod(&self.far));
+    }
+
+    fn send_all(&self, to_nodes: bool, host: Vec<Target>) {
         self.hush();
         let to_node = |index: usize| match to_nodes {
             true => self.to_node(index),
@@ -85,7 +96,6 @@ impl Stage {
         };
         let near = [self.to_pod(&self.far), to_node(1), self.to_nobody(), self.to_internet()].concat();
         let far = [self.to_pod(&self.near), to_node(0), self.to_internet()].concat();
-        let host = [self.to_pod(&self.far), self.to_nobody()].concat();
         let canary = self.lab.canary();
         let traffic = vec![
             Traffic::start(&self.near.ns, near).with_stream(&self.near.ns, self.far.server(), canary),

@@ -1,11 +1,12 @@
 //! Others take away, or change, what the fabric has in the kernel of a node: while its agent runs, and while it is down.
 
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
-use selvedge::egress;
 use selvedge::fabric::POD_TABLE;
+use selvedge::guard::GuardConfig;
 use selvedge::kernel::link::{self, Id, Update};
 use selvedge::kernel::nft::{self, Family};
 use selvedge::kernel::{ROUTE_PROTOCOL, sysctl};
+use selvedge::{egress, guard};
 use selvedge_lab::node::{Node, TUNNEL_DEVICE};
 use selvedge_lab::{isolated, scenario};
 
@@ -126,6 +127,17 @@ fn the_device_is_taken_away() {
     });
 }
 
+fn guard_is_back(stage: &Stage) {
+    let plan = stage.lab.plan();
+    let config = GuardConfig {
+        cluster_pod_cidrs: plan.cluster_pod_cidrs(),
+        service_cidrs: plan.service_cidrs(),
+        trusted_sources: Vec::new(),
+    };
+    let right = || stage.node(0).space().run(|| guard::is_right(&config)).unwrap().unwrap();
+    assert!(right(), "the guard is not as before");
+}
+
 #[test]
 fn tables_are_taken_away() {
     isolated!(|| {
@@ -135,6 +147,22 @@ fn tables_are_taken_away() {
         attack(&stage, "table of the ports deleted", &|| {
             stage.delete_table(Family::Netdev, selvedge::pod::spoof::TABLE)
         });
+        // What is between two hooks when the guard goes is counted elsewhere (`what_leaks_when_tables_are_flushed`): here all
+        // is silent at that moment. What pods send from then on does not leave, with the agent or without it.
+        attack(&stage, "table of the guard deleted", &|| {
+            stage.hush();
+            let deleted = stage.delete_table(Family::Inet, guard::TABLE);
+            stage.send_of_pods();
+            deleted
+        });
+        attack(&stage, "tables of the guard and of egress deleted", &|| {
+            stage.hush();
+            stage.delete_table(Family::Inet, egress::TABLE);
+            let deleted = stage.delete_table(Family::Inet, guard::TABLE);
+            stage.send_of_pods();
+            deleted
+        });
+        guard_is_back(&stage);
         stage.end();
     });
 }
