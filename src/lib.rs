@@ -4,8 +4,9 @@
 //! nor tunnel uses them.
 //!
 //! The folders in the order in which arrows go: `cli` and `agent` know everything below them; `mesh`, `guard`,
-//! `egress`, `pod` and `tunnel` know `kernel` and the `selvedge-keys` crate, and not each other; but `pod`
-//! asks `guard` to be there before it wires anything, and `egress` knows the mark that `guard` sets. `doctor` and `support` look at all of them, for `cli` alone.
+//! `egress`, `forwarding`, `pod` and `tunnel` know `kernel` and the `selvedge-keys` crate, and not each other; but `pod`
+//! asks `guard` to be there before it wires anything, and `egress` knows the mark that `guard` sets. `doctor` and `support`
+//! look at all of them, for `cli` alone.
 
 pub mod agent;
 pub(crate) mod api_server;
@@ -18,6 +19,7 @@ pub mod config;
 pub mod doctor;
 pub mod egress;
 pub mod fabric;
+pub mod forwarding;
 pub mod guard;
 pub mod kernel;
 pub mod local;

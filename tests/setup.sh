@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need beyond the product: wg, wireguard-go and boringtun-cli, to talk to; nft, ss, curl, openssl; helm.
+# Installs what the tests need beyond the product: wg, wireguard-go and boringtun-cli, to talk to; nft, iptables, ss, curl, openssl; helm.
 # Peers that have to be built go into a cache folder and are built once. Prints what it does only when it does it.
 set -euo pipefail
 
@@ -33,6 +33,9 @@ command -v wg >/dev/null || debian wireguard-tools
 
 # nft: kube-proxy, on the real Kubernetes of the tests, calls it.
 command -v nft >/dev/null || [ -x /usr/sbin/nft ] || debian nftables
+
+# iptables, both kinds: what nodes have beside us, whose tables our rules may be guests in.
+[ -x /usr/sbin/iptables-nft ] && [ -x /usr/sbin/iptables-legacy ] || debian iptables
 
 # ss, curl and openssl: the lab cuts connections on the real Kubernetes, asks etcd, and signs tokens.
 command -v ss >/dev/null || debian iproute2

@@ -5,6 +5,7 @@ pub mod apply;
 mod connect;
 pub mod discover;
 pub mod finding;
+pub mod firewall;
 pub mod installed;
 mod ours;
 pub mod prune;

@@ -58,6 +58,9 @@ impl Merge<'_> {
         let location = self.location(location);
         let datapath = self.text("datapath", flags.datapath.as_deref(), raw.datapath);
         let datapath = self.datapath(datapath);
+        let forward = flags.iptables_forward_rules.as_deref();
+        let iptables_forward_rules =
+            self.boolean("iptablesForwardRules", forward, raw.iptables_forward_rules);
         let mark = self.number("firewallMark", flags.firewall_mark.as_deref(), raw.firewall_mark);
         let firewall_mark = self.bounded(mark, 1, u32::MAX.into());
         let cni = self.cni(raw.cni, flags);
@@ -78,6 +81,7 @@ impl Merge<'_> {
             persistent_keepalive,
             location,
             datapath,
+            iptables_forward_rules: iptables_forward_rules.unwrap_or(false),
             firewall_mark,
             cni,
             agent,
@@ -250,6 +254,21 @@ impl Merge<'_> {
                 None
             }
         }
+    }
+
+    fn boolean(
+        &mut self,
+        key: &'static str,
+        flag: Option<&str>,
+        file: Option<Spanned<bool>>,
+    ) -> Option<bool> {
+        let Some(text) = flag.filter(|text| !text.is_empty()) else { return file.map(Spanned::into_inner) };
+        let value = text.parse().ok();
+        if value.is_none() {
+            let problem = format!("`{text}` is not a boolean");
+            self.problems.push(from_flag(key, ()).problem(problem, "write true or false"));
+        }
+        value
     }
 
     fn bounded<T: TryFrom<i64>>(&mut self, number: Option<Value<i64>>, least: i64, most: i64) -> Option<T> {

@@ -60,6 +60,9 @@ pub struct Config {
     pub location: Option<String>,
     /// How pods are wired.
     pub datapath: Datapath,
+    /// Whether the agent keeps accept rules for pods in iptables' chain `DOCKER-USER` or `FORWARD` (iptables-nft).
+    #[serde(default)]
+    pub iptables_forward_rules: bool,
     /// Mark (`SO_MARK`) of encrypted datagrams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firewall_mark: Option<u32>,

@@ -27,6 +27,7 @@ pub(super) struct Raw {
     pub(super) persistent_keepalive: Option<Spanned<i64>>,
     pub(super) location: Option<Spanned<String>>,
     pub(super) datapath: Option<Spanned<String>>,
+    pub(super) iptables_forward_rules: Option<Spanned<bool>>,
     pub(super) firewall_mark: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) cni: RawCni,
@@ -67,6 +68,7 @@ const KEYS: [(&str, &[&str]); 3] = [
             "persistentKeepalive",
             "location",
             "datapath",
+            "iptablesForwardRules",
             "firewallMark",
             "cni",
             "agent",

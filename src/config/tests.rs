@@ -27,6 +27,7 @@ fn the_example_in_deploy_is_valid() {
     assert_eq!(shown.agent.metrics_address, config.agent.metrics_address);
     assert_eq!((&shown.interface, &shown.bridge), (&config.interface, &config.bridge));
     assert_eq!(shown.persistent_keepalive, config.persistent_keepalive);
+    assert_eq!(shown.iptables_forward_rules, config.iptables_forward_rules);
 }
 
 #[test]
@@ -40,6 +41,27 @@ fn defaults_are_as_documented() {
     assert_eq!(config.cni.bin_dir, Path::new("/opt/cni/bin"));
     assert_eq!(config.cni.conf_dir, Path::new("/etc/cni/net.d"));
     assert_eq!(config.agent.metrics_address, "127.0.0.1:51831".parse().unwrap());
+}
+
+#[test]
+fn a_boolean_is_off_unless_file_or_flag_say_otherwise() {
+    let with = |lines: &str, flag: Option<&str>| {
+        let overrides = Overrides { iptables_forward_rules: flag.map(str::to_owned), ..Overrides::default() };
+        Config::parse(Path::new("config.toml"), &format!("nodeName = \"n1\"\n{GOOD}{lines}"), &overrides)
+    };
+    let on = "iptablesForwardRules = true\n";
+    for (lines, flag, expected) in [
+        ("", None, false),
+        (on, None, true),
+        (on, Some("false"), false),
+        ("", Some("true"), true),
+        (on, Some(""), true),
+    ] {
+        assert_eq!(with(lines, flag).unwrap().iptables_forward_rules, expected, "{lines:?} {flag:?}");
+    }
+    let error = with("", Some("yes")).unwrap_err().to_string();
+    assert!(error.contains("iptablesForwardRules") && error.contains("write true or false"), "{error}");
+    assert!(problem(&format!("{GOOD}iptablesForwardRules = 1\n")).contains("invalid type"));
 }
 
 #[test]

@@ -3,9 +3,11 @@
 use ipnet::IpNet;
 
 use super::finding::Finding;
-use super::naming::{Named, Pods};
 use super::ruleset::{Dropping, Ruleset};
 use crate::config::Config;
+use crate::forwarding;
+use crate::forwarding::naming::{Named, Pods};
+use crate::kernel::iptables;
 use crate::kernel::nft::{Family, Hook};
 
 const CHECK: &str = "firewall";
@@ -22,12 +24,15 @@ struct Judge<'a> {
     port: u16,
     /// There is a device `docker0`.
     docker: bool,
+    /// The agent keeps rules for pods in iptables' chains.
+    kept: bool,
 }
 
 pub(super) fn judge(ruleset: &Ruleset, config: Option<&Config>, docker: bool) -> Vec<Finding> {
     let port = config.map_or(PORT, |config| config.listen_port);
     let interface = config.map_or("selvedge0", |config| &config.interface);
-    let judge = Judge { ruleset, pods: Pods::new(config), interface, port, docker };
+    let kept = config.is_some_and(|config| config.iptables_forward_rules);
+    let judge = Judge { ruleset, pods: Pods::new(config), interface, port, docker, kept };
     let mut findings: Vec<_> = ruleset.dropping.iter().filter_map(|chain| judge.dropping(chain)).collect();
     findings.extend(ruleset.has_table("firewalld").then(|| judge.firewalld()));
     findings.extend(ruleset.unread.iter().map(|(family, error)| unread(*family, error)));
@@ -72,6 +77,11 @@ impl Judge<'_> {
         if !self.pods.ranges.is_empty() && self.ranges(chain.family).is_empty() {
             return None;
         }
+        if self.is_ours(chain) {
+            let seen =
+                format!("{place} drops what is forwarded, but for pods' packets: iptablesForwardRules");
+            return Some(Finding::ok(CHECK, seen));
+        }
         let but = match self.pods.named_by(&chain.rules) {
             Named::No => {
                 let owner = self.owner(chain).map(|owner| format!(" ({owner} is here)")).unwrap_or_default();
@@ -89,6 +99,12 @@ impl Judge<'_> {
             format!("{place} drops what is forwarded, {but}"),
             "see that they accept every address in clusterPodCIDRs, in both directions",
         ))
+    }
+
+    /// Whether all rules that the agent keeps are among those that packets come to.
+    fn is_ours(&self, chain: &Dropping) -> bool {
+        let wanted = forwarding::rules(chain.family, self.pods.ranges);
+        is_kept_in(chain) && !wanted.is_empty() && wanted.iter().all(|rule| chain.rules.contains(rule))
     }
 
     /// The configured ranges that packets in a table of this family can have.
@@ -116,6 +132,25 @@ impl Judge<'_> {
     }
 
     fn remedy(&self, chain: &Dropping) -> String {
+        let own = self.own_remedy(chain);
+        match (is_kept_in(chain), self.kept) {
+            (false, true) if chain.legacy => {
+                format!("iptablesForwardRules is for iptables-nft alone: switch the node to that. Or {own}")
+            }
+            (false, _) => own,
+            (true, false) => {
+                format!("set iptablesForwardRules = true: the agent then keeps rules for pods there. Or {own}")
+            }
+            (true, true) => {
+                "the agent keeps rules for pods there (iptablesForwardRules) and has not done so: see what `selvedge \
+                 status` says of `forwarding`"
+                    .into()
+            }
+        }
+    }
+
+    /// What the node's owner can do alone.
+    fn own_remedy(&self, chain: &Dropping) -> String {
         match self.owner(chain) {
             Some("ufw") => {
                 return "set DEFAULT_FORWARD_POLICY=\"ACCEPT\" in /etc/default/ufw, then `ufw reload`".into();
@@ -151,6 +186,12 @@ impl Judge<'_> {
             ),
         )
     }
+}
+
+/// Whether it is a chain in which the agent keeps rules where it is told to.
+fn is_kept_in(chain: &Dropping) -> bool {
+    let Dropping { family, table, chain, legacy, .. } = chain;
+    !legacy && table == iptables::FILTER && chain == iptables::FORWARD && iptables::FAMILIES.contains(family)
 }
 
 fn place(chain: &Dropping) -> String {
@@ -271,6 +312,31 @@ mod tests {
             assert_eq!(finding.severity, Severity::Problem);
             assert!(finding.remedy.unwrap().contains(remedy), "{remedy}");
         }
+    }
+
+    #[test]
+    fn the_option_is_offered_where_it_helps() {
+        let on = config("iptablesForwardRules = true");
+        let judged = |config: &Config, legacy, rules: Vec<Rule>| {
+            let chain = Dropping { legacy, ..chain(Hook::Forward, rules) };
+            judge(&with(vec![chain], &["DOCKER-USER"]), Some(config), true).remove(0)
+        };
+        let offered = |finding: &Finding| {
+            finding
+                .remedy
+                .as_ref()
+                .is_some_and(|remedy| remedy.starts_with("set iptablesForwardRules = true"))
+        };
+        assert!(offered(&judged(&config(""), false, vec![])));
+        assert!(!offered(&judged(&config(""), true, vec![])));
+        let legacy = judged(&on, true, vec![]).remedy.unwrap();
+        assert!(legacy.contains("iptables-nft alone"), "{legacy}");
+        let missing = judged(&on, false, vec![]);
+        assert!(missing.severity == Severity::Problem && missing.remedy.unwrap().contains("selvedge status"));
+        let mut rules = forwarding::rules(Family::Ipv4, &on.cluster_pod_cidrs);
+        assert_eq!(judged(&on, false, rules.clone()).severity, Severity::Ok);
+        rules.pop();
+        assert_eq!(judged(&on, false, rules).severity, Severity::Warning);
     }
 
     #[test]

@@ -12,7 +12,6 @@ pub mod host;
 mod ini;
 pub mod keys;
 mod mtu;
-mod naming;
 mod network;
 mod networkd;
 mod networkmanager;
@@ -26,7 +25,6 @@ mod sysctls;
 mod system;
 #[cfg(test)]
 mod tests;
-mod walk;
 
 use std::path::PathBuf;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::host::Host;
-use super::walk::{End, Walk};
+use crate::forwarding::walk::{End, Walk};
 use crate::kernel::nft::{self, ChainKind, Error, Family, Hook, Ip, Policy, Rule};
 use crate::kernel::xtables;
 

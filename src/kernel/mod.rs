@@ -4,6 +4,7 @@ pub mod address;
 pub mod clock;
 pub mod conntrack;
 pub mod foreign;
+pub mod iptables;
 pub mod link;
 pub mod mac;
 pub mod monitor;

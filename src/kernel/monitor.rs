@@ -1,4 +1,5 @@
-//! Reports that somebody else changed links, addresses, routes, rules, or one of our nftables tables.
+//! Reports that somebody else changed links, addresses, routes, rules, one of our nftables tables, or a chain by which
+//! iptables forwards.
 //!
 //! It reports kinds, not contents: whoever wakes up reads the kernel and compares. What this process changed through
 //! [`Netlink`](super::netlink::Netlink) and [`nft`](super::nft) is not reported, where the kernel says who asked. It does
@@ -13,9 +14,12 @@ use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
 use socket2::SockRef;
 
-use super::nft::message::{SUBSYSTEM, TABLE};
+use super::nft::message::{
+    CHAIN_NAME, DELETE_CHAIN, DELETE_RULE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, NEW_TABLE, RULE_CHAIN,
+    SUBSYSTEM, TABLE,
+};
 use super::nft::wire::{Message, find, messages, text};
-use super::{ROUTE_PROTOCOL, own};
+use super::{ROUTE_PROTOCOL, iptables, own};
 
 /// Names of our nftables tables start with this.
 const OURS: &str = "selvedge-";
@@ -50,6 +54,9 @@ pub enum Change {
     Rule,
     /// The nftables table of this name, which is one of ours, or something in it.
     Nftables(String),
+    /// A chain by which iptables (iptables-nft) forwards: [`FORWARD`](iptables::FORWARD) or
+    /// [`DOCKER_USER`](iptables::DOCKER_USER), or its table.
+    Forwarding,
 }
 
 /// Changes since the last call.
@@ -204,8 +211,28 @@ fn route_kind(message: &Message<'_>) -> Option<Change> {
 /// Only messages that name one of our tables: others change theirs all day long.
 fn nftables_kind(message: &Message<'_>) -> Option<Change> {
     let name = find(message.payload.get(4..)?, TABLE).filter(|_| message.kind >> 8 == SUBSYSTEM)?;
+    if is_about_forwarding(message, name) {
+        return Some(Change::Forwarding);
+    }
     let name = text(name);
     name.starts_with(OURS).then_some(Change::Nftables(name))
+}
+
+/// kube-proxy changes other chains of that table all day long.
+fn is_about_forwarding(message: &Message<'_>, table: &[u8]) -> bool {
+    let is = |value: &[u8], name: &str| value.strip_suffix(b"\0").unwrap_or(value) == name.as_bytes();
+    let family = message.payload.first().copied();
+    if !is(table, iptables::FILTER) || !iptables::FAMILIES.iter().any(|it| family == Some(it.number())) {
+        return false;
+    }
+    let chain = match message.kind & 0xff {
+        NEW_TABLE | DELETE_TABLE => return true,
+        NEW_CHAIN | DELETE_CHAIN => CHAIN_NAME,
+        NEW_RULE | DELETE_RULE => RULE_CHAIN,
+        _ => return false,
+    };
+    let chain = message.payload.get(4..).and_then(|body| find(body, chain)).unwrap_or_default();
+    [iptables::FORWARD, iptables::DOCKER_USER].iter().any(|name| is(chain, name))
 }
 
 #[cfg(test)]
@@ -216,7 +243,9 @@ mod tests {
     use crate::kernel::address::Address;
     use crate::kernel::link::{self, Id, Update};
     use crate::kernel::netlink::Netlink;
-    use crate::kernel::nft::{Connection, Family, Field, Set, Table, Update as Elements, apply, delete};
+    use crate::kernel::nft::{
+        Chain, Connection, Family, Field, Set, Table, Update as Elements, apply, delete,
+    };
     use crate::kernel::route::Route;
     use crate::kernel::rule::Rule;
 
@@ -297,6 +326,36 @@ mod tests {
             connection.delete(Family::Inet, "selvedge-two").unwrap();
             connection.delete(Family::Inet, "unknown").unwrap();
             assert_eq!(reported(&mut monitor).await, [of_table("two")].into());
+        }));
+    }
+
+    #[test]
+    fn chains_by_which_iptables_forwards_are_reported_and_no_others() {
+        selvedge_lab::isolated!(|| block_on(async {
+            let (mut monitor, mut others) = (Monitor::new().unwrap(), Connection::of_others());
+            for family in iptables::FAMILIES {
+                let table = |chains: &[&str]| {
+                    let mut table = Table::new(family, iptables::FILTER);
+                    for chain in chains {
+                        table.chain(*chain, Chain::regular(vec![]));
+                    }
+                    table
+                };
+                others.apply(&[table(&["KUBE-FORWARD"])]).unwrap();
+                assert_eq!(reported(&mut monitor).await, [Change::Forwarding].into(), "the table is new");
+                others.apply(&[table(&["KUBE-FORWARD", "KUBE-FIREWALL"])]).unwrap();
+                assert_eq!(reported(&mut monitor).await, [].into());
+                for chain in [iptables::FORWARD, iptables::DOCKER_USER] {
+                    others.apply(&[table(&["KUBE-FORWARD", chain])]).unwrap();
+                    assert_eq!(reported(&mut monitor).await, [Change::Forwarding].into(), "{chain}");
+                }
+                let mut nat = Table::new(family, "nat");
+                nat.chain(iptables::FORWARD, Chain::regular(vec![]));
+                others.apply(&[nat]).unwrap();
+                assert_eq!(reported(&mut monitor).await, [].into());
+                others.delete(family, iptables::FILTER).unwrap();
+                assert_eq!(reported(&mut monitor).await, [Change::Forwarding].into());
+            }
         }));
     }
 

@@ -25,6 +25,18 @@ pub fn text(ranges: &ClusterRanges, distribution: Distribution) -> String {
     text
 }
 
+/// The same text with `iptablesForwardRules = true`.
+#[must_use]
+pub fn with_forward_rules(text: &str) -> String {
+    const KEY: &str = "iptablesForwardRules";
+    let is_key = |line: &&str| line.split_once('=').is_some_and(|(key, _)| key.trim() == KEY);
+    let mut lines: Vec<String> = text.lines().filter(|line| !is_key(line)).map(str::to_owned).collect();
+    // Above all tables, below the comment that begins the file.
+    let place = lines.iter().position(|line| !line.starts_with('#')).unwrap_or(lines.len());
+    lines.insert(place, format!("{KEY} = true"));
+    lines.join("\n") + "\n"
+}
+
 /// What the text of the file at `path` says to every node.
 ///
 /// # Errors
@@ -38,4 +50,23 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
 fn list(nets: &[IpNet]) -> String {
     let quoted: Vec<String> = nets.iter().map(|net| format!("\"{net}\"")).collect();
     format!("[{}]", quoted.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forward_rules_are_switched_on_in_any_text() {
+        let ranges = "clusterPodCIDRs = [\"10.1.0.0/16\"]\nserviceCIDRs = [\"10.2.0.0/16\"]\n";
+        for text in [
+            format!("# Written\n{ranges}[cni]\nbinDir = \"/x\"\n"),
+            format!("{ranges}iptablesForwardRules = false # not yet\n"),
+            format!("iptablesForwardRules=true\n{ranges}"),
+        ] {
+            let before = parse(Path::new("x"), &text).unwrap();
+            let after = parse(Path::new("x"), &with_forward_rules(&text)).unwrap();
+            assert_eq!(after, Config { iptables_forward_rules: true, ..before }, "{text}");
+        }
+    }
 }

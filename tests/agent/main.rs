@@ -5,5 +5,6 @@ mod admit;
 mod claims;
 mod cluster;
 mod controllers;
+mod forwarding;
 mod outage;
 mod repair;

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use selvedge::kernel::LINK_GROUP;
+use selvedge::kernel::iptables::{FILTER, FORWARD};
 use selvedge::kernel::link::{Bridge, End, Veth};
 use selvedge::kernel::mac::Mac;
 use selvedge::kernel::netlink::Netlink;
-use selvedge::kernel::nft::{Chain, Family, Table, apply, tables};
+use selvedge::kernel::nft::{Chain, ChainKind, Family, Hook, Rule as Rules, Table, apply, read, tables};
 use selvedge::kernel::route::Route;
 use selvedge::kernel::rule::Rule;
-use selvedge::{egress, guard};
+use selvedge::{egress, forwarding, guard};
 use selvedge_lab::isolated;
 
 use crate::node::{egress_config, guard_config};
@@ -52,7 +53,17 @@ async fn install(netlink: &Netlink, folder: &Path) {
     let mut ports = Table::new(Family::Netdev, "selvedge-ports");
     ports.chain("lo", Chain::ingress("lo", 0, vec![]));
     let stranger = Table::new(Family::Inet, "stranger");
-    apply(&[guard::table(&guard_config()), egress::table(&egress_config()), ports, stranger]).unwrap();
+    apply(&[guard::table(&guard_config()), egress::table(&egress_config()), ports, stranger, iptables()])
+        .unwrap();
+    assert_eq!(forwarding::ensure(&guard_config().cluster_pod_cidrs).unwrap().0.len(), 2);
+}
+
+/// A table of iptables, with a rule of its owner.
+fn iptables() -> Table {
+    let mut table = Table::new(Family::Ipv4, FILTER);
+    let rules = vec![Rules::new().iif_name("docker0").counted().accept()];
+    table.chain(FORWARD, Chain::base(ChainKind::Filter, Hook::Forward, 0, rules));
+    table
 }
 
 #[test]
@@ -69,6 +80,10 @@ fn it_removes_ours_alone_and_twice_is_fine() {
             assert!(
                 String::from_utf8_lossy(&dry.stdout)
                     .contains("would remove nftables table inet selvedge-guard")
+            );
+            assert!(
+                String::from_utf8_lossy(&dry.stdout)
+                    .contains("would remove rules for pods in chain FORWARD of table ip filter")
             );
             assert_eq!(tables(Family::Inet).unwrap().len(), 3);
 
@@ -90,6 +105,7 @@ fn it_removes_ours_alone_and_twice_is_fine() {
             assert_eq!((netlink.routes().await.unwrap(), netlink.rules().await.unwrap()), (vec![], vec![]));
             assert_eq!(tables(Family::Inet).unwrap().into_iter().collect::<Vec<_>>(), ["stranger"]);
             assert!(tables(Family::Netdev).unwrap().is_empty());
+            assert_eq!(read(Family::Ipv4, FILTER).unwrap().unwrap().table, iptables());
             for (path, stays) in [
                 ("state/key", true),
                 ("bin/selvedge", true),

@@ -23,6 +23,8 @@ pub(crate) enum Name {
     Tunnel,
     /// Masquerading, and what passes between pods and member nodes.
     Egress,
+    /// Accept rules for pods in iptables' chain for what is forwarded.
+    Forwarding,
     /// The node's side of running pods: bridge, ports, their rules against spoofing.
     Wiring,
     /// What the CNI plugin needs to know, and the plugin itself.
@@ -48,6 +50,7 @@ impl Name {
             Self::Sysctls => "sysctls",
             Self::Tunnel => "tunnel",
             Self::Egress => "egress",
+            Self::Forwarding => "forwarding",
             Self::Wiring => "wiring",
             Self::Pods => "pods",
             Self::Annotations => "annotations",

@@ -35,6 +35,8 @@ pub(crate) enum Trigger {
     GuardTable,
     /// Somebody else changed the egress table.
     EgressTable,
+    /// Somebody else changed a chain by which iptables forwards.
+    Forwarding,
     /// Somebody else changed the tables of the pods' ports.
     PodTables,
     /// The connection to the tunnel's control API began or ended.

@@ -3,6 +3,7 @@
 pub(super) mod admission;
 pub(super) mod annotations;
 pub(super) mod egress;
+pub(super) mod forwarding;
 pub(super) mod guard;
 pub(super) mod keys;
 pub(super) mod link;

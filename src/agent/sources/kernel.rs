@@ -48,11 +48,12 @@ async fn listen(context: &Context) -> anyhow::Result<()> {
 type Concerns = fn(&ChangeSet) -> bool;
 
 /// What somebody else's change of the kernel means, for what is not compared right here.
-const POSTED: [(Concerns, Trigger); 5] = [
+const POSTED: [(Concerns, Trigger); 6] = [
     (|changes| changes.contains(&Change::Route), Trigger::Routes),
     (|changes| changes.contains(&Change::Rule), Trigger::Rules),
     (|changes| changes.has_table(guard::TABLE), Trigger::GuardTable),
     (|changes| changes.has_table(egress::TABLE), Trigger::EgressTable),
+    (|changes| changes.contains(&Change::Forwarding), Trigger::Forwarding),
     (|changes| pod::TABLES.iter().any(|table| changes.has_table(table)), Trigger::PodTables),
 ];
 

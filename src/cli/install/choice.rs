@@ -49,7 +49,10 @@ impl Choice {
 fn make(args: &Args, known: Known<'_>) -> Result<Choice, Failure> {
     let mut found = Vec::new();
     let distribution = distribution(args, known.facts, &mut found);
-    let (place, text) = text(args, known, distribution, &mut found)?;
+    let (place, mut text) = text(args, known, distribution, &mut found)?;
+    if args.iptables_forward_rules {
+        text = configuration::with_forward_rules(&text);
+    }
     let config = configuration::parse(&place, &text).map_err(|error| Failure::new(Exit::Usage, error))?;
     folders(&place, &text, distribution)?;
     let image = image(args, known.installed, distribution, &mut found)?;

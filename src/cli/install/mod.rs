@@ -18,7 +18,8 @@ use super::{Exit, Failure, Output, print};
 use crate::cluster::apply::{self, Mode};
 use crate::cluster::discover::Facts;
 use crate::cluster::installed::Installed;
-use crate::cluster::{Access, connect, finding, prune, rollout};
+use crate::cluster::{Access, connect, finding, firewall, prune, rollout};
+use crate::config::Config;
 use crate::manifest::{self, AGENT, ApiServer, Distribution, TUNNEL};
 use answer::Answer;
 use choice::Choice;
@@ -55,6 +56,10 @@ pub(super) struct Args {
     /// A whole config.toml, in place of the ranges; by default the installed one.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["pods", "services"])]
     config: Option<PathBuf>,
+    /// Keep accept rules for pods in iptables' chain DOCKER-USER or FORWARD (iptables-nft), for nodes where it drops what is
+    /// forwarded.
+    #[arg(long)]
+    iptables_forward_rules: bool,
     /// The image of both DaemonSets; by default this version, of the installed repository if there is one.
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
@@ -134,6 +139,7 @@ async fn install(args: &Args) -> Result<Exit, Failure> {
     let exit = if last.is_done() { Exit::Ok } else { Exit::Findings };
     if last.is_done() {
         tidy(&client, &mut progress).await;
+        advise(&client, &choice.settings.config, &mut progress).await;
     }
     drop(progress);
     answer.rollout = Some(last);
@@ -167,6 +173,17 @@ async fn tidy(client: &kube::Client, progress: &mut Progress) {
             .iter()
             .for_each(|name| progress.say(&format!("removed ConfigMap {name}, which nothing uses any more"))),
         Err(error) => progress.say(&format!("old ConfigMaps stay: {error}")),
+    }
+}
+
+/// Nodes whose firewall drops what pods send to each other, as their agents have reported.
+async fn advise(client: &kube::Client, config: &Config, progress: &mut Progress) {
+    if config.iptables_forward_rules {
+        return;
+    }
+    match firewall::reported(client).await {
+        Ok(reports) => reports.iter().for_each(|text| progress.say(text)),
+        Err(error) => progress.say(&format!("what agents say of firewalls is not known: {error}")),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The guard goes last, and only when everything else is gone: nothing may leak in between.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -12,15 +13,15 @@ use anyhow::{Context as _, anyhow};
 use super::super::{Exit, Failure, print};
 use super::Args;
 use crate::config::{Config, Overrides};
-use crate::kernel::LINK_GROUP;
 use crate::kernel::link::{self, Id};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::nft::{self, Family};
 use crate::kernel::route::Route;
 use crate::kernel::rule::Rule;
+use crate::kernel::{LINK_GROUP, iptables};
 use crate::paths::Paths;
 use crate::pod::{hostport, install, spoof};
-use crate::{egress, guard};
+use crate::{egress, forwarding, guard};
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let paths = Paths::from_env();
@@ -50,6 +51,8 @@ enum Step {
     Rule(Rule),
     Route(Route),
     Table(Family, &'static str),
+    /// Rules of ours in tables of iptables.
+    ForwardRules(BTreeSet<String>),
 }
 
 impl fmt::Display for Step {
@@ -60,6 +63,10 @@ impl fmt::Display for Step {
             Self::Rule(rule) => write!(f, "routing rule {rule}"),
             Self::Route(route) => write!(f, "route {route}"),
             Self::Table(family, name) => write!(f, "nftables table {family} {name}"),
+            Self::ForwardRules(chains) => {
+                let chains: Vec<&str> = chains.iter().map(String::as_str).collect();
+                write!(f, "rules for pods in {}", chains.join(" and "))
+            }
         }
     }
 }
@@ -73,6 +80,7 @@ impl Step {
             Self::Rule(rule) => netlink.apply([rule.delete()]).await?,
             Self::Route(route) => netlink.apply([route.delete()]).await?,
             Self::Table(family, name) => drop(nft::delete(*family, name)?),
+            Self::ForwardRules(_) => drop(forwarding::ensure(&[])?),
         }
         Ok(())
     }
@@ -98,6 +106,13 @@ async fn plan(netlink: &Netlink, paths: &Paths, purge: bool) -> anyhow::Result<V
         (Family::Netdev, spoof::TABLE),
         (Family::Inet, guard::TABLE),
     ];
+    let kept = forwarding::kept()?.into_iter();
+    let chains: BTreeSet<String> = kept
+        .map(|(family, chain, _)| format!("chain {chain} of table {family} {}", iptables::FILTER))
+        .collect();
+    if !chains.is_empty() {
+        steps.push(Step::ForwardRules(chains));
+    }
     for (family, name) in tables {
         if nft::tables(family)?.contains(name) {
             steps.push(Step::Table(family, name));

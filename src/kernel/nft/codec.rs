@@ -188,6 +188,22 @@ pub(super) fn decode(list: &[u8]) -> Vec<Expression> {
     attributes(list).map(|(_, element)| decode_one(element)).collect()
 }
 
+/// The text of the match `comment`, in which iptables keeps comments.
+pub(super) fn comment_match(list: &[u8]) -> Option<String> {
+    const MATCH_NAME: u16 = 1;
+    const MATCH_INFO: u16 = 3;
+    let matches =
+        attributes(list).map(|(_, element)| element).filter(|element| is_named(element, NAME, "match"));
+    let infos = matches
+        .filter_map(|element| find(element, DATA))
+        .filter(|data| is_named(data, MATCH_NAME, "comment"));
+    infos.filter_map(|data| find(data, MATCH_INFO)).map(text).next()
+}
+
+fn is_named(attributes: &[u8], kind: u16, name: &str) -> bool {
+    find(attributes, kind).is_some_and(|found| text(found) == name)
+}
+
 fn decode_one(element: &[u8]) -> Expression {
     let name = find(element, NAME).map(text).unwrap_or_default();
     let data = find(element, DATA).unwrap_or_default();

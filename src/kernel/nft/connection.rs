@@ -174,7 +174,7 @@ impl Connection {
 }
 
 /// Reads and plans, and commits if nobody has changed the ruleset in between.
-fn attempt(
+pub(super) fn attempt(
     socket: &Socket,
     mut plan: impl FnMut(&mut Transaction) -> Result<(), Error>,
 ) -> Result<Changes, Error> {

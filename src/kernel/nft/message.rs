@@ -2,15 +2,15 @@
 //!
 //! `NFTA_*_TABLE` is 1 in every kind of message, and so is `NFTA_TABLE_NAME`.
 
-pub(super) const NEW_TABLE: u16 = 0;
+pub(crate) const NEW_TABLE: u16 = 0;
 pub(super) const GET_TABLE: u16 = 1;
-pub(super) const DELETE_TABLE: u16 = 2;
-pub(super) const NEW_CHAIN: u16 = 3;
+pub(crate) const DELETE_TABLE: u16 = 2;
+pub(crate) const NEW_CHAIN: u16 = 3;
 pub(super) const GET_CHAIN: u16 = 4;
-pub(super) const DELETE_CHAIN: u16 = 5;
-pub(super) const NEW_RULE: u16 = 6;
+pub(crate) const DELETE_CHAIN: u16 = 5;
+pub(crate) const NEW_RULE: u16 = 6;
 pub(super) const GET_RULE: u16 = 7;
-pub(super) const DELETE_RULE: u16 = 8;
+pub(crate) const DELETE_RULE: u16 = 8;
 pub(super) const NEW_SET: u16 = 9;
 pub(super) const GET_SET: u16 = 10;
 pub(super) const DELETE_SET: u16 = 11;
@@ -43,7 +43,7 @@ pub(super) const TABLE_FLAGS: u16 = 2;
 /// `NFT_TABLE_F_DORMANT`.
 pub(super) const DORMANT: u32 = 1;
 
-pub(super) const CHAIN_NAME: u16 = 3;
+pub(crate) const CHAIN_NAME: u16 = 3;
 pub(super) const CHAIN_HOOK: u16 = 4;
 pub(super) const CHAIN_POLICY: u16 = 5;
 pub(super) const CHAIN_TYPE: u16 = 7;
@@ -52,7 +52,8 @@ pub(super) const HOOK_PRIORITY: u16 = 2;
 pub(super) const HOOK_DEVICE: u16 = 3;
 pub(super) const HOOK_DEVICES: u16 = 4;
 
-pub(super) const RULE_CHAIN: u16 = 2;
+pub(crate) const RULE_CHAIN: u16 = 2;
+pub(super) const RULE_HANDLE: u16 = 3;
 pub(super) const RULE_EXPRESSIONS: u16 = 4;
 pub(super) const RULE_USERDATA: u16 = 7;
 /// `NFTNL_UDATA_RULE_COMMENT`.

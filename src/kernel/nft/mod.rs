@@ -12,6 +12,8 @@
 //!   follow from an event, made from the event alone. It assumes that the kernel has what the controller believes; where
 //!   it has not, nothing is done, and [`Error::Stale`] asks for an `apply`.
 //!
+//! Rules in somebody else's table, which has to stay as it is otherwise, are for a [`Guest`].
+//!
 //! Elements that packets add to a [dynamic](Set::dynamic) set are the packets': neither way touches them.
 //!
 //! A [`Connection`] acts in the network namespace of the thread that opened it, the functions here in that of the
@@ -28,6 +30,7 @@ mod element;
 mod error;
 mod expression;
 mod field;
+mod guest;
 mod key;
 pub(crate) mod message;
 mod part;
@@ -55,6 +58,7 @@ pub use expression::{
     ct_state, ct_status,
 };
 pub use field::{Field, Type};
+pub use guest::Guest;
 pub use key::{Concat, Key};
 pub use part::{base_chains, chain_names, delete_chain, put_chain, read_chain};
 pub use rule::{Rule, octets, padded};

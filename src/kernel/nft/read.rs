@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::codec::decode;
+use super::codec::{comment_match, decode};
 use super::element::Element;
 use super::key::Key;
 use super::message::*;
@@ -124,7 +124,8 @@ fn base(family: Family, chain: &[u8], hook: &[u8]) -> Base {
 }
 
 fn rules(socket: &Socket, family: Family, table: &str) -> Result<Vec<(String, Rule)>, Error> {
-    rules_of(socket, family, table, None)
+    let rules = rules_of(socket, family, table, None)?;
+    Ok(rules.into_iter().map(|found| (found.chain, found.rule)).collect())
 }
 
 /// The rules of one chain in order.
@@ -134,16 +135,29 @@ pub(super) fn chain_rules(
     table: &str,
     chain: &str,
 ) -> Result<Vec<Rule>, Error> {
-    let rules = rules_of(socket, family, table, Some(chain))?;
-    Ok(rules.into_iter().filter(|(of, _)| of == chain).map(|(_, rule)| rule).collect())
+    Ok(chain_rules_with_handles(socket, family, table, chain)?.into_iter().map(|(_, rule)| rule).collect())
 }
 
-fn rules_of(
+/// The same, each with the number by which the kernel knows it.
+pub(super) fn chain_rules_with_handles(
     socket: &Socket,
     family: Family,
     table: &str,
-    chain: Option<&str>,
-) -> Result<Vec<(String, Rule)>, Error> {
+    chain: &str,
+) -> Result<Vec<(u64, Rule)>, Error> {
+    let rules = rules_of(socket, family, table, Some(chain))?;
+    let mine = rules.into_iter().filter(|found| found.chain == chain);
+    Ok(mine.map(|found| (found.handle, found.rule)).collect())
+}
+
+/// A rule, and where it is.
+struct Found {
+    chain: String,
+    handle: u64,
+    rule: Rule,
+}
+
+fn rules_of(socket: &Socket, family: Family, table: &str, chain: Option<&str>) -> Result<Vec<Found>, Error> {
     let mut rules = Vec::new();
     socket.dump(
         GET_RULE,
@@ -155,9 +169,11 @@ fn rules_of(
         |message| {
             let body = body(&message);
             if string(body, TABLE).as_deref() == Some(table) {
-                let comment = find(body, RULE_USERDATA).and_then(comment);
-                let expressions = decode(find(body, RULE_EXPRESSIONS).unwrap_or_default());
-                rules.extend(string(body, RULE_CHAIN).map(|chain| (chain, Rule { comment, expressions })));
+                let list = find(body, RULE_EXPRESSIONS).unwrap_or_default();
+                let comment = find(body, RULE_USERDATA).and_then(comment).or_else(|| comment_match(list));
+                let rule = Rule { comment, expressions: decode(list) };
+                let handle = find(body, RULE_HANDLE).and_then(be64).unwrap_or_default();
+                rules.extend(string(body, RULE_CHAIN).map(|chain| Found { chain, handle, rule }));
             }
         },
     )?;

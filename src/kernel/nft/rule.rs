@@ -193,6 +193,51 @@ impl Rule {
             .compare(Comparison::NotEqual, [0; 4])
     }
 
+    /// Counts in the rule itself.
+    #[must_use]
+    pub fn counted(self) -> Self {
+        self.with(Expression::Counter)
+    }
+
+    /// Whether it is for every packet: it asks for nothing.
+    #[must_use]
+    pub fn is_unconditional(&self) -> bool {
+        self.expressions.iter().all(|expression| match expression {
+            Expression::Counter
+            | Expression::NamedCounter(_)
+            | Expression::Verdict(_)
+            | Expression::Reject { .. }
+            | Expression::Target(_) => true,
+            Expression::Match(name) => name == "comment",
+            Expression::Unknown(name) => name == "log",
+            _ => false,
+        })
+    }
+
+    /// Whether no packet comes to the rules behind it in its chain. Where it leads to another chain is not followed.
+    #[must_use]
+    pub fn ends_chain(&self) -> bool {
+        let decides = match self.expressions.last() {
+            Some(Expression::Verdict(verdict)) => {
+                matches!(verdict, Verdict::Accept | Verdict::Drop | Verdict::Return | Verdict::Goto(_))
+            }
+            Some(Expression::Reject { .. }) => true,
+            Some(Expression::Target(name)) => name == "REJECT",
+            _ => false,
+        };
+        decides && self.is_unconditional()
+    }
+
+    /// Whether it leads to the chain of this name.
+    #[must_use]
+    pub fn leads_to(&self, chain: &str) -> bool {
+        let leads = |expression: &Expression| match expression {
+            Expression::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) => to == chain,
+            _ => false,
+        };
+        self.expressions.iter().any(leads)
+    }
+
     /// Counts in the named counter.
     #[must_use]
     pub fn count(self, counter: impl Into<String>) -> Self {

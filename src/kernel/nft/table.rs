@@ -22,7 +22,7 @@ impl Family {
     pub const ALL: [Self; 4] = [Self::Inet, Self::Ipv4, Self::Ipv6, Self::Netdev];
 
     /// `NFPROTO_*`.
-    pub(super) fn number(self) -> u8 {
+    pub(in crate::kernel) fn number(self) -> u8 {
         match self {
             Self::Inet => 1,
             Self::Ipv4 => 2,

@@ -156,10 +156,20 @@ impl Inside<'_> {
             Some(comment) => format!("{number} of chain {chain} ({comment})"),
             None => format!("{number} of chain {chain}"),
         };
-        self.add(NEW_RULE, CREATE | APPEND, "add rule", &name, |m| {
+        self.add(NEW_RULE, CREATE | APPEND, "add rule", &name, |m| rule_body(m, chain, rule));
+    }
+
+    /// Puts a rule in front of all others of its chain.
+    pub(super) fn insert_rule(&mut self, chain: &str, rule: &Rule) {
+        let name = format!("({}) in chain {chain}", rule.comment.as_deref().unwrap_or_default());
+        self.add(NEW_RULE, CREATE, "insert rule", &name, |m| rule_body(m, chain, rule));
+    }
+
+    /// Deletes one rule, by the number that it was read with.
+    pub(super) fn delete_rule(&mut self, chain: &str, handle: u64) {
+        self.add(DELETE_RULE, 0, "delete rule", &format!("{handle} of chain {chain}"), |m| {
             m.put_str(RULE_CHAIN, chain);
-            m.nest(RULE_EXPRESSIONS, |m| encode(m, &rule.expressions));
-            rule.comment.iter().for_each(|comment| m.put(RULE_USERDATA, &user_data::of_comment(comment)));
+            m.put_u64(RULE_HANDLE, handle);
         });
     }
 
@@ -225,4 +235,10 @@ impl Inside<'_> {
             });
         }
     }
+}
+
+fn rule_body(out: &mut Writer, chain: &str, rule: &Rule) {
+    out.put_str(RULE_CHAIN, chain);
+    out.nest(RULE_EXPRESSIONS, |m| encode(m, &rule.expressions));
+    rule.comment.iter().for_each(|comment| out.put(RULE_USERDATA, &user_data::of_comment(comment)));
 }

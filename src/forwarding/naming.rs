@@ -14,14 +14,14 @@ use crate::pod::gateway::BRIDGE;
 
 /// What pods are known by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pods<'a> {
-    pub(super) ranges: &'a [IpNet],
+pub(crate) struct Pods<'a> {
+    pub(crate) ranges: &'a [IpNet],
     interface: &'a str,
 }
 
 /// Whether one packet or another of pods is let through, better last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Named {
+pub(crate) enum Named {
     No,
     /// By a set, whose content is not looked at.
     Perhaps,
@@ -38,13 +38,13 @@ enum Loaded {
 }
 
 impl<'a> Pods<'a> {
-    pub(super) fn new(config: Option<&'a Config>) -> Self {
+    pub(crate) fn new(config: Option<&'a Config>) -> Self {
         let ranges = config.map(|config| config.cluster_pod_cidrs.as_slice()).unwrap_or_default();
         Self { ranges, interface: config.map_or("selvedge0", |config| &config.interface) }
     }
 
     /// The best of what `rules` let through.
-    pub(super) fn named_by(&self, rules: &[Rule]) -> Named {
+    pub(crate) fn named_by(&self, rules: &[Rule]) -> Named {
         let accepting = rules.iter().filter(|rule| accepts(rule));
         accepting.map(|rule| self.named_in(rule)).max().unwrap_or(Named::No)
     }
@@ -165,12 +165,16 @@ fn prefix(ip: Ip, bits: u8, value: &[u8]) -> Option<IpNet> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::config;
+    use std::path::Path;
+
     use super::*;
+    use crate::config::Overrides;
     use crate::kernel::nft::{End, Register};
 
     fn named(rule: Rule) -> Named {
-        let config = config("clusterPodCIDRs = [\"10.244.0.0/16\", \"fd00:1::/56\"]\ninterface = \"mesh0\"");
+        let text = "nodeName = \"n1\"\nclusterPodCIDRs = [\"10.244.0.0/16\", \"fd00:1::/56\"]\n\
+                    serviceCIDRs = [\"10.96.0.0/12\"]\ninterface = \"mesh0\"\n";
+        let config = Config::parse(Path::new("x"), text, &Overrides::default()).unwrap();
         Pods::new(Some(&config)).named_by(&[rule])
     }
 

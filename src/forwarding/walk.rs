@@ -9,7 +9,7 @@ const DEPTH: usize = 16;
 
 /// What a chain does with what no rule picks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     Accepts,
     Drops,
     /// Leaves it to the chain before, or to the policy.
@@ -17,7 +17,7 @@ pub(super) enum End {
 }
 
 /// What was seen on the way: `read` gives the rules of a chain.
-pub(super) struct Walk<R> {
+pub(crate) struct Walk<R> {
     read: R,
     known: BTreeMap<String, End>,
     /// Rules that a packet may come to, in all chains.
@@ -29,7 +29,7 @@ impl<E, R: FnMut(&str) -> Result<Vec<Rule>, E>> Walk<R> {
     ///
     /// # Errors
     /// As `read` says.
-    pub(super) fn through(chain: &str, read: R) -> Result<(End, Vec<Rule>), E> {
+    pub(crate) fn through(chain: &str, read: R) -> Result<(End, Vec<Rule>), E> {
         let mut walk = Self { read, known: BTreeMap::new(), rules: Vec::new() };
         let end = walk.chain(chain, 0)?;
         Ok((end, walk.rules))
@@ -45,7 +45,7 @@ impl<E, R: FnMut(&str) -> Result<Vec<Rule>, E>> Walk<R> {
         if depth < DEPTH {
             for rule in (self.read)(name)? {
                 let led = self.rule(&rule, depth)?;
-                end = led.filter(|_| is_for_all(&rule));
+                end = led.filter(|_| rule.is_unconditional());
                 self.rules.push(rule);
                 if end.is_some() {
                     break;
@@ -71,20 +71,6 @@ impl<E, R: FnMut(&str) -> Result<Vec<Rule>, E>> Walk<R> {
             _ => None,
         })
     }
-}
-
-/// Whether the rule picks every packet: it asks for nothing.
-fn is_for_all(rule: &Rule) -> bool {
-    rule.expressions.iter().all(|expression| match expression {
-        Expression::Counter
-        | Expression::NamedCounter(_)
-        | Expression::Verdict(_)
-        | Expression::Reject { .. }
-        | Expression::Target(_) => true,
-        Expression::Match(name) => name == "comment",
-        Expression::Unknown(name) => name == "log",
-        _ => false,
-    })
 }
 
 #[cfg(test)]
