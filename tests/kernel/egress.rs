@@ -348,9 +348,9 @@ fn an_update_makes_the_whole_table_where_elements_are_not_enough() {
     });
 }
 
-/// Prints what a member costs among ten thousand.
+/// Prints what one more member costs among ten thousand, which is less than a look at the whole table.
 #[test]
-fn a_member_among_ten_thousand_costs_less_than_a_millisecond() {
+fn a_member_among_ten_thousand_costs_less_than_reading_the_table() {
     isolated!(|| {
         const ROUNDS: u32 = 101;
         let member = |number: u32| IpAddr::from(Ipv4Addr::from_bits(0x0b00_0000 + number));
@@ -360,9 +360,12 @@ fn a_member_among_ten_thousand_costs_less_than_a_millisecond() {
         let start = Instant::now();
         connection.apply(&[egress::table(&config)]).unwrap();
         let made = start.elapsed();
-        let start = Instant::now();
-        egress::ensure(&config).unwrap();
-        let ensured = start.elapsed();
+        let ensured = (0..5).map(|_| {
+            let start = Instant::now();
+            egress::ensure(&config).unwrap();
+            start.elapsed()
+        });
+        let ensured = ensured.min().unwrap();
         let mut times: Vec<Duration> = (0..ROUNDS)
             .map(|round| {
                 let mut after = config.clone();
@@ -381,8 +384,6 @@ fn a_member_among_ten_thousand_costs_less_than_a_millisecond() {
             "10,000 members: made in {made:?}, ensured in {ensured:?}; \
              one more in {median:?} (median), {longest:?} (longest)"
         );
-        // What compares ten thousand addresses is six times as slow without optimization.
-        let bound = Duration::from_millis(if cfg!(debug_assertions) { 20 } else { 1 });
-        assert!(median < bound, "{median:?}");
+        assert!(median < ensured, "{median:?}, and {ensured:?} for the whole table");
     });
 }
