@@ -1,12 +1,13 @@
 //! What the agent answers: health, readiness, metrics, the command line's `status`, and the CNI plugin.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::Context;
 use super::status::AgentStatus;
-use crate::local::{self, Client, Method, Response, Router};
+use crate::local::{self, Client, Method, Problem, Response, Router};
 use crate::observe::http::Source;
 use crate::observe::metrics::{Dropped, Snapshot};
 use crate::pod::admission::{self, AdmitRequest, Admitted};
@@ -105,16 +106,32 @@ fn router(report: &Report) -> Router {
         let answer = Response::json(&context.config);
         async move { answer }
     });
+    let admitting = Arc::clone(&report.0);
     let report = report.clone();
     router.route(Method::GET, "/v1/status", move |_| {
         let report = report.clone();
         async move { Response::json(&report.status().await) }
     });
     // Here NetworkPolicy will hold a pod back until its rules are in the kernel.
-    router.route(Method::POST, admission::ROUTE, |request| async move {
-        let asked: AdmitRequest = request.json()?;
-        tracing::debug!(pod = asked.pod, namespace = asked.namespace, "pod admitted");
-        Response::json(&Admitted {})
+    router.route(Method::POST, admission::ROUTE, move |request| {
+        let context = Arc::clone(&admitting);
+        async move {
+            let asked: AdmitRequest = request.json()?;
+            refuse_foreign(&context, &asked)?;
+            tracing::debug!(pod = asked.pod, namespace = asked.namespace, "pod admitted");
+            Response::json(&Admitted {})
+        }
     });
     router
+}
+
+/// A Node that was registered again may have other pod CIDRs than `node.json` until that is written again. A pod that
+/// started meanwhile would keep an address of another node.
+fn refuse_foreign(context: &Context, asked: &AdmitRequest) -> Result<(), Problem> {
+    let Ok(own) = context.own() else { return Ok(()) };
+    let is_own = |address: &&IpAddr| own.pod_cidrs.iter().any(|cidr| cidr.contains(*address));
+    match asked.addresses.iter().find(|address| !is_own(address)) {
+        Some(address) => Err(Problem::conflict(format!("{address} is in none of this node's pod CIDRs"))),
+        None => Ok(()),
+    }
 }

@@ -15,7 +15,7 @@ use super::controllers::{
 };
 use crate::observe::metrics::Metrics;
 use Trigger::{
-    ApiServer, EgressMembers, EgressTable, Forwarding, GuardTable, Keys, MemberAddresses, Nodes,
+    ApiServer, EgressMembers, EgressTable, Forwarding, GuardTable, Keys, MemberAddresses, NodeFile, Nodes,
     OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Routes, Rules, Status, TunnelLink,
     TunnelSession, Underlay,
 };
@@ -63,7 +63,7 @@ static TABLE: [Line; 15] = [
     Line { name: Name::Tunnel,       needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Peers, Underlay, TunnelSession], start: start!(tunnel::Tunnel) },
     Line { name: Name::Egress,       needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, EgressTable], start: start!(egress::Egress) },
     Line { name: Name::Forwarding,   needed: true,  resync: LATER, triggers: &[OwnNode, Forwarding], start: start!(forwarding::Forwarding) },
-    Line { name: Name::Wiring,       needed: false, resync: SOON,  triggers: &[PodLinks, Underlay, Routes, PodTables, Status], start: start!(wiring::Wiring) },
+    Line { name: Name::Wiring,       needed: false, resync: SOON,  triggers: &[PodLinks, Underlay, Routes, PodTables, NodeFile, Status], start: start!(wiring::Wiring) },
     Line { name: Name::Pods,         needed: true,  resync: SOON,  triggers: &[OwnNode, Underlay, Status], start: start!(plugin::Plugin) },
     Line { name: Name::Annotations,  needed: false, resync: LATER, triggers: &[OwnNode, OwnAnnotations, Keys, Status, ApiServer], start: start!(annotations::Annotations) },
     Line { name: Name::Admission,    needed: false, resync: LATER, triggers: &[OwnAdmission, Status, ApiServer], start: start!(admission::Admission) },

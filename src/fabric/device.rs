@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::kernel::LINK_GROUP;
-use crate::kernel::address::Address;
+use crate::kernel::address::{Address, diff};
 use crate::kernel::link::{Id, Link, Update, update};
 use crate::kernel::netlink::{Error, Netlink};
 
@@ -58,18 +58,10 @@ pub async fn ensure(
     let wanted: Vec<Address> =
         addresses.iter().map(|address| Address::new(link.index, IpNet::from(*address))).collect();
     let found = netlink.addresses(Some(link.index)).await?;
-    let stale =
-        found.iter().filter(|address| !wanted.contains(address) && !is_link_local(address.net.addr()));
-    changes.extend(stale.map(|address| address.delete()));
-    changes.extend(wanted.iter().filter(|address| !found.contains(address)).map(|address| address.add()));
+    changes.extend(diff(&wanted, &found));
     let what = changes.iter().map(|change| change.what().to_owned()).collect();
     netlink.apply(changes).await?;
     Ok(what)
-}
-
-/// The kernel gives IPv6 devices one by itself.
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 #[cfg(test)]

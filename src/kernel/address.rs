@@ -61,6 +61,21 @@ impl Address {
     }
 }
 
+/// What of `found` a device of ours has beside `wanted`. Link-local IPv6 addresses are the kernel's own.
+pub fn stale<'a>(wanted: &'a [Address], found: &'a [Address]) -> impl Iterator<Item = &'a Address> {
+    let is_link_local =
+        |address: &Address| matches!(address.net.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local());
+    found.iter().filter(move |address| !wanted.contains(address) && !is_link_local(address))
+}
+
+/// The changes that leave a device of ours with the addresses `wanted` and no others. What is stale goes first: a device
+/// has one IPv6 address once, whatever its prefix length.
+#[must_use]
+pub fn diff(wanted: &[Address], found: &[Address]) -> Vec<Change> {
+    let missing = wanted.iter().filter(|address| !found.contains(address));
+    stale(wanted, found).map(|address| address.delete()).chain(missing.map(|address| address.add())).collect()
+}
+
 impl Netlink {
     /// The addresses of `device`, or of all devices.
     pub async fn addresses(&self, device: Option<u32>) -> Result<Vec<Address>, Error> {

@@ -38,14 +38,15 @@ impl Add {
         let netns = self.open()?;
         let netlink = Netlink::new()?;
         let bridge = self.prepare(&netlink, &node).await?;
-        let lease = self.lease(&node)?;
+        let leases = Leases::new(self.paths.leases());
+        let lease = self.lease(&leases, &node)?;
         let built = async {
             Wiring { lease: &lease, node: &node, bridge }.build(&netlink, &netns).await?;
-            hostport::open(&netlink, &Leases::new(self.paths.leases()), &lease).await?;
+            hostport::open(&netlink, &leases, &lease, &node).await?;
             admit(&self.agent(), &lease).await
         };
         if let Err(error) = built.await {
-            return Err(self.undo(&netlink, error).await);
+            return Err(self.undo(&netlink, &node, error).await);
         }
         Ok(self.added(version, &node, &lease))
     }
@@ -69,7 +70,7 @@ impl Add {
         Ok(gateway::ensure(netlink, node).await?)
     }
 
-    fn lease(&self, node: &NodeInfo) -> Result<Lease, Error> {
+    fn lease(&self, leases: &Leases, node: &NodeInfo) -> Result<Lease, Error> {
         let tunnels =
             |port: &&HostPort| port.protocol == Protocol::Udp && Some(port.host_port) == node.tunnel_port;
         if let Some(port) = self.host_ports.iter().find(tunnels) {
@@ -88,7 +89,7 @@ impl Add {
             datapath: node.datapath,
             host_ports: self.host_ports.clone(),
         };
-        Ok(Leases::new(self.paths.leases()).lock()?.take(&Pool::new(&node.pod_cidrs), holder)?)
+        Ok(leases.lock()?.take(&Pool::new(&node.pod_cidrs), holder)?)
     }
 
     fn agent(&self) -> Client {
@@ -96,8 +97,9 @@ impl Add {
     }
 
     /// Takes back what was made; gives the error that led here, and what went wrong on the way back.
-    async fn undo(&self, netlink: &Netlink, mut error: Error) -> Error {
-        let further = release(netlink, &Leases::new(self.paths.leases()), &self.attachment).await;
+    async fn undo(&self, netlink: &Netlink, node: &NodeInfo, mut error: Error) -> Error {
+        let leases = Leases::new(self.paths.leases());
+        let further = release(netlink, &leases, Some(node), &self.attachment).await;
         if !further.is_empty() {
             error.details = format!("{}; and taking it back failed: {}", error.details, further.join("; "));
         }

@@ -36,7 +36,7 @@ pub(super) async fn run(
         let wiring = Wiring { lease: &lease, node: &node, bridge: bridge.index };
         problems.extend(wiring.problems(&Seen::read(&netlink).await?, &pod).await?);
     }
-    problems.extend(hostport::problem(&lease)?);
+    problems.extend(hostport::problem(&lease, &node)?);
     if problems.is_empty() { Ok(()) } else { Err(changed(&problems)) }
 }
 

@@ -3,13 +3,17 @@
 use super::attachment::Attachment;
 use super::error::{Code, Error};
 use super::lease::Leases;
+use super::node::NodeInfo;
 use super::release::release;
 use crate::kernel::netlink::Netlink;
 use crate::paths::Paths;
 
 /// Removes the interface and gives its addresses back. Works without the pod's namespace and without the agent.
 pub(super) async fn run(paths: &Paths, attachment: &Attachment) -> Result<(), Error> {
-    let errors = release(&Netlink::new()?, &Leases::new(paths.leases()), attachment).await;
+    // Without it all that is leased counts as this node's.
+    let node = NodeInfo::load(paths).ok();
+    let leases = Leases::new(paths.leases());
+    let errors = release(&Netlink::new()?, &leases, node.as_ref(), attachment).await;
     if errors.is_empty() {
         return Ok(());
     }

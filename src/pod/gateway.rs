@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::guard::{self, GuardConfig};
 use crate::kernel::LINK_GROUP;
-use crate::kernel::address::Address;
+use crate::kernel::address::{self, Address};
 use crate::kernel::link::Bridge;
 use crate::kernel::mac::Mac;
 use crate::kernel::netlink::{self, Netlink};
@@ -71,15 +71,21 @@ impl From<&NodeInfo> for GuardConfig {
 
 /// Makes the bridge and the sysctls be as they should, and gives the index of the bridge. Changes only what is not
 /// right. Guard and unreachable routes come before.
+///
+/// The bridge is ours alone, so addresses that are not wanted go: the gateway of a pod CIDR that the node had before would
+/// make packets from that CIDR's next owner martians here.
 pub async fn ensure(netlink: &Netlink, node: &NodeInfo) -> Result<u32, Error> {
     let bridge = Bridge { name: BRIDGE, mac: BRIDGE_MAC, mtu: node.mtu, group: LINK_GROUP };
     let index = netlink.ensure_bridge(&bridge).await?.index;
     sysctls(node)?;
     let found = netlink.addresses(Some(index)).await?;
-    let wanted = node.fabric_addresses().into_iter().map(|address| Address::new(index, address));
-    let missing = wanted.filter(|address| !found.contains(address));
-    netlink.apply(missing.map(Address::add)).await?;
+    netlink.apply(address::diff(&gateways(node, index), &found)).await?;
     Ok(index)
+}
+
+/// The gateways of the node's pods, on the device with this index.
+fn gateways(node: &NodeInfo, device: u32) -> Vec<Address> {
+    node.fabric_addresses().into_iter().map(|address| Address::new(device, address)).collect()
 }
 
 /// Puts the unreachable routes back that are missing. They come before any pod.
@@ -178,10 +184,12 @@ pub async fn problems(netlink: &Netlink, node: &NodeInfo) -> Result<Vec<String>,
             Err(error) => problems.push(error.to_string()),
         }
     }
-    let found = netlink.addresses(Some(bridge.index)).await?;
-    let has = |address: &IpAddr| found.contains(&Address::new(bridge.index, *address));
-    for address in node.fabric_addresses().iter().filter(|address| !has(address)) {
-        problems.push(format!("bridge {BRIDGE} lacks the gateway address {address}"));
+    let (wanted, found) = (gateways(node, bridge.index), netlink.addresses(Some(bridge.index)).await?);
+    for missing in wanted.iter().filter(|address| !found.contains(address)) {
+        problems.push(format!("bridge {BRIDGE} lacks the gateway address {}", missing.net.addr()));
+    }
+    for stale in address::stale(&wanted, &found) {
+        problems.push(format!("bridge {BRIDGE} has {}, which is no gateway of this node's pods", stale.net));
     }
     Ok(problems)
 }

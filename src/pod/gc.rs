@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::attachment::{self, Attachment};
 use super::error::{Code, Error};
 use super::lease::{Lease, Leases};
+use super::node::NodeInfo;
 use super::release::release;
 use super::{hostport, spoof};
 use crate::kernel::LINK_GROUP;
@@ -17,19 +18,22 @@ use crate::paths::Paths;
 pub(super) async fn run(paths: &Paths, network: &str, valid: &BTreeSet<Attachment>) -> Result<(), Error> {
     let leases = Leases::new(paths.leases());
     let netlink = Netlink::new()?;
+    let node = NodeInfo::load(paths).ok();
     let mut errors = vec![];
     let (all, unreadable) = leases.list()?;
     errors.extend(unreadable.iter().map(ToString::to_string));
     let goes = |lease: &&Lease| lease.network == network && !valid.contains(&lease.attachment);
     for lease in all.iter().filter(goes) {
-        errors.extend(release(&netlink, &leases, &lease.attachment).await);
+        errors.extend(release(&netlink, &leases, node.as_ref(), &lease.attachment).await);
     }
     // What has neither lease nor runtime: a process was killed between two steps.
     let (kept, _) = leases.list()?;
     let known = kept.iter().map(|lease| &lease.attachment).chain(valid);
     let ports: BTreeSet<String> = known.map(|attachment| attachment.port().name).collect();
-    let host_ports =
-        leases.lock().map_err(hostport::Error::from).and_then(|locked| hostport::sync(&locked, None));
+    let host_ports = leases
+        .lock()
+        .map_err(hostport::Error::from)
+        .and_then(|locked| hostport::sync(&locked, node.as_ref(), &[]));
     errors.extend(host_ports.err().map(|error| error.to_string()));
     // With leases that can't be read it is not known which ports are somebody's.
     if unreadable.is_empty() {

@@ -17,6 +17,12 @@ impl Addresses {
         self.0.iter().copied()
     }
 
+    /// Those that are in one of `nets`: a node may have got other pod CIDRs since it gave them out.
+    #[must_use]
+    pub fn within(&self, nets: &[IpNet]) -> Self {
+        Self(self.iter().filter(|address| nets.iter().any(|net| net.contains(address))).collect())
+    }
+
     /// `10.1.0.2,fd00::2`, for file names.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

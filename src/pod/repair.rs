@@ -35,22 +35,24 @@ pub enum Error {
 }
 
 /// Compares the node's side of all pods with what ADD made (bridge, ports, their rules against spoofing, routes,
-/// neighbours, host ports) and puts right what differs. A port that is gone stays gone, as its pod's end does. Tells what was
-/// wrong. It can be run at any time, also while pods are added and deleted.
+/// neighbours, host ports) and puts right what differs. What belongs to pod CIDRs that the node had before goes. A port
+/// that is gone stays gone, as its pod's end does. Tells what was wrong. It can be run at any time, also while pods are
+/// added and deleted.
 ///
 /// # Errors
 /// The first port that could not be put right; all are tried.
 pub async fn repair(netlink: &Netlink, paths: &Paths, node: &NodeInfo) -> Result<Vec<String>, Error> {
     let folder = Leases::new(paths.leases());
-    let mut host_ports = hostport::repair(netlink, &folder).await;
+    let mut host_ports = hostport::repair(netlink, &folder, node).await;
     // Leases that can't be read are GC's matter.
     let (leases, _) = folder.list()?;
-    if leases.is_empty() {
+    let bridge = netlink.link_named(BRIDGE).await.map_err(gateway::Error::from)?;
+    if leases.is_empty() && bridge.is_none() {
         return Ok(host_ports?);
     }
     let mut problems = gateway::problems(netlink, node).await.map_err(gateway::Error::from)?;
     problems.extend(host_ports.as_mut().map(std::mem::take).unwrap_or_default());
-    let bridge = match netlink.link_named(BRIDGE).await.map_err(gateway::Error::from)? {
+    let bridge = match bridge {
         Some(bridge) if problems.is_empty() => bridge.index,
         _ => gateway::ensure(netlink, node).await?,
     };
@@ -64,7 +66,7 @@ pub async fn repair(netlink: &Netlink, paths: &Paths, node: &NodeInfo) -> Result
             continue;
         }
         problems.extend(wrong);
-        if let Err(source) = wiring.restore(netlink, port.index).await
+        if let Err(source) = wiring.restore(netlink, port.index, &seen).await
             && !is_gone(netlink, &folder, lease).await?
         {
             result = result.and(Err(Error::Port { pod: lease.attachment.to_string(), source }));

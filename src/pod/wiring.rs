@@ -14,8 +14,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+
 use crate::kernel::LINK_GROUP;
-use crate::kernel::address::Address;
+use crate::kernel::address::{self, Address};
 use crate::kernel::link::{self, End, Id, Link, Update, Veth};
 use crate::kernel::mac::Mac;
 use crate::kernel::neigh::{Forwarding, Neighbour};
@@ -28,6 +30,7 @@ use super::attachment::Attachment;
 use super::gateway::{BRIDGE, BRIDGE_MAC, everything};
 use super::lease::Lease;
 use super::node::{Datapath, NodeInfo};
+use super::pool::Addresses;
 use super::spoof;
 
 /// What a port of the bridge may do: talk to the bridge itself.
@@ -118,6 +121,12 @@ pub struct Wiring<'a> {
 }
 
 impl Wiring<'_> {
+    /// The pod's addresses. One that is in none of the node's pod CIDRs any more, because its Node object is another one
+    /// now, belongs to another node: no packet may come from it or go to it.
+    fn addresses(&self) -> Addresses {
+        self.lease.addresses.within(&self.node.pod_cidrs)
+    }
+
     /// Builds it. The rules against spoofing are there before the port is up or in the bridge; the pod's end comes
     /// up first, so that the port forwards from the moment that it is up.
     pub async fn build(&self, netlink: &Netlink, pod: &NetNs) -> Result<(), Error> {
@@ -130,7 +139,7 @@ impl Wiring<'_> {
             peer_ns: Some(pod),
         };
         netlink.apply([veth.create()]).await?;
-        spoof::protect(&port.name, port.pod_mac, &self.lease.addresses)?;
+        spoof::protect(&port.name, port.pod_mac, &self.addresses())?;
         let ends = self.ends(netlink, &port.name).await?;
         self.port_sysctls(&port.name)?;
         let inside = self.enter(pod)?;
@@ -142,7 +151,7 @@ impl Wiring<'_> {
     /// Waits until the pod answers to its addresses: a container that starts may use them at once.
     async fn settle(&self, pod: &Netlink) -> Result<(), Error> {
         let deadline = Instant::now() + SETTLE_PATIENCE;
-        for address in self.lease.addresses.iter() {
+        for address in self.addresses().iter() {
             while !pod.is_local(address).await? {
                 if Instant::now() >= deadline {
                     return Err(Error::Unsettled(address));
@@ -190,13 +199,13 @@ impl Wiring<'_> {
     }
 
     fn has_ipv6(&self) -> bool {
-        self.lease.addresses.iter().any(|address| address.is_ipv6())
+        self.addresses().iter().any(|address| address.is_ipv6())
     }
 
     /// Inside the pod.
     fn pod_changes(&self, device: u32) -> Vec<Change> {
         let mut changes = vec![link::update(Id::Name("lo"), &UP)];
-        changes.extend(self.lease.addresses.iter().map(|address| Address::new(device, address).add()));
+        changes.extend(self.addresses().iter().map(|address| Address::new(device, address).add()));
         changes.push(link::update(Id::Index(device), &UP));
         changes.extend(self.pod_neighbours(device).into_iter().map(Neighbour::replace));
         changes.extend(self.pod_routes(device).iter().map(Route::replace));
@@ -230,20 +239,22 @@ impl Wiring<'_> {
     /// What a port without bridge needs to answer a pod that asks for its gateway: the kernel answers ARP for every
     /// address of the node, but neighbour discovery only for the device's own.
     fn answering(&self, port: u32) -> Option<Address> {
-        let gateway = self.gateways().find(IpAddr::is_ipv6).filter(|_| self.is_routed())?;
+        let gateway = self.gateways().into_iter().find(IpAddr::is_ipv6).filter(|_| self.is_routed())?;
         Some(Address::new(port, gateway))
     }
 
-    fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.lease.addresses.iter().filter_map(|address| self.node.fabric(address.is_ipv6()))
+    fn gateways(&self) -> Vec<IpAddr> {
+        self.addresses().iter().filter_map(|address| self.node.fabric(address.is_ipv6())).collect()
     }
 
     fn pod_routes(&self, device: u32) -> Vec<Route> {
-        self.gateways().map(|gateway| Route::via(everything(gateway.is_ipv6()), gateway, device)).collect()
+        let route = |gateway: IpAddr| Route::via(everything(gateway.is_ipv6()), gateway, device);
+        self.gateways().into_iter().map(route).collect()
     }
 
     fn pod_neighbours(&self, device: u32) -> Vec<Neighbour> {
-        self.gateways().map(|address| Neighbour { device, address, mac: BRIDGE_MAC }).collect()
+        let neighbour = |address| Neighbour { device, address, mac: BRIDGE_MAC };
+        self.gateways().into_iter().map(neighbour).collect()
     }
 
     /// Where a fabric address is there, the node speaks to the pod from it.
@@ -255,29 +266,52 @@ impl Wiring<'_> {
                 None => route,
             }
         };
-        self.lease.addresses.iter().map(route).collect()
+        self.addresses().iter().map(route).collect()
     }
 
     fn node_neighbours(&self, port: u32) -> Vec<Neighbour> {
         let (device, mac) = (port, self.lease.attachment.port().pod_mac);
-        self.lease.addresses.iter().map(|address| Neighbour { device, address, mac }).collect()
+        self.addresses().iter().map(|address| Neighbour { device, address, mac }).collect()
     }
 
     fn forwarding(&self, port: u32) -> Forwarding {
         Forwarding { port, mac: self.lease.attachment.port().pod_mac }
     }
 
-    /// Puts the node's side right, whatever of it was taken away; the port is there.
-    pub async fn restore(&self, netlink: &Netlink, port: u32) -> Result<(), Error> {
+    /// Puts the node's side right, whatever of it was taken away or is stale; the port is there.
+    pub async fn restore(&self, netlink: &Netlink, port: u32, seen: &Seen) -> Result<(), Error> {
         let names = self.lease.attachment.port();
-        spoof::protect(&names.name, names.pod_mac, &self.lease.addresses)?;
+        spoof::protect(&names.name, names.pod_mac, &self.addresses())?;
         self.port_sysctls(&names.name)?;
-        Ok(netlink.apply(self.node_changes(port)).await?)
+        let stale = self.stale_addresses(port, seen).into_iter().map(Address::delete);
+        let changes = stale.chain(self.stale_routes(port, seen).map(Route::delete));
+        Ok(netlink.apply(changes.chain(self.node_changes(port))).await?)
+    }
+
+    /// The node's routes to addresses that are not this node's any more.
+    fn stale_routes<'a>(&self, port: u32, seen: &'a Seen) -> impl Iterator<Item = &'a Route> {
+        let addresses = self.addresses();
+        let is_pods =
+            move |route: &Route| addresses.iter().any(|address| route.destination == IpNet::from(address));
+        seen.routes.iter().filter(move |route| route.device() == Some(port) && !is_pods(route))
+    }
+
+    /// Addresses on the port that it should not have: gateways of pod CIDRs that the node had before.
+    fn stale_addresses(&self, port: u32, seen: &Seen) -> Vec<Address> {
+        let found: Vec<Address> =
+            seen.addresses.iter().filter(|address| address.device == port).copied().collect();
+        let wanted: Vec<Address> = self.answering(port).into_iter().collect();
+        address::stale(&wanted, &found).copied().collect()
     }
 
     /// What is not as [`build`](Self::build) makes it, in words.
     pub async fn problems(&self, seen: &Seen, pod: &NetNs) -> Result<Vec<String>, Error> {
         let mut problems = self.node_problems(seen);
+        let addresses = self.addresses();
+        for lost in self.lease.addresses.iter().filter(|leased| !addresses.iter().any(|one| one == *leased)) {
+            problems
+                .push(format!("its address {lost} is in none of this node's pod CIDRs; recreate the pod"));
+        }
         self.pod_problems(&Netlink::in_ns(pod)?, &mut problems).await?;
         Ok(problems)
     }
@@ -296,6 +330,15 @@ impl Wiring<'_> {
         {
             problems.push(format!("{name} lacks the gateway address {}", missing.net.addr()));
         }
+        for stale in self.stale_addresses(port.index, seen) {
+            problems.push(format!("{name} has {}, which is no gateway of this node's pods", stale.net));
+        }
+        for stale in self.stale_routes(port.index, seen) {
+            let destination = stale.destination;
+            problems.push(format!(
+                "the node's route to {destination} is stale: no pod of this node has that address"
+            ));
+        }
         if !self.is_routed() && !seen.forwardings.contains(&self.forwarding(port.index)) {
             problems.push(format!("the bridge does not know the pod's address on port {name}"));
         }
@@ -308,7 +351,7 @@ impl Wiring<'_> {
         for missing in neighbours.iter().filter(|wanted| !seen.neighbours.contains(wanted)) {
             problems.push(format!("the node's neighbour {} is missing or changed", missing.address));
         }
-        problems.extend(seen.chains.problem(name, names.pod_mac, &self.lease.addresses));
+        problems.extend(seen.chains.problem(name, names.pod_mac, &self.addresses()));
         problems
     }
 
@@ -356,7 +399,7 @@ impl Wiring<'_> {
         self.mtu_problem(&link, problems);
         let addresses = pod.addresses(Some(link.index)).await?;
         for address in
-            self.lease.addresses.iter().filter(|one| !addresses.contains(&Address::new(link.index, *one)))
+            self.addresses().iter().filter(|one| !addresses.contains(&Address::new(link.index, *one)))
         {
             problems.push(format!("the pod's {name} lacks the address {address}"));
         }

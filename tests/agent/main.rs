@@ -2,6 +2,7 @@
 //! is not there. Each test has a cluster of its own, in namespaces of its own.
 
 mod admit;
+mod cidr;
 mod claims;
 mod cluster;
 mod controllers;

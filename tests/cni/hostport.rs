@@ -30,11 +30,11 @@ fn this() -> NetNs {
     NetNs::current().unwrap()
 }
 
-fn tcp_port(host: u16) -> Value {
+pub(crate) fn tcp_port(host: u16) -> Value {
     json!({"hostPort": host, "containerPort": 80, "protocol": "tcp"})
 }
 
-fn udp_port(host: u16) -> Value {
+pub(crate) fn udp_port(host: u16) -> Value {
     json!({"hostPort": host, "containerPort": 53, "protocol": "udp"})
 }
 
@@ -44,13 +44,13 @@ fn on(address: &str, mut port: Value) -> Value {
 }
 
 impl Node {
-    fn with_ports(&self, ports: &Value) -> Value {
+    pub(crate) fn with_ports(&self, ports: &Value) -> Value {
         let mut config = self.config.clone();
         config["runtimeConfig"] = json!({"portMappings": ports});
         config
     }
 
-    fn add_with(&self, name: &str, ports: &Value) -> Pod {
+    pub(crate) fn add_with(&self, name: &str, ports: &Value) -> Pod {
         let pod = Pod::unconnected(name);
         let said = self.call("ADD", &pod, &self.with_ports(ports));
         assert!(said.success, "ADD {name}: {}", said.output);
@@ -221,7 +221,7 @@ fn a_host_port_in_use_is_refused_and_its_holder_named() {
     });
 }
 
-fn opened() -> usize {
+pub(crate) fn opened() -> usize {
     let table = nft::read(Family::Inet, TABLE).unwrap();
     table
         .map_or(0, |state| ["any4", "address4"].iter().map(|map| state.table.sets[*map].elements.len()).sum())

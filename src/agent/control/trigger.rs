@@ -39,6 +39,8 @@ pub(crate) enum Trigger {
     Forwarding,
     /// Somebody else changed the tables of the pods' ports.
     PodTables,
+    /// `node.json`, which the CNI plugin and the wiring of pods go by.
+    NodeFile,
     /// The connection to the tunnel's control API began or ended.
     TunnelSession,
     /// A controller reached its desired state, or lost it.

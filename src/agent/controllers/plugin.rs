@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::agent::context::Context;
-use crate::agent::control::{Controller, Name, Outcome, Triggers, Unmet};
+use crate::agent::control::{Controller, Name, Outcome, Trigger, Triggers, Unmet};
 use crate::agent::routing;
 use crate::mesh::node_object::OwnNode;
 use crate::pod;
@@ -48,6 +48,7 @@ impl Plugin {
         let mut changes = Vec::new();
         if NodeInfo::load(paths).ok().as_ref() != Some(info) {
             info.save(paths)?;
+            self.context.bus.post(Trigger::NodeFile);
             changes.push("node.json".to_owned());
         }
         let written = pod::install(paths, &cni.bin_dir, &cni.conf_dir, NETWORK)?;

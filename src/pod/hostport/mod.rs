@@ -11,9 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use table::TABLE;
 
-use super::attachment::Attachment;
 use super::lease::{self, Lease, Leases, Locked, Unreadable};
 use super::mapping::{self, Key, Protocol};
+use super::node::NodeInfo;
 use crate::kernel::conntrack::{self, Connection};
 use crate::kernel::netlink::{self, Netlink};
 use crate::kernel::nft::{self, Changes, Family, Table};
@@ -51,38 +51,39 @@ pub fn empty() -> Table {
 ///
 /// # Errors
 /// [`Error`]; then they may be open or not.
-pub async fn open(netlink: &Netlink, leases: &Leases, lease: &Lease) -> Result<(), Error> {
+pub async fn open(netlink: &Netlink, leases: &Leases, lease: &Lease, node: &NodeInfo) -> Result<(), Error> {
     if lease.host_ports.is_empty() {
         return Ok(());
     }
     let own = own_addresses(netlink).await?;
     // The lock is held while the table is written: it is never older than the leases.
-    sync(&leases.lock()?, None)?;
-    Ok(forget_older(&targets([lease]), &own)?)
+    sync(&leases.lock()?, Some(node), &[])?;
+    Ok(forget_older(&targets([lease], Some(node)), &own)?)
 }
 
-/// Closes the host ports of `attachment`, whose lease goes next.
+/// Closes the host ports of `leaving`, whose leases go next.
 ///
 /// # Errors
 /// [`Error`]; then they may be open or not.
-pub fn close(locked: &Locked, attachment: &Attachment) -> Result<(), Error> {
-    let (leases, _) = locked.list()?;
-    let own = leases.iter().find(|lease| lease.attachment == *attachment);
-    // What a lease had that is lost or can't be read is closed by the next repair or GC.
-    let Some(lease) = own.filter(|lease| !lease.host_ports.is_empty()) else { return Ok(()) };
-    sync(locked, Some(attachment))?;
-    Ok(forget_leading_to(&targets([lease]))?)
+pub fn close(locked: &Locked, node: Option<&NodeInfo>, leaving: &[Lease]) -> Result<(), Error> {
+    let targets = targets(leaving, None);
+    if targets.is_empty() {
+        return Ok(());
+    }
+    sync(locked, node, leaving)?;
+    Ok(forget_leading_to(&targets)?)
 }
 
-/// Makes the kernel have the host ports of all leases, and no others; those of `but` are left out.
+/// Makes the kernel have the host ports of all leases, and no others; those of `leaving` are left out. With `node`, those that
+/// would lead to addresses in none of its pod CIDRs are left out too: such an address is another node's by now.
 ///
 /// # Errors
 /// [`Error`]; then the kernel has what it had before.
-pub fn sync(locked: &Locked, but: Option<&Attachment>) -> Result<Changes, Error> {
+pub fn sync(locked: &Locked, node: Option<&NodeInfo>, leaving: &[Lease]) -> Result<Changes, Error> {
     let (leases, unreadable) = locked.list()?;
-    let leases = leases.iter().filter(|lease| but != Some(&lease.attachment));
+    let leases = leases.iter().filter(|lease| !leaving.contains(lease));
     let found = nft::read(Family::Inet, TABLE)?;
-    match wanted(leases, &unreadable, found.as_ref().map(|found| &found.table)) {
+    match wanted(leases, node, &unreadable, found.as_ref().map(|found| &found.table)) {
         Some(table) => Ok(nft::apply(&[table])?),
         None if found.is_some() => {
             nft::delete(Family::Inet, TABLE)?;
@@ -96,12 +97,13 @@ pub fn sync(locked: &Locked, but: Option<&Attachment>) -> Result<Changes, Error>
 ///
 /// # Errors
 /// [`Error`].
-pub fn problem(lease: &Lease) -> Result<Option<String>, Error> {
-    if lease.host_ports.is_empty() {
+pub fn problem(lease: &Lease, node: &NodeInfo) -> Result<Option<String>, Error> {
+    let targets = targets([lease], Some(node));
+    if targets.is_empty() {
         return Ok(None);
     }
     let found = nft::read(Family::Inet, TABLE)?.filter(|found| !found.dormant);
-    let alone = table::table(&targets([lease]));
+    let alone = table::table(&targets);
     let right = found.is_some_and(|found| table::covers(&found.table, &alone));
     Ok((!right).then(|| format!("its host ports are missing or changed in the nftables table {TABLE}")))
 }
@@ -110,22 +112,26 @@ pub fn problem(lease: &Lease) -> Result<Option<String>, Error> {
 ///
 /// # Errors
 /// [`Error`].
-pub async fn repair(netlink: &Netlink, leases: &Leases) -> Result<Vec<String>, Error> {
+pub async fn repair(netlink: &Netlink, leases: &Leases, node: &NodeInfo) -> Result<Vec<String>, Error> {
     // Without the lock first: nearly always all is well.
     let (all, unreadable) = leases.list()?;
     let found = nft::read(Family::Inet, TABLE)?;
     let asleep = found.as_ref().is_some_and(|found| found.dormant);
     let table = found.as_ref().map(|found| &found.table);
-    if !asleep && wanted(&all, &unreadable, table).as_ref() == table {
+    if !asleep && wanted(&all, Some(node), &unreadable, table).as_ref() == table {
         return Ok(vec![]);
     }
     let own = own_addresses(netlink).await?;
-    let leases = leases.clone();
+    let (leases, node) = (leases.clone(), node.clone());
     let changes = tokio::task::spawn_blocking(move || {
         let locked = leases.lock()?;
-        let changes = sync(&locked, None)?;
+        let changes = sync(&locked, Some(&node), &[])?;
         if !changes.is_empty() {
-            forget_older(&targets(&locked.list()?.0), &own)?;
+            let (leases, _) = locked.list()?;
+            let open = targets(&leases, Some(&node));
+            forget_older(&open, &own)?;
+            let closed = |(key, target): &(Key, SocketAddr)| open.get(key) != Some(target);
+            forget_leading_to(&targets(&leases, None).into_iter().filter(closed).collect())?;
         }
         Ok::<_, Error>(changes)
     });
@@ -135,10 +141,11 @@ pub async fn repair(netlink: &Netlink, leases: &Leases) -> Result<Vec<String>, E
 /// The table that the leases ask for; none when none is needed. What `found` has for leases that can't be read stays.
 fn wanted<'a>(
     leases: impl IntoIterator<Item = &'a Lease>,
+    node: Option<&NodeInfo>,
     unreadable: &[Unreadable],
     found: Option<&Table>,
 ) -> Option<Table> {
-    let mut table = table::table(&targets(leases));
+    let mut table = table::table(&targets(leases, node));
     if let Some(found) = found {
         let addresses: Vec<IpAddr> = unreadable.iter().flat_map(|lease| lease.addresses.iter()).collect();
         table::keep(&mut table, found, &addresses);
@@ -146,9 +153,14 @@ fn wanted<'a>(
     (!table::is_empty(&table)).then_some(table)
 }
 
-fn targets<'a>(leases: impl IntoIterator<Item = &'a Lease>) -> Targets {
-    let pods = leases.into_iter().map(|lease| (&lease.addresses, lease.host_ports.as_slice()));
-    table::targets(&pods.collect())
+fn targets<'a>(leases: impl IntoIterator<Item = &'a Lease>, node: Option<&NodeInfo>) -> Targets {
+    let addresses = |lease: &Lease| match node {
+        Some(node) => lease.addresses.within(&node.pod_cidrs),
+        None => lease.addresses.clone(),
+    };
+    let leases = leases.into_iter().filter(|lease| !lease.host_ports.is_empty());
+    let pods: Vec<_> = leases.map(|lease| (addresses(lease), lease.host_ports.as_slice())).collect();
+    table::targets(&pods.iter().map(|(addresses, ports)| (addresses, *ports)).collect())
 }
 
 async fn own_addresses(netlink: &Netlink) -> Result<BTreeSet<IpAddr>, netlink::Error> {
