@@ -1,4 +1,16 @@
-//! Whether somebody keeps the clock right.
+//! Whether somebody keeps the clock right, and the clock that nobody sets.
+
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Time since boot, with the time that the machine slept (`CLOCK_BOOTTIME`, clock_gettime(2)).
+///
+/// # Errors
+/// When the kernel does not have that clock.
+pub fn since_boot() -> std::io::Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into())
+}
 
 /// Whether the kernel takes its clock to be synchronised: a time daemon has told it so (adjtimex(2)).
 ///

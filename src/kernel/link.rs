@@ -233,6 +233,18 @@ pub fn set_port(id: Id<'_>, port: Port) -> Change {
     Change::new(format!("set bridge port flags of {id}"), Message::NewLink(message), 0)
 }
 
+/// Whether the calling thread's namespace has a device of this name: cheaper than a look at all of it.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn exists(name: &str) -> std::io::Result<bool> {
+    match nix::net::if_::if_nametoindex(name) {
+        Ok(_) => Ok(true),
+        Err(nix::Error::ENODEV | nix::Error::ENXIO) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Deletes a device; gone already is fine.
 pub fn delete(id: Id<'_>) -> Change {
     Change::new(format!("delete {id}"), Message::DelLink(named(id)), 0).tolerating(&[libc::ENODEV])

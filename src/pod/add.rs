@@ -7,13 +7,14 @@ use super::attachment::{Attachment, PodName};
 use super::error::{Code, Error};
 use super::gateway::{self, BRIDGE, BRIDGE_MAC};
 use super::hostport;
-use super::lease::{Holder, Lease, Leases};
+use super::lease::{GRACE, Holder, Lease, Leases};
 use super::mapping::{HostPort, Protocol};
 use super::node::{Datapath, NodeInfo};
 use super::pool::Pool;
 use super::release::release;
 use super::reply::{Added, Wired};
 use super::request::{Config, Version};
+use super::vanished;
 use super::wiring::{self, Wiring};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::NetNs;
@@ -39,7 +40,8 @@ impl Add {
         let netlink = Netlink::new()?;
         let bridge = self.prepare(&netlink, &node).await?;
         let leases = Leases::new(self.paths.leases());
-        let lease = self.lease(&leases, &node)?;
+        let vanished = vanished::release(&leases, &node, &self.netns);
+        let lease = self.lease(&leases, &node, &netns).map_err(|error| with_vanished(error, vanished))?;
         let built = async {
             Wiring { lease: &lease, node: &node, bridge }.build(&netlink, &netns).await?;
             hostport::open(&netlink, &leases, &lease, &node).await?;
@@ -70,7 +72,7 @@ impl Add {
         Ok(gateway::ensure(netlink, node).await?)
     }
 
-    fn lease(&self, leases: &Leases, node: &NodeInfo) -> Result<Lease, Error> {
+    fn lease(&self, leases: &Leases, node: &NodeInfo, netns: &NetNs) -> Result<Lease, Error> {
         let tunnels =
             |port: &&HostPort| port.protocol == Protocol::Udp && Some(port.host_port) == node.tunnel_port;
         if let Some(port) = self.host_ports.iter().find(tunnels) {
@@ -84,6 +86,7 @@ impl Add {
             network: self.config.network.clone(),
             attachment: self.attachment.clone(),
             netns: self.netns.clone(),
+            netns_id: netns.id(),
             pod: self.pod.clone(),
             mtu: node.mtu,
             datapath: node.datapath,
@@ -120,4 +123,17 @@ impl Add {
         };
         Added::new(version, wired)
     }
+}
+
+/// Says of an address or host port that is not to be had that pods which are gone have some, or why they still do.
+fn with_vanished(error: Error, vanished: Result<usize, vanished::Error>) -> Error {
+    let note = match vanished {
+        _ if !matches!(error.code, Code::NoAddresses | Code::HostPortTaken) => return error,
+        Ok(0) => return error,
+        Ok(count) => {
+            format!("{count} pods are gone without DEL; what they had is free {GRACE:?} after that was seen")
+        }
+        Err(error) => format!("what pods have that are gone could not be released: {error}"),
+    };
+    Error { details: format!("{}; {note}", error.details), ..error }
 }

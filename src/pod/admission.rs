@@ -102,6 +102,7 @@ mod tests {
             network: name("pods"),
             attachment: Attachment::new("abc", "eth0").unwrap(),
             netns: "/run/netns/abc".into(),
+            netns_id: None,
             pod: PodName { namespace: name("ns"), name: name("web"), uid: String::new() },
             addresses: Addresses::parse("10.1.0.2,fd00::2").unwrap(),
             mtu: 1420,

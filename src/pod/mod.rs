@@ -29,6 +29,7 @@ mod check;
 mod del;
 mod gc;
 mod release;
+mod vanished;
 
 pub use install::install;
 pub use node::NodeInfo;

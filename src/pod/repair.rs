@@ -109,6 +109,7 @@ mod tests {
             network: "pods".into(),
             attachment: Attachment::new("a", "eth0").unwrap(),
             netns: "/run/netns/a".into(),
+            netns_id: None,
             pod: PodName::default(),
             mtu: 1420,
             datapath: Datapath::Bridge,

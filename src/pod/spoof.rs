@@ -1,7 +1,7 @@
 //! What a pod may send: its own addresses as source, ARP and ND about itself, and nothing that claims to be a
 //! router. One chain for each port, at the netdev ingress hook: before the bridge and before any other table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::kernel::mac::Mac;
@@ -62,6 +62,11 @@ pub fn protect(port: &str, mac: Mac, addresses: &Addresses) -> Result<(), Error>
 /// Takes the chain of a port away; gone already is fine.
 pub fn unprotect(port: &str) -> Result<(), Error> {
     nft::delete_chain(Family::Netdev, TABLE, port).map(drop).map_err(about(port))
+}
+
+/// The same for many ports at once.
+pub fn unprotect_all(ports: &BTreeSet<String>) -> Result<(), Error> {
+    nft::delete_chains(Family::Netdev, TABLE, ports).map_err(about("ports that are gone"))
 }
 
 /// The chains of all ports, read at once.

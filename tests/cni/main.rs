@@ -13,4 +13,5 @@ mod repair;
 mod routed;
 mod spoof;
 mod traffic;
+mod vanished;
 mod verbs;

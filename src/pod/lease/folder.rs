@@ -87,7 +87,7 @@ impl Leases {
 /// The folder while nobody else changes it.
 #[derive(Debug)]
 pub struct Locked {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     _lock: Flock<File>,
 }
 
@@ -106,8 +106,10 @@ impl Locked {
         if !holder.host_ports.is_empty() {
             listing.host_ports_are_free(&self.folder, &holder.host_ports)?;
         }
-        let Holder { network, attachment, netns, pod, mtu, datapath, host_ports } = holder;
-        let lease = Lease { network, attachment, netns, pod, addresses, mtu, datapath, host_ports };
+        let Holder { network, attachment, netns, netns_id, pod, mtu, datapath, host_ports } = holder;
+        let lease = Lease { network, attachment, netns, netns_id, pod, addresses, mtu, datapath, host_ports };
+        // What a process left that died while it gave the same lease back.
+        self.forget_gone(&listing, &port)?;
         self.write(&lease, &port)?;
         for rest in listing.rested.iter().filter(|rest| rest.addresses == lease.addresses) {
             self.remove(&rest.name)?;
@@ -131,7 +133,7 @@ impl Locked {
             let path = self.folder.join(&entry.name);
             std::fs::rename(&path, rest).map_err(|source| Error::Io { what: "give back", path, source })?;
         }
-        Ok(())
+        self.forget_gone(&listing, &port)
     }
 
     fn write(&self, lease: &Lease, port: &str) -> Result<(), Error> {
@@ -149,7 +151,7 @@ impl Locked {
         self.remove(TEMPORARY)
     }
 
-    fn remove(&self, name: &str) -> Result<(), Error> {
+    pub(super) fn remove(&self, name: &str) -> Result<(), Error> {
         let path = self.folder.join(name);
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {

@@ -13,6 +13,7 @@ pub(super) struct Listing {
     pub(super) leases: Vec<Entry>,
     /// Oldest first.
     pub(super) rested: Vec<Rest>,
+    pub(super) gone: Vec<Gone>,
 }
 
 #[derive(Debug)]
@@ -27,6 +28,15 @@ pub(super) struct Rest {
     pub(super) name: String,
     pub(super) addresses: Addresses,
     pub(super) number: u64,
+}
+
+/// Since when a lease's pod has been seen to be gone.
+#[derive(Debug)]
+pub(super) struct Gone {
+    pub(super) name: String,
+    pub(super) port: String,
+    /// Seconds since boot.
+    pub(super) since: i64,
 }
 
 impl Listing {
@@ -78,6 +88,11 @@ impl Listing {
             && let (Some(addresses), Ok(number)) = (Addresses::parse(addresses), number.parse())
         {
             self.rested.push(Rest { addresses, number, name });
+        } else if let Some((port, since)) = name.split_once('!')
+            && let Ok(since) = since.parse()
+        {
+            let port = port.to_owned();
+            self.gone.push(Gone { port, since, name });
         }
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! The folder holds files named `ADDRESSES@PORT`, each a lease, and `ADDRESSES~NUMBER`, addresses that came back,
 //! numbered in the order of coming back. Addresses of both families are one name, so a lease is one `link(2)` and
-//! giving it back one `rename(2)`: there is no state in between. Changes happen under a lock on the folder itself,
+//! giving it back one `rename(2)`: there is no state in between. A file `PORT!SECONDS` beside a lease says since when, in
+//! seconds since boot, its pod has been seen to be gone. Changes happen under a lock on the folder itself,
 //! which the kernel drops with the process.
 
 mod folder;
+mod gone;
 mod listing;
 #[cfg(test)]
 mod tests;
@@ -21,6 +23,7 @@ use super::mapping::HostPort;
 use super::node::Datapath;
 use super::pool::Addresses;
 pub use folder::{Leases, Locked};
+pub use gone::GRACE;
 
 /// How long to wait for another process.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,6 +39,9 @@ pub struct Lease {
     pub attachment: Attachment,
     /// The pod's network namespace when it was added.
     pub netns: PathBuf,
+    /// Its device and inode, which tell it from another one that the path names later.
+    #[serde(default, rename = "netnsID", skip_serializing_if = "Option::is_none")]
+    pub netns_id: Option<(u64, u64)>,
     /// The pod, if the runtime said.
     #[serde(default)]
     pub pod: PodName,
@@ -60,6 +66,8 @@ pub struct Holder {
     pub attachment: Attachment,
     /// The pod's network namespace.
     pub netns: PathBuf,
+    /// Its device and inode.
+    pub netns_id: Option<(u64, u64)>,
     /// The pod, if the runtime said.
     pub pod: PodName,
     /// Largest packet of its interface, in bytes.

@@ -5,15 +5,16 @@ use super::*;
 use crate::pod::mapping::Protocol;
 use crate::pod::pool::Pool;
 
-fn pool(net: &str) -> Pool {
+pub(super) fn pool(net: &str) -> Pool {
     Pool::new(&[net.parse().unwrap(), "fd00::/64".parse().unwrap()])
 }
 
-fn holder(container: &str) -> Holder {
+pub(super) fn holder(container: &str) -> Holder {
     Holder {
         network: "pods".to_owned(),
         attachment: Attachment::new(container, "eth0").unwrap(),
         netns: "/run/netns/x".into(),
+        netns_id: None,
         pod: PodName::default(),
         mtu: 1420,
         datapath: Datapath::Bridge,
@@ -21,7 +22,7 @@ fn holder(container: &str) -> Holder {
     }
 }
 
-fn leases() -> (tempfile::TempDir, Leases) {
+pub(super) fn leases() -> (tempfile::TempDir, Leases) {
     let folder = tempfile::tempdir().unwrap();
     let leases = Leases::new(folder.path().join("leases"));
     (folder, leases)
