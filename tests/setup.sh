@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need beyond the product: wg, wireguard-go and boringtun-cli, to talk to; nft, iptables, ss, curl, openssl; helm.
+# Installs what the tests need beyond the product: wg, wireguard-go and boringtun-cli, to talk to; nft, iptables, ss, curl, openssl; helm;
+# the CNI project's bandwidth plugin, to be chained.
 # Peers that have to be built go into a cache folder and are built once. Prints what it does only when it does it.
 set -euo pipefail
 
@@ -7,6 +8,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/selvedge
 wireguard_go=v0.0.0-20250521234502-f333402bd9cb # has UDP segmentation offload, which Debian's has not
 boringtun=0.7.1
 helm=v3.19.0
+cni_plugins=v1.9.1 # as tests/kubernetes/base/go.mod has it
 mkdir -p "$cache/bin"
 
 debian() { # package: installs it, if this is a Debian and we may
@@ -70,6 +72,25 @@ if [ ! -x "$cache/bin/helm-$helm" ] && command -v go >/dev/null; then
     ln -sf "helm-$helm" "$cache/bin/helm"
   fi
   rm -rf "$helm_folder"
+fi
+
+# bandwidth: the module's version, else Debian's.
+if [ ! -x "$cache/bin/cni-bandwidth-$cni_plugins" ]; then
+  if command -v go >/dev/null; then
+    echo "setup: building the CNI project's bandwidth plugin $cni_plugins"
+    plugins_folder=$(mktemp -d)
+    GOBIN=$plugins_folder go install "github.com/containernetworking/plugins/plugins/meta/bandwidth@$cni_plugins"
+    mv "$plugins_folder/bandwidth" "$cache/bin/cni-bandwidth-$cni_plugins"
+    rm -rf "$plugins_folder"
+  else
+    [ -x /usr/lib/cni/bandwidth ] || debian containernetworking-plugins
+    cp /usr/lib/cni/bandwidth "$cache/bin/cni-bandwidth-debian"
+  fi
+fi
+if [ -x "$cache/bin/cni-bandwidth-$cni_plugins" ]; then
+  ln -sf "cni-bandwidth-$cni_plugins" "$cache/bin/cni-bandwidth"
+else
+  ln -sf cni-bandwidth-debian "$cache/bin/cni-bandwidth"
 fi
 
 # boringtun-cli: the other userspace implementation in Rust.

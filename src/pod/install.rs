@@ -4,14 +4,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
-
+use super::conflist;
 use super::file::{self, Durability};
-use super::request::{VERSIONS, Version};
 use crate::paths::Paths;
 
-/// Name of the plugin's program, and `type` in the configuration.
-pub const PLUGIN: &str = "selvedge";
+pub use super::conflist::PLUGIN;
+
 /// Name of the configuration file: early in the alphabet, because runtimes take the first.
 pub const CONFLIST: &str = "10-selvedge.conflist";
 
@@ -25,52 +23,46 @@ pub struct Error {
 }
 
 /// Copies this very program to `bin_dir` and writes the configuration to `conf_dir`, in this order, each so that
-/// the runtime sees the old file or the new one. What is right already is left alone. Tells what was written.
+/// the runtime sees the old file or the new one. What is right already is left alone, and so is what others chained behind
+/// our entry. Tells what was written, and what went of the list.
 ///
 /// Call it once the node's `node.json` is there: the configuration is what makes the runtime start pods.
-pub fn install(paths: &Paths, bin_dir: &Path, conf_dir: &Path, network: &str) -> Result<Vec<PathBuf>, Error> {
+pub fn install(paths: &Paths, bin_dir: &Path, conf_dir: &Path, network: &str) -> Result<Vec<String>, Error> {
     let mut written = vec![];
     let program = bin_dir.join(PLUGIN);
     let failed = |what, path: &Path, source| Error { what, path: path.to_owned(), source };
     if !same_program(&program).map_err(|source| failed("compare with this program", &program, source))? {
         copy_program(&program).map_err(|source| failed("install the plugin", &program, source))?;
-        written.push(program);
+        written.push(program.display().to_string());
     }
     let conflist = conf_dir.join(CONFLIST);
-    let text = conflist_text(paths, network);
-    if std::fs::read(&conflist).ok().as_deref() != Some(text.as_bytes()) {
+    let found = read(&conflist).map_err(|source| failed("read the configuration", &conflist, source))?;
+    let wanted = conflist::wanted(&found, paths, network);
+    if let Some(text) = wanted.text {
         file::replace(&conflist, 0o644, Durability::Disk, text.as_bytes())
             .map_err(|source| failed("write the configuration", &conflist, source))?;
-        written.push(conflist);
+        written.push(conflist.display().to_string());
+        let dropped = wanted.dropped.join(", ");
+        written.extend(
+            (!dropped.is_empty())
+                .then(|| format!("plugins that were not behind ours in the list: {dropped}")),
+        );
     }
     Ok(written)
 }
 
-/// The configuration. Folders other than the usual ones are written into it, because the runtime's environment is
-/// not the agent's.
-#[must_use]
-pub fn conflist_text(paths: &Paths, network: &str) -> String {
-    let usual = Paths::default();
-    let mut plugin = Map::new();
-    plugin.insert("type".to_owned(), PLUGIN.into());
-    plugin.insert("capabilities".to_owned(), json!({"portMappings": true}));
-    let folders = [
-        ("stateDir", &paths.state, &usual.state),
-        ("runDir", &paths.run, &usual.run),
-        ("config", &paths.config, &usual.config),
-    ];
-    for (key, path, _) in folders.into_iter().filter(|(_, path, usual)| path != usual) {
-        plugin.insert(key.to_owned(), path.display().to_string().into());
+/// A file that is not there is an empty one.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+        result => result,
     }
-    // Runtimes that know the list take the newest of it that they speak (STATUS and GC came with 1.1.0); to all
-    // others 1.1.0 would be an error.
-    let conflist = json!({
-        "cniVersion": Version::V1_0_0,
-        "cniVersions": VERSIONS,
-        "name": network,
-        "plugins": [Value::Object(plugin)],
-    });
-    format!("{conflist:#}\n")
+}
+
+/// The types of the plugins that others have chained to ours in the list at `path`.
+#[must_use]
+pub fn chained(path: &Path) -> Vec<String> {
+    std::fs::read(path).map(|text| conflist::chained(&text)).unwrap_or_default()
 }
 
 fn copy_program(to: &Path) -> io::Result<()> {
@@ -113,15 +105,15 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::pod::request::{Environment, Verb, parse};
 
     #[test]
     fn installs_once_and_puts_back() {
         let folder = tempfile::tempdir().unwrap();
         let (bin, conf) = (folder.path().join("bin"), folder.path().join("net.d"));
         let run = || install(&Paths::default(), &bin, &conf, "selvedge").unwrap();
-        assert_eq!(run(), [bin.join(PLUGIN), conf.join(CONFLIST)]);
-        assert_eq!(run(), Vec::<PathBuf>::new());
+        let both = [bin.join(PLUGIN), conf.join(CONFLIST)].map(|path| path.display().to_string());
+        assert_eq!(run(), both);
+        assert_eq!(run(), Vec::<String>::new());
         let mode = std::fs::metadata(bin.join(PLUGIN)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
         std::fs::write(conf.join(CONFLIST), b"{}").unwrap();
@@ -132,21 +124,34 @@ mod tests {
     }
 
     #[test]
-    fn what_it_writes_the_plugin_takes() {
-        let paths = Paths { run: "/run/other".into(), ..Paths::default() };
-        let conflist: Value = serde_json::from_str(&conflist_text(&paths, "selvedge")).unwrap();
-        // As libcni makes a plugin's input of a conflist.
-        let mut input = conflist["plugins"][0].clone();
-        input["name"] = conflist["name"].clone();
-        input["cniVersion"] = conflist["cniVersions"][2].clone();
-        assert_eq!(
-            (&conflist["cniVersion"], &conflist["cniVersions"][1]),
-            (&json!("1.0.0"), &json!("1.0.0"))
-        );
-        let environment = Environment { command: "STATUS".to_owned(), ..Environment::default() };
-        let request = parse(&environment, input.to_string().as_bytes()).1.unwrap();
-        assert_eq!(request.verb, Verb::Status);
-        assert_eq!(request.config.paths(Paths::default()), paths);
-        assert!(input.get("stateDir").is_none());
+    fn what_others_chain_survives_every_run_and_an_upgrade() {
+        let folder = tempfile::tempdir().unwrap();
+        let (bin, conf) = (folder.path().join("bin"), folder.path().join("net.d"));
+        let run = |paths: &Paths| install(paths, &bin, &conf, "selvedge").unwrap();
+        run(&Paths::default());
+        let conflist = conf.join(CONFLIST);
+        let text = std::fs::read_to_string(&conflist).unwrap();
+        let end = text.rfind("\n  ]").unwrap();
+        let chained = format!("{}, {{\"type\": \"bandwidth\"}}{}", &text[..end], &text[end..]);
+        std::fs::write(&conflist, &chained).unwrap();
+        assert_eq!(run(&Paths::default()), Vec::<String>::new());
+        assert_eq!(std::fs::read_to_string(&conflist).unwrap(), chained);
+        // As a version does it that wants something else of our entry.
+        let other = Paths { run: "/run/other".into(), ..Paths::default() };
+        assert_eq!(run(&other), [conflist.display().to_string()]);
+        let text = std::fs::read_to_string(&conflist).unwrap();
+        assert!(text.contains("/run/other") && text.contains("{\"type\": \"bandwidth\"}"), "{text}");
+        std::fs::write(&conflist, r#"{"plugins": [{"type": "calico"}, {"type": "portmap"}]}"#).unwrap();
+        let dropped = "plugins that were not behind ours in the list: calico, portmap".to_owned();
+        assert_eq!(run(&other), [conflist.display().to_string(), dropped]);
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let conf = folder.path().join("net.d");
+        std::fs::create_dir_all(conf.join(CONFLIST)).unwrap();
+        let error = install(&Paths::default(), &folder.path().join("bin"), &conf, "selvedge").unwrap_err();
+        assert!(error.to_string().starts_with("read the configuration "), "{error}");
     }
 }

@@ -4,10 +4,11 @@
 //! verb, [`node`] reads what the agent wrote down about this node, [`gateway`] is the node's end (bridge, sysctls,
 //! unreachable routes), [`lease`] gives addresses out, [`wiring`] builds the pod's interface, [`hostport`] opens ports of
 //! the node to it, [`admission`] asks the agent whether the pod may start, [`reply`] is what goes to standard output.
-//! [`install`] puts plugin and configuration where the container runtime looks.
+//! [`install`] puts plugin and configuration where the container runtime looks; [`conflist`] is what the configuration says.
 
 pub mod admission;
 pub mod attachment;
+pub mod conflist;
 pub mod error;
 pub mod file;
 pub mod gateway;

@@ -36,7 +36,8 @@ async fn install(netlink: &Netlink, folder: &Path) {
     }
     std::fs::write(folder.join("state/key"), "").unwrap();
     std::fs::write(folder.join("bin/selvedge"), "").unwrap();
-    std::fs::write(folder.join("conf/10-selvedge.conflist"), "").unwrap();
+    let conflist = r#"{"plugins": [{"type": "selvedge"}, {"type": "bandwidth"}, {"type": "tuning"}]}"#;
+    std::fs::write(folder.join("conf/10-selvedge.conflist"), conflist).unwrap();
     std::fs::write(folder.join("conf/99-stranger.conflist"), "").unwrap();
     let bridge = |name, group| Bridge { name, mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1400, group }.create();
     let end = |name| End { name, mac: None, mtu: 1400, group: LINK_GROUP };
@@ -84,6 +85,11 @@ fn it_removes_ours_alone_and_twice_is_fine() {
             assert!(
                 String::from_utf8_lossy(&dry.stdout)
                     .contains("would remove rules for pods in chain FORWARD of table ip filter")
+            );
+            assert!(
+                String::from_utf8_lossy(&dry.stdout)
+                    .contains("conf/10-selvedge.conflist with the chained bandwidth, tuning\n"),
+                "{dry:?}"
             );
             assert_eq!(tables(Family::Inet).unwrap().len(), 3);
 

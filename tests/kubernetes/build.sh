@@ -17,7 +17,7 @@ cd "$(dirname "$0")"
 cluster=(
   kube-apiserver kubectl etcd
   kubelet containerd containerd-shim-runc-v2 ctr runc
-  cni/loopback cni/bridge cni/host-local cni/portmap
+  cni/loopback cni/bridge cni/host-local cni/portmap cni/bandwidth
   agnhost images/agnhost images/pause
   kube-controller-manager kube-scheduler
   coredns images/coredns
@@ -105,7 +105,7 @@ recipe() { # NAME: sets how it is built
     containerd | containerd-shim-runc-v2 | ctr) module=base package=github.com/containerd/containerd/v2/cmd/$1 ;;
     runc) module=base package=github.com/opencontainers/runc flags=(-tags seccomp) cgo=1 ;;
     cni/host-local) module=base package=$plugins/ipam/host-local ;;
-    cni/portmap) module=base package=$plugins/meta/portmap ;;
+    cni/bandwidth | cni/portmap) module=base package=$plugins/meta/${1#cni/} ;;
     cni/bridge | cni/loopback) module=base package=$plugins/main/${1#cni/} ;;
     coredns) module=coredns package=github.com/coredns/coredns ;;
     images/agnhost | images/pause | images/coredns | images/e2e) ;;

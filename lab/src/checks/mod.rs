@@ -16,6 +16,7 @@ use crate::traffic::{self, Canary};
 mod admission;
 mod audit;
 mod bulk;
+mod chained;
 mod churn;
 mod claims;
 mod diagnosis;
@@ -40,6 +41,7 @@ mod upkeep;
 mod workloads;
 
 pub use admission::admission;
+pub use chained::chained;
 pub use churn::{Churn, churn};
 pub use claims::claims;
 pub use diagnosis::diagnosis;

@@ -66,11 +66,14 @@ impl Machine {
         let what = format!("start {}", plan.name);
         let disk = Self::disk(site.folder, &plan.name);
         site.write_files(&disk, &plan)?;
-        // Runtimes call it for every pod, whoever wires the pod otherwise.
-        let loopback = site.assets.binary("cni/loopback");
+        // Runtimes call loopback for every pod, whoever wires the pod otherwise; bandwidth is to be chained.
+        let programs =
+            ["loopback", "bandwidth"].map(|name| (name, site.assets.binary(&format!("cni/{name}"))));
         let install = || {
             std::fs::create_dir_all(PLUGINS)?;
-            std::fs::copy(&loopback, Path::new(PLUGINS).join("loopback"))
+            programs.iter().try_for_each(|(name, program)| {
+                std::fs::copy(program, Path::new(PLUGINS).join(name)).map(drop)
+            })
         };
         space.run(install).doing(&what)?.doing(&what)?;
         let containerd = site.program(&plan.name, "containerd", &["--config", &on_disk("containerd.toml")]);

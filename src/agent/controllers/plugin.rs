@@ -51,8 +51,7 @@ impl Plugin {
             self.context.bus.post(Trigger::NodeFile);
             changes.push("node.json".to_owned());
         }
-        let written = pod::install(paths, &cni.bin_dir, &cni.conf_dir, NETWORK)?;
-        changes.extend(written.iter().map(|path| path.display().to_string()));
+        changes.extend(pod::install(paths, &cni.bin_dir, &cni.conf_dir, NETWORK)?);
         if !is_ready(paths) {
             mark_ready(paths)?;
             changes.push("ready for pods".to_owned());

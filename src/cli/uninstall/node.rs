@@ -46,6 +46,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
 #[derive(Debug)]
 enum Step {
     File(&'static str, PathBuf),
+    /// Whose plugins are chained in it. Without ours the list makes no interface, and runtimes would still take it first.
+    Conflist(PathBuf, Vec<String>),
     Folder(&'static str, PathBuf),
     Link(String),
     Rule(Rule),
@@ -59,6 +61,14 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(what, path) | Self::Folder(what, path) => write!(f, "{what} {}", path.display()),
+            Self::Conflist(path, chained) => {
+                write!(f, "CNI configuration {}", path.display())?;
+                if chained.is_empty() {
+                    Ok(())
+                } else {
+                    write!(f, " with the chained {}", chained.join(", "))
+                }
+            }
             Self::Link(name) => write!(f, "network device {name}"),
             Self::Rule(rule) => write!(f, "routing rule {rule}"),
             Self::Route(route) => write!(f, "route {route}"),
@@ -74,7 +84,7 @@ impl fmt::Display for Step {
 impl Step {
     async fn run(&self, netlink: &Netlink) -> anyhow::Result<()> {
         match self {
-            Self::File(_, path) => absent_is_fine(std::fs::remove_file(path))?,
+            Self::File(_, path) | Self::Conflist(path, _) => absent_is_fine(std::fs::remove_file(path))?,
             Self::Folder(_, path) => absent_is_fine(std::fs::remove_dir_all(path))?,
             Self::Link(name) => netlink.apply([link::delete(Id::Name(name))]).await?,
             Self::Rule(rule) => netlink.apply([rule.delete()]).await?,
@@ -125,16 +135,15 @@ async fn plan(netlink: &Netlink, paths: &Paths, purge: bool) -> anyhow::Result<V
 /// runtime needs it to delete the pods that there are, unless everything goes.
 fn files(paths: &Paths, purge: bool) -> Vec<Step> {
     let (programs, configurations) = cni_folders(paths);
-    let mut steps = vec![
-        Step::File("CNI configuration", configurations.join(install::CONFLIST)),
-        Step::Folder("runtime state", paths.run.clone()),
-    ];
+    let conflist = configurations.join(install::CONFLIST);
+    let chained = install::chained(&conflist);
+    let mut steps = vec![Step::Conflist(conflist, chained), Step::Folder("runtime state", paths.run.clone())];
     if purge {
         steps.push(Step::File("CNI plugin", programs.join(install::PLUGIN)));
         steps.push(Step::Folder("keys and records", paths.state.clone()));
     }
     let there = |path: &Path| path.symlink_metadata().is_ok();
-    steps.retain(|step| matches!(step, Step::File(_, path) | Step::Folder(_, path) if there(path)));
+    steps.retain(|step| matches!(step, Step::File(_, path) | Step::Conflist(path, _) | Step::Folder(_, path) if there(path)));
     steps
 }
 
