@@ -10,6 +10,8 @@ use super::overrides::Overrides;
 use super::raw::{self, List, Raw};
 use super::value::Value;
 use super::{Agent, Cni, Config, Datapath, cidr, range};
+use crate::pod::attachment::is_port;
+use crate::pod::gateway::BRIDGE;
 
 /// Smallest MTU of an underlay whose tunnel carries IPv6: 1280 (RFC 8200, section 5) and the tunnel's 80.
 const LEAST_MTU_V6: i64 = 1280 + 80;
@@ -41,9 +43,7 @@ impl Merge<'_> {
         let trusted = self.list("trustedSources", flags.trusted_sources.as_ref(), raw.trusted_sources);
         let cidrs = cidr::check(&cidr::Lists { pods, services, plain, trusted }, &mut self.problems);
         let interface = self.text("interface", flags.interface.as_deref(), raw.interface);
-        let interface = self.device(interface, "selvedge0");
-        let bridge = self.text("bridge", flags.bridge.as_deref(), raw.bridge);
-        let bridge = self.bridge(bridge, &interface);
+        let interface = self.interface(interface);
         let listen_port = self.number("listenPort", flags.listen_port.as_deref(), raw.listen_port);
         let listen_port = self.bounded(listen_port, 1, 65535).unwrap_or(51830);
         let mtu = self.number("mtu", flags.mtu.as_deref(), raw.mtu);
@@ -74,7 +74,6 @@ impl Merge<'_> {
             non_masquerade_cidrs,
             trusted_sources,
             interface,
-            bridge,
             listen_port,
             mtu,
             endpoints,
@@ -102,26 +101,18 @@ impl Merge<'_> {
         name.value
     }
 
-    fn device(&mut self, name: Option<Value<String>>, default: &str) -> String {
-        let Some(name) = name else { return default.into() };
+    fn interface(&mut self, name: Option<Value<String>>) -> String {
+        let Some(name) = name else { return "selvedge0".into() };
         let wrong = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control();
         if name.value.len() > 15 || name.value.contains(wrong) || [".", ".."].contains(&&*name.value) {
             let remedy = "write at most 15 bytes, without spaces, `/`, `:` and `%`";
             self.problems.push(name.problem(format!("`{}` cannot be a device's name", name.value), remedy));
         }
-        name.value
-    }
-
-    fn bridge(&mut self, name: Option<Value<String>>, interface: &str) -> String {
-        let place = name.clone();
-        let bridge = self.device(name, "selvedge-br");
-        if bridge == interface {
-            let place =
-                place.unwrap_or_else(|| Value { value: String::new(), line: None, key: "bridge".into() });
-            let problem = format!("`{bridge}` is the name of `interface` too");
-            self.problems.push(place.problem(problem, "name the two devices apart"));
+        if name.value == BRIDGE || is_port(&name.value) {
+            let problem = format!("`{}` is a name that devices of pods have", name.value);
+            self.problems.push(name.problem(problem, "choose another name"));
         }
-        bridge
+        name.value
     }
 
     fn endpoints(&mut self, texts: &[Value<String>], listen_port: u16) -> Vec<SocketAddr> {

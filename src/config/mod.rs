@@ -43,8 +43,6 @@ pub struct Config {
     pub trusted_sources: Vec<IpNet>,
     /// Name of the TUN device.
     pub interface: String,
-    /// Name of the pods' bridge.
-    pub bridge: String,
     /// UDP port of the tunnel.
     pub listen_port: u16,
     /// MTU of the underlay, in bytes; found out when absent.

@@ -27,9 +27,6 @@ pub struct Overrides {
     /// Name of the TUN device.
     #[arg(long, env = "SELVEDGE_INTERFACE", value_name = "NAME")]
     pub interface: Option<String>,
-    /// Name of the pods' bridge.
-    #[arg(long, env = "SELVEDGE_BRIDGE", value_name = "NAME")]
-    pub bridge: Option<String>,
     /// UDP port of the tunnel.
     #[arg(long, env = "SELVEDGE_LISTEN_PORT", value_name = "PORT")]
     pub listen_port: Option<String>,

@@ -25,9 +25,51 @@ fn the_example_in_deploy_is_valid() {
     assert_eq!(shown.cni, config.cni);
     assert_eq!(shown.listen_port, config.listen_port);
     assert_eq!(shown.agent.metrics_address, config.agent.metrics_address);
-    assert_eq!((&shown.interface, &shown.bridge), (&config.interface, &config.bridge));
+    assert_eq!(shown.interface, config.interface);
     assert_eq!(shown.persistent_keepalive, config.persistent_keepalive);
     assert_eq!(shown.iptables_forward_rules, config.iptables_forward_rules);
+}
+
+/// `clusterPodCIDRs` in words: cluster, pod, cidrs.
+fn words(key: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    for (index, letter) in key.replace("CIDRs", "Cidrs").char_indices() {
+        if letter.is_uppercase() && index > 0 {
+            words.push(String::new());
+        }
+        words.last_mut().unwrap().extend(letter.to_lowercase());
+    }
+    words
+}
+
+#[test]
+fn every_key_of_the_example_is_a_flag_and_a_variable_too() {
+    let command = <Overrides as clap::Args>::augment_args(clap::Command::new("x"));
+    let given: Vec<(String, String)> = command
+        .get_arguments()
+        .map(|flag| {
+            let (long, env) = (flag.get_long().unwrap(), flag.get_env().unwrap().to_str().unwrap());
+            (long.to_owned(), env.to_owned())
+        })
+        .collect();
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/config.toml"));
+    let (text, mut table, mut documented) = (text.unwrap(), "", Vec::new());
+    for line in text.lines().map(|line| line.strip_prefix("#= ").unwrap_or(line)) {
+        match (line.split_once(" = "), line.strip_prefix('[')) {
+            (Some((key, _)), _) if !line.starts_with('#') => {
+                let prefix = if table == "cni" { vec!["cni".to_owned()] } else { vec![] };
+                let words = [prefix, words(key)].concat();
+                documented.push((words.join("-"), format!("SELVEDGE_{}", words.join("_").to_uppercase())));
+            }
+            (None, Some(name)) => table = name.trim_end_matches(']'),
+            _ => {}
+        }
+    }
+    let sorted = |mut list: Vec<_>| {
+        list.sort();
+        list
+    };
+    assert_eq!(sorted(given), sorted(documented));
 }
 
 #[test]
@@ -35,7 +77,7 @@ fn defaults_are_as_documented() {
     let config = load(&format!("nodeName = \"n1\"\n{GOOD}")).unwrap();
     assert_eq!(config.node_name, "n1");
     assert_eq!(config.cluster_pod_cidrs, ["10.244.0.0/16".parse().unwrap()]);
-    assert_eq!((config.interface.as_str(), config.bridge.as_str()), ("selvedge0", "selvedge-br"));
+    assert_eq!(config.interface, "selvedge0");
     assert_eq!((config.listen_port, config.mtu), (51830, None));
     assert_eq!((config.persistent_keepalive, config.firewall_mark), (None, None));
     assert_eq!(config.cni.bin_dir, Path::new("/opt/cni/bin"));
@@ -145,7 +187,8 @@ fn the_other_keys_are_checked() {
     for (line, expected) in [
         ("nodeName = \"Node_1\"", "cannot be a Node's name"),
         ("interface = \"a name too long for it\"", "cannot be a device's name"),
-        ("bridge = \"selvedge0\"", "is the name of `interface` too"),
+        ("interface = \"selvedge-br\"", "is a name that devices of pods have"),
+        ("interface = \"slv0123456789a\"", "is a name that devices of pods have"),
         ("listenPort = 0", "out of range; write 1 to 65535"),
         ("mtu = 70000", "out of range"),
         ("endpoints = [\"127.0.0.1\"]", "in the loopback range"),

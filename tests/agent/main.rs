@@ -7,5 +7,6 @@ mod claims;
 mod cluster;
 mod controllers;
 mod forwarding;
+mod options;
 mod outage;
 mod repair;

@@ -1,0 +1,224 @@
+//! Every option of the configuration has an effect: a node with all of them other than by default, and what each does.
+
+#![expect(clippy::unwrap_used, reason = "in tests a panic is the report")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+
+use selvedge::agent::status::AgentStatus;
+use selvedge::kernel::LINK_GROUP;
+use selvedge::kernel::link::{self, Id, Link};
+use selvedge::kernel::netlink::Netlink;
+use selvedge::kernel::nft::{self, Chain, ChainKind, Family, Hook, Meta, Rule, Table, octets};
+use selvedge::kernel::sysctl;
+use selvedge::local::Client;
+use selvedge::pod::install::{CONFLIST, PLUGIN};
+use selvedge_lab::api::resource::NODES;
+use selvedge_lab::isolated;
+use selvedge_lab::node::{TUNNEL_DEVICE, environment};
+use selvedge_lab::process::{Process, Program};
+use selvedge_lab::space::DISK;
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+
+const INTERFACE: &str = "fabric9";
+const MARK: u32 = 0x5183;
+/// Counts what has the mark.
+const MARKED: &str = "marked";
+
+fn configuration(address: IpAddr) -> String {
+    format!(
+        r#"
+clusterPodCIDRs = ["10.244.0.0/16", "fd00:10:244::/56"]
+serviceCIDRs = ["10.96.0.0/16", "fd00:10:96::/112"]
+nonMasqueradeCIDRs = ["198.51.100.0/24"]
+trustedSources = ["203.0.113.0/24"]
+nodeName = "node1"
+interface = "{INTERFACE}"
+listenPort = 51999
+mtu = 1450
+endpoints = ["{address}"]
+persistentKeepalive = 21
+location = "site-a"
+datapath = "routed"
+firewallMark = {MARK}
+[cni]
+binDir = "{DISK}/other/bin"
+confDir = "{DISK}/other/net.d"
+[agent]
+metricsAddress = "127.0.0.1:59831"
+kubeconfig = "{DISK}/etc/other"
+startupTaint = "example.com/wait"
+"#
+    )
+}
+
+/// Node1, whose agent and tunnel have been started with all options.
+struct Configured {
+    cluster: Cluster,
+    _processes: [Process; 2],
+}
+
+impl Configured {
+    fn start() -> Self {
+        let cluster = Cluster::start();
+        let node = &cluster.lab.nodes()[0];
+        node.hold();
+        let etc = node.disk().join("etc");
+        std::fs::write(etc.join("options.toml"), configuration(node.addresses()[0])).unwrap();
+        std::fs::rename(etc.join("kubeconfig"), etc.join("other")).unwrap();
+        let space = node.space();
+        rename_host(space.files()[2]);
+        let delete = || {
+            block_on(async {
+                let device = link::delete(Id::Name(TUNNEL_DEVICE));
+                Netlink::new().unwrap().apply([device]).await.unwrap();
+            });
+        };
+        space.run(delete).unwrap();
+        let marked = Rule::new().meta(Meta::Mark, MARK.to_ne_bytes()).count(MARKED);
+        let mut table = Table::new(Family::Inet, MARKED);
+        table.counter(MARKED).chain("out", Chain::base(ChainKind::Filter, Hook::Output, 0, vec![marked]));
+        space.run(|| nft::apply(&[table]).map(drop).unwrap()).unwrap();
+        let run = |what: &str, args: &[&str]| {
+            let mut env = environment();
+            env.retain(|(name, _)| name != "SELVEDGE_CONFIG");
+            env.push(("SELVEDGE_CONFIG".into(), format!("{DISK}/etc/options.toml").into()));
+            let (name, log) =
+                (format!("configured-{what}"), node.tunnel.log().with_file_name(format!("{what}.log")));
+            let (binary, args) =
+                (env!("CARGO_BIN_EXE_selvedge").into(), args.iter().map(Into::into).collect());
+            Process::start(Program { name, binary, args, env, log }, Arc::clone(&space))
+        };
+        let processes = [run("tunnel", &["tunnel", INTERFACE, "--managed"]), run("agent", &["agent"])];
+        Self { cluster, _processes: processes }
+    }
+
+    fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        self.cluster.lab.nodes()[0].space().run(body).unwrap()
+    }
+
+    fn status(&self) -> Option<AgentStatus> {
+        self.cluster.status(0)
+    }
+
+    fn object(&self) -> Value {
+        Value::clone(&self.cluster.lab.store().get(&NODES, "", "node1").unwrap())
+    }
+
+    fn annotation(&self, name: &str) -> Value {
+        self.object()["metadata"]["annotations"][format!("selvedge.dev/{name}")].clone()
+    }
+
+    fn link(&self) -> Option<Link> {
+        self.run(|| block_on(async { Netlink::new().unwrap().link_named(INTERFACE).await.unwrap() }))
+    }
+
+    /// Whether a set in a table of the node begins a range with this address.
+    fn has_range(&self, table: &str, address: [u8; 4]) -> bool {
+        let state = self.run(|| nft::read(Family::Inet, table).unwrap());
+        let begins = octets(IpAddr::from(Ipv4Addr::from(address)));
+        let mut sets = state.into_iter().flat_map(|state| state.table.sets.into_values());
+        sets.any(|set| set.elements.keys().any(|key| key.first() == begins))
+    }
+
+    fn is_on_disk(&self, path: &str) -> bool {
+        self.cluster.lab.nodes()[0].disk().join(path).exists()
+    }
+
+    /// A taint of the default key stays, one of the configured goes.
+    fn taints(&self) -> Vec<String> {
+        let object = self.object();
+        let taints = object["spec"]["taints"].as_array().into_iter().flatten();
+        taints.map(|taint| taint["key"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// A node's name is that of its host by default.
+fn rename_host(uts: &std::fs::File) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            nix::sched::setns(uts, nix::sched::CloneFlags::CLONE_NEWUTS).unwrap();
+            nix::unistd::sethostname("another").unwrap();
+        });
+    });
+}
+
+type Effect = fn(&Configured) -> bool;
+
+/// What each option does, by its name in the file.
+const EFFECTS: [(&str, Effect); 18] = [
+    ("clusterPodCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 244, 0, 0])),
+    ("serviceCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 96, 0, 0])),
+    ("nonMasqueradeCIDRs", |node| node.has_range(selvedge::egress::TABLE, [198, 51, 100, 0])),
+    ("trustedSources", |node| node.has_range(selvedge::guard::TABLE, [203, 0, 113, 0])),
+    ("nodeName", |node| node.status().is_some_and(|status| status.node == "node1")),
+    ("interface", |node| node.link().is_some_and(|link| link.group == LINK_GROUP)),
+    ("listenPort", |node| {
+        node.status().and_then(|status| status.tunnel).is_some_and(|tunnel| tunnel.listen_port == 51999)
+    }),
+    ("mtu", |node| node.link().is_some_and(|link| link.mtu == 1450 - 80)),
+    ("endpoints", |node| {
+        let address = node.cluster.lab.nodes()[0].addresses()[0];
+        node.annotation("endpoints") == SocketAddr::new(address, 51999).to_string()
+    }),
+    ("persistentKeepalive", |node| {
+        let peer = crate::cluster::peer(&node.cluster, "node2");
+        peer.is_some_and(|peer| peer.persistent_keepalive == Some(21))
+    }),
+    ("location", |node| node.annotation("location") == "site-a"),
+    ("datapath", |node| {
+        node.run(|| sysctl::read("ipv4/conf/all/src_valid_mark").unwrap() == "1")
+            && std::fs::read_to_string(node.cluster.lab.nodes()[0].disk().join("state/node.json"))
+                .is_ok_and(|text| text.contains("\"datapath\": \"routed\""))
+    }),
+    ("firewallMark", |node| node.run(|| nft::counters(Family::Inet, MARKED).unwrap()[MARKED].packets > 0)),
+    ("cni.binDir", |node| node.is_on_disk(&format!("other/bin/{PLUGIN}"))),
+    ("cni.confDir", |node| node.is_on_disk(&format!("other/net.d/{CONFLIST}"))),
+    ("agent.metricsAddress", |node| node.run(|| TcpStream::connect("127.0.0.1:59831").is_ok())),
+    ("agent.kubeconfig", |node| node.status().is_some_and(|status| status.ready)),
+    ("agent.startupTaint", |node| node.taints() == ["selvedge.dev/not-ready"]),
+];
+
+/// The options that the reference page names, those of a table with its name before them.
+fn documented() -> BTreeSet<String> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/config.md");
+    let (mut table, mut keys) = (String::new(), BTreeSet::new());
+    for line in std::fs::read_to_string(page).unwrap().lines() {
+        let line = line.strip_prefix("#= ").unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            table = format!("{name}.");
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            keys.insert(format!("{table}{key}"));
+        }
+    }
+    keys
+}
+
+#[test]
+fn every_documented_option_has_an_effect() {
+    let effects: BTreeMap<&str, Effect> = EFFECTS.into();
+    let tried: BTreeSet<String> = effects.keys().map(|&key| key.to_owned()).collect();
+    assert_eq!(documented(), tried, "an option is documented and not tried here, or the other way round");
+    isolated!(|| {
+        let node = Configured::start();
+        let taint = |key: &str| json!({"key": key, "effect": "NoSchedule"});
+        let taints =
+            json!({"spec": {"taints": [taint("example.com/wait"), taint("selvedge.dev/not-ready")]}});
+        node.cluster.lab.store().patch(&NODES, "", "node1", &taints).unwrap();
+        for (option, effect) in EFFECTS {
+            node.cluster.wait_for(&format!("the effect of `{option}`"), |_| effect(&node));
+        }
+        // The command line finds the same agent, and what it runs with.
+        let config: Value = node
+            .run(|| block_on(Client::new("/run/selvedge/agent.sock".as_ref()).get("/v1/config")).unwrap());
+        assert_eq!((&config["interface"], &config["location"]), (&json!(INTERFACE), &json!("site-a")));
+    });
+}
