@@ -16,5 +16,5 @@ pub use record::{Record, Records};
 pub use refusal::{Reason, Refusal};
 pub use resolve::{
     Confirmed, Fabric, Facts, Need, NodeClaims, ObservedNode, OwnClaims, Peer, PeerKeys, Resolution,
-    endpoint_problem, need, resolve, superseded,
+    endpoint_problem, need, node_addresses, resolve, superseded,
 };

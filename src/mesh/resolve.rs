@@ -21,6 +21,7 @@ use super::record::{Record, Records};
 use super::refusal::{Reason, Refusal};
 use crate::config::ClusterRanges;
 use crate::config::range;
+pub use address::node_addresses;
 use candidate::Candidate;
 
 /// Most epochs whose keys are remembered of a Node: the one in use, the next, and the last retired ones.
@@ -160,6 +161,8 @@ pub fn need(claims: &NodeClaims, confirmed: Option<&Confirmed>) -> Need {
 pub struct Resolution {
     /// The peers of this node, by name.
     pub peers: Vec<Peer>,
+    /// Every address of every other Node, peer or refused, ascending: pods reach them through the tunnel or not at all.
+    pub addresses: Vec<IpAddr>,
     /// Everything that is not believed, by Node name.
     pub refusals: Vec<Refusal>,
     /// Names of Nodes that wait for their confirmation (see [`need`]); until then what was believed before stays.
@@ -237,6 +240,7 @@ fn pass(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolutio
         resolution.peers.push(peer(fabric, &candidate, &held));
         resolution.records.nodes.insert(candidate.name().to_owned(), record(&candidate, held));
     }
+    resolution.addresses = address::members(fabric, &nodes, &resolution.records.nodes);
     resolution.refusals.sort_by(|one, other| one.node.cmp(&other.node));
     resolution
 }

@@ -7,6 +7,7 @@ mod claims;
 mod cluster;
 mod controllers;
 mod forwarding;
+mod members;
 mod options;
 mod outage;
 mod repair;

@@ -1,6 +1,6 @@
 //! This node's annotations.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
@@ -10,10 +10,10 @@ use kube::api::{PartialObjectMeta, Patch};
 use crate::agent::api::{patching, unless_changed};
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Triggers, Unmet};
-use crate::config::{ClusterRanges, Config, range};
-use crate::mesh::annotation::{MAX_ENDPOINTS, MAX_NODE_ADDRESSES, NodeAnnotations, merge_patch, render};
+use crate::config::Config;
+use crate::mesh::annotation::{MAX_ENDPOINTS, NodeAnnotations, merge_patch, render};
 use crate::mesh::node_object::OwnNode;
-use crate::mesh::resolve::endpoint_problem;
+use crate::mesh::resolve::{endpoint_problem, node_addresses};
 
 pub(in crate::agent) struct Annotations {
     context: Arc<Context>,
@@ -37,7 +37,7 @@ impl Annotations {
             key_created: Some(created),
             endpoints: endpoints(config, own),
             pod_cidrs,
-            node_addresses: node_addresses(&config.ranges(), own),
+            node_addresses: node_addresses(&config.ranges(), own.internal.iter().copied()),
             location: config.location.clone(),
             features: Vec::new(),
         }
@@ -67,16 +67,6 @@ impl Controller for Annotations {
     }
 }
 
-/// This node's addresses, without those that other nodes would refuse.
-fn node_addresses(ranges: &ClusterRanges, own: &OwnNode) -> Vec<IpAddr> {
-    let usable = |address: &&IpAddr| range::special(**address).is_none() && !ranges.contains(**address);
-    let mut addresses: Vec<IpAddr> = own.internal.iter().filter(usable).copied().collect();
-    addresses.sort();
-    addresses.dedup();
-    addresses.truncate(MAX_NODE_ADDRESSES);
-    addresses
-}
-
 /// Where other nodes may reach this one: as configured, else its internal, then its external addresses.
 fn endpoints(config: &Config, own: &OwnNode) -> Vec<SocketAddr> {
     if !config.endpoints.is_empty() {
@@ -92,23 +82,4 @@ fn endpoints(config: &Config, own: &OwnNode) -> Vec<SocketAddr> {
     }
     endpoints.truncate(MAX_ENDPOINTS);
     endpoints
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_is_published_that_other_nodes_would_refuse() {
-        let ranges = ClusterRanges {
-            pods: vec!["10.244.0.0/16".parse().unwrap()],
-            services: vec!["10.96.0.0/16".parse().unwrap()],
-        };
-        let addresses =
-            ["172.31.1.2", "127.0.0.1", "fe80::1", "10.244.0.1", "10.96.0.1", "172.31.1.2", "fd00::2"];
-        let internal = addresses.map(|address| address.parse().unwrap()).to_vec();
-        let own = OwnNode { internal, ..OwnNode::default() };
-        let expected: Vec<IpAddr> = vec!["172.31.1.2".parse().unwrap(), "fd00::2".parse().unwrap()];
-        assert_eq!(node_addresses(&ranges, &own), expected);
-    }
 }

@@ -1,7 +1,6 @@
 //! Whom of the other nodes to believe. What is accepted is on disk before anybody acts on it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use selvedge_keys::PublicKey;
@@ -71,7 +70,7 @@ impl Mesh {
 
     fn publish(&self, resolution: Resolution) {
         let members = Members {
-            addresses: self.known.addresses(&self.context.config.node_name, &self.records),
+            addresses: resolution.addresses.into(),
             refused: resolution.refusals.iter().map(refused).collect(),
             peers: resolution.peers.into(),
         };
@@ -124,18 +123,6 @@ impl Known {
             confirmed: self.confirmed.get(name).cloned(),
         };
         self.claims.iter().map(observed).collect()
-    }
-
-    /// Every address of every other node, ascending.
-    fn addresses(&self, own: &str, records: &Records) -> Arc<[IpAddr]> {
-        let others =
-            self.confirmed.iter().filter(|(name, _)| *name != own && self.claims.contains_key(*name));
-        let seen = others.flat_map(|(_, confirmed)| &confirmed.facts.node_addresses);
-        let held = records.nodes.values().flat_map(|record| &record.node_addresses);
-        let mut addresses: Vec<IpAddr> = seen.chain(held).copied().collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses.into()
     }
 }
 

@@ -20,7 +20,8 @@ use crate::agent::context::Context;
 use crate::agent::control::{Board, Name};
 use crate::agent::retry::{Retry, jittered};
 use crate::agent::view::store::{Key, Object, Store};
-use crate::mesh::resolve::{Confirmed, Facts, Need, NodeClaims, need};
+use crate::config::ClusterRanges;
+use crate::mesh::resolve::{Confirmed, Facts, Need, NodeClaims, need, node_addresses};
 
 /// Above this number of Nodes to ask for, one paged list of all Nodes is cheaper.
 const MOST_GETS: usize = 16;
@@ -39,6 +40,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(600);
 pub(in crate::agent) struct Confirmer {
     api: Api,
     own: String,
+    ranges: ClusterRanges,
     nodes: Arc<Store<NodeClaims>>,
     confirmed: Arc<Store<Confirmed>>,
     board: Arc<Board>,
@@ -57,6 +59,7 @@ impl Confirmer {
         Self {
             api: context.api.clone(),
             own: context.config.node_name.clone(),
+            ranges: context.config.ranges(),
             nodes,
             confirmed,
             board: Arc::clone(&context.board),
@@ -157,7 +160,7 @@ impl Confirmer {
         self.agenda.answered(&key.name, &object.version, Instant::now());
         // It is gone: the watch will say so.
         let Some(node) = node else { return };
-        let confirmed = node.confirm(object.value.facts());
+        let confirmed = node.confirm(object.value.facts(), &self.ranges);
         if need(&object.value, Some(&confirmed)) == Need::Nothing {
             self.agenda.forget(&key.name);
         }
@@ -273,16 +276,15 @@ struct PageMetadata {
 }
 
 impl WholeNode {
-    /// What the Node shows. What is not a CIDR confirms nothing; what lies outside of the cluster's ranges is for
-    /// [`resolve`](crate::mesh::resolve::resolve) to refuse.
-    fn confirm(self, asked: Facts) -> Confirmed {
+    /// What the Node shows. Text that is not a CIDR confirms nothing; a CIDR outside the cluster's ranges is for
+    /// [`resolve`](crate::mesh::resolve::resolve) to refuse. Only usable addresses count, and a bounded number of them.
+    fn confirm(self, asked: Facts, ranges: &ClusterRanges) -> Confirmed {
         let texts = self.spec.pod_cidrs.unwrap_or_else(|| self.spec.pod_cidr.into_iter().collect());
         let cidrs: Result<Vec<IpNet>, _> = texts.iter().map(|text| text.parse::<IpNet>()).collect();
         let mut pod_cidrs: Vec<IpNet> = cidrs.unwrap_or_default().iter().map(IpNet::trunc).collect();
         let internal = self.status.addresses.iter().filter(|address| address.kind == "InternalIP");
-        let mut node_addresses: Vec<_> = internal.filter_map(|found| found.address.parse().ok()).collect();
+        let node_addresses = node_addresses(ranges, internal.filter_map(|found| found.address.parse().ok()));
         pod_cidrs.sort_unstable();
-        node_addresses.sort_unstable();
         Confirmed { uid: self.metadata.uid, asked: Some(asked), facts: Facts { pod_cidrs, node_addresses } }
     }
 }
@@ -344,6 +346,7 @@ impl Agenda {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::annotation::MAX_NODE_ADDRESSES;
 
     #[test]
     fn pauses_grow_and_a_new_claim_is_asked_for_at_once() {
@@ -367,22 +370,29 @@ mod tests {
 
     #[test]
     fn what_a_whole_node_shows() {
+        let crowd = (0..40).map(|number| format!("198.51.100.{number}"));
+        let internal =
+            ["192.0.2.2", "10.1.2.7", "127.0.0.1", "192.0.2.1"].map(str::to_owned).into_iter().chain(crowd);
+        let mut addresses: Vec<serde_json::Value> =
+            internal.map(|address| serde_json::json!({"type": "InternalIP", "address": address})).collect();
+        addresses.push(serde_json::json!({"type": "Hostname", "address": "a"}));
         let node = serde_json::json!({
             "metadata": {"name": "a", "uid": "u", "labels": {"x": "y"}},
             "spec": {"podCIDR": "10.1.2.0/24", "podCIDRs": ["fd00::/64", "10.1.2.3/24"]},
-            "status": {"images": [{"names": ["x"]}], "addresses": [
-                {"type": "InternalIP", "address": "192.0.2.2"}, {"type": "Hostname", "address": "a"},
-                {"type": "InternalIP", "address": "192.0.2.1"}]},
+            "status": {"images": [{"names": ["x"]}], "addresses": addresses},
         });
         let node: WholeNode = serde_json::from_value(node).unwrap();
-        let confirmed = node.confirm(Facts::default());
+        let ranges = ClusterRanges { pods: vec!["10.1.0.0/16".parse().unwrap()], services: Vec::new() };
+        let confirmed = node.confirm(Facts::default(), &ranges);
         assert_eq!(
             confirmed.facts.pod_cidrs,
             ["10.1.2.0/24".parse().unwrap(), "fd00::/64".parse::<IpNet>().unwrap()]
         );
-        assert_eq!(confirmed.facts.node_addresses.len(), 2);
+        let texts = confirmed.facts.node_addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(texts[..3], ["192.0.2.1", "192.0.2.2", "198.51.100.0"], "usable ones, ascending");
+        assert_eq!(texts.len(), MAX_NODE_ADDRESSES);
         let odd = serde_json::json!({"metadata": {"name": "a"}, "spec": {"podCIDRs": ["10.1.2.0/24", "x"]}});
         let odd: WholeNode = serde_json::from_value(odd).unwrap();
-        assert_eq!(odd.confirm(Facts::default()).facts, Facts::default());
+        assert_eq!(odd.confirm(Facts::default(), &ranges).facts, Facts::default());
     }
 }

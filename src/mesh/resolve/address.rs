@@ -1,10 +1,52 @@
-//! Node addresses that more than one Node has: two clouds may use the same private ones.
+//! Node addresses: which of them can be a node's at all, and whose they are if more than one Node has them, because two
+//! clouds may use the same private ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::candidate::Candidate;
-use super::{Fabric, Reason, Record, Refusal};
+use super::{Fabric, ObservedNode, Reason, Record, Refusal};
+use crate::config::{ClusterRanges, range};
+use crate::mesh::annotation::MAX_NODE_ADDRESSES;
+
+/// Those of `given` that can be the addresses of one node, ascending: not in a special range, not a pod's or a Service's,
+/// and at most [`MAX_NODE_ADDRESSES`]. The one judgement for what a node publishes and for what others take from it.
+#[must_use]
+pub fn node_addresses(ranges: &ClusterRanges, given: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let usable = |address: &IpAddr| range::special(*address).is_none() && !ranges.contains(*address);
+    let addresses: BTreeSet<IpAddr> = given.into_iter().filter(usable).collect();
+    addresses.into_iter().take(MAX_NODE_ADDRESSES).collect()
+}
+
+/// Every address of every other Node, peer or refused, ascending: pods reach them through the tunnel or not at all. This
+/// node's own addresses are not among them, whoever claims them.
+pub(super) fn members(
+    fabric: &Fabric,
+    nodes: &BTreeMap<&str, &ObservedNode>,
+    records: &BTreeMap<String, Record>,
+) -> Vec<IpAddr> {
+    let mut by_node: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
+    // Accepted addresses first, so that the bound never leaves out what a peer is believed to have.
+    for (name, record) in records {
+        by_node.insert(name, node_addresses(&fabric.ranges, record.node_addresses.iter().copied()));
+    }
+    for (name, node) in nodes {
+        let confirmed =
+            node.confirmed.iter().flat_map(|confirmed| confirmed.facts.node_addresses.iter().copied());
+        let of_node = by_node.entry(name).or_default();
+        of_node.extend(node_addresses(&fabric.ranges, confirmed));
+    }
+    let bounded = by_node.into_values().flat_map(|mut of_node| {
+        let mut seen = BTreeSet::new();
+        of_node.retain(|address| seen.insert(*address));
+        of_node.into_iter().take(MAX_NODE_ADDRESSES)
+    });
+    let mut addresses: BTreeSet<IpAddr> = bounded.collect();
+    for own in &fabric.own.node_addresses {
+        addresses.remove(own);
+    }
+    addresses.into_iter().collect()
+}
 
 /// Which addresses are a Node's and nobody else's, by its name, ascending; refusals for the others.
 pub(super) fn settle(
@@ -58,7 +100,7 @@ fn claims<'a>(
     let mut absent = known.clone();
     for candidate in accepted {
         absent.remove(candidate.name());
-        for address in candidate.node_addresses.iter().filter(|address| !fabric.ranges.contains(**address)) {
+        for address in &candidate.node_addresses {
             let held = candidate.record.is_some_and(|record| record.held_addresses.contains(address));
             let location = candidate.annotations.location.as_deref();
             let claim = Claim { name: candidate.name(), location, held, candidate: Some(candidate) };

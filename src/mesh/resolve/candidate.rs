@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::address::node_addresses;
 use super::{Fabric, ObservedNode, PeerKeys, Reason, Record, Refusal, Resolution};
 use crate::mesh::annotation::NodeAnnotations;
 
@@ -17,7 +18,7 @@ pub(super) struct Candidate<'a> {
     pub(super) keys: Vec<PeerKeys>,
     /// Confirmed, ascending.
     pub(super) pod_cidrs: Vec<IpNet>,
-    /// Confirmed, ascending.
+    /// Confirmed and usable ([`node_addresses`](super::node_addresses)), ascending.
     pub(super) node_addresses: Vec<IpAddr>,
 }
 
@@ -58,7 +59,10 @@ pub(super) fn read<'a>(
     if annotations.pod_cidrs.is_empty() {
         return None;
     }
-    let addresses = node_addresses(node, annotations, record);
+    let known = known_addresses(fabric, record);
+    let (inside, claimed): (Vec<IpAddr>, Vec<IpAddr>) =
+        annotations.node_addresses.iter().partition(|address| fabric.ranges.contains(**address));
+    let addresses = confirmed_addresses(node, &claimed, &known);
     if !cidrs.sure || addresses.as_ref().is_ok_and(|addresses| !addresses.sure) {
         resolution.confirm.push(node.claims.name.clone());
     }
@@ -67,12 +71,10 @@ pub(super) fn read<'a>(
         Ok(addresses) => addresses.believed,
         Err(reason) => {
             note(reason);
-            known_addresses(record)
+            known
         }
     };
-    for address in node_addresses.iter().filter(|address| fabric.ranges.contains(**address)) {
-        note(Reason::AddressInside(*address));
-    }
+    inside.into_iter().for_each(|address| note(Reason::AddressInside(address)));
     let pod_cidrs = cidrs.believed;
     let candidate =
         Candidate { node, keys: keys(annotations), annotations, record, pod_cidrs, node_addresses };
@@ -124,18 +126,19 @@ fn pod_cidrs(
     fact(node, &annotations.pod_cidrs, known, confirmed).map_err(Reason::CidrsUnconfirmed)
 }
 
-fn node_addresses(
+fn confirmed_addresses(
     node: &ObservedNode,
-    annotations: &NodeAnnotations,
-    record: Option<&Record>,
+    claimed: &[IpAddr],
+    known: &[IpAddr],
 ) -> Result<Fact<IpAddr>, Reason> {
     let confirmed = node.confirmed.as_ref().map(|confirmed| confirmed.facts.node_addresses.as_slice());
-    let known = known_addresses(record);
-    fact(node, &annotations.node_addresses, known, confirmed).map_err(Reason::AddressesUnconfirmed)
+    fact(node, claimed, known.to_vec(), confirmed).map_err(Reason::AddressesUnconfirmed)
 }
 
-fn known_addresses(record: Option<&Record>) -> Vec<IpAddr> {
-    record.map(|record| record.node_addresses.clone()).unwrap_or_default()
+/// The ranges may be others than when the record was written.
+fn known_addresses(fabric: &Fabric, record: Option<&Record>) -> Vec<IpAddr> {
+    let known = record.map(|record| record.node_addresses.as_slice()).unwrap_or_default();
+    node_addresses(&fabric.ranges, known.iter().copied())
 }
 
 /// Believes `claimed` if each of it was `known` before or is `confirmed`. The error is what is in neither.

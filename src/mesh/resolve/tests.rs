@@ -3,7 +3,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::mesh::annotation::tests::key;
 use crate::mesh::annotation::{
-    self, ENDPOINTS, KEY_EPOCH, LANE_KEYS, LOCATION, NEXT_PUBLIC_KEY, NODE_ADDRESSES, POD_CIDRS, PUBLIC_KEY,
+    self, ENDPOINTS, KEY_EPOCH, LANE_KEYS, LOCATION, MAX_NODE_ADDRESSES, NEXT_PUBLIC_KEY, NODE_ADDRESSES,
+    POD_CIDRS, PUBLIC_KEY,
 };
 
 const OWN: u8 = 200;
@@ -146,7 +147,8 @@ fn this_node_and_those_without_key_or_cidr_are_no_peers_and_no_trouble() {
     let mut waiting = node(2);
     waiting.annotations.remove(POD_CIDRS);
     let resolution = resolve(&fabric(), &[own, plain, waiting], &Records::default());
-    assert_eq!(resolution, Resolution::default());
+    let addresses = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap()).to_vec();
+    assert_eq!(resolution, Resolution { addresses, ..Resolution::default() });
 }
 
 #[test]
@@ -381,6 +383,47 @@ fn addresses_and_endpoints_in_the_clusters_ranges_are_refused() {
 }
 
 #[test]
+fn usable_addresses_are_bounded_in_kind_and_number() {
+    let given =
+        ["192.0.2.7", "127.0.0.1", "fe80::1", "10.244.0.1", "10.96.0.1", "192.0.2.7", "fd00::2", "0.0.0.9"];
+    let usable = |given: &[&str]| {
+        let given = given.iter().map(|text| text.parse::<IpAddr>().unwrap());
+        node_addresses(&fabric().ranges, given).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(usable(&given), ["192.0.2.7", "fd00::2"]);
+    let crowd: Vec<String> = (0..100).map(|number| format!("198.51.100.{number}")).collect();
+    let crowd: Vec<&str> = crowd.iter().map(String::as_str).collect();
+    assert_eq!(usable(&crowd).len(), MAX_NODE_ADDRESSES);
+}
+
+#[test]
+fn only_usable_addresses_are_members_and_those_of_refused_nodes_too() {
+    let mut hostile = node(1);
+    set(&mut hostile, ENDPOINTS, "nonsense");
+    let given = ["192.0.2.1", "10.244.2.2", "10.96.0.1", "169.254.169.254", "224.0.0.5", "192.0.2.200"];
+    hostile.confirmed.as_mut().unwrap().node_addresses = given.map(|text| text.parse().unwrap()).to_vec();
+    let resolution = resolve(&fabric(), &[hostile, node(2)], &Records::default());
+    assert_eq!((labels(&resolution), names(&resolution)), (vec![("n1", "MalformedAnnotation")], vec!["n2"]));
+    let members: Vec<String> = resolution.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(members, ["192.0.2.1", "192.0.2.2"], "neither pods, nor special ranges, nor this node itself");
+    let mut records = accepted(&[node(2)]);
+    records.nodes.get_mut("n2").unwrap().node_addresses =
+        ["10.244.9.9", "192.0.2.2"].map(|text| text.parse().unwrap()).to_vec();
+    let resolution = resolve(&fabric(), &[node(2)], &records);
+    assert_eq!(resolution.addresses, ["192.0.2.2".parse::<IpAddr>().unwrap()], "nor what a record had");
+}
+
+#[test]
+fn a_crowd_of_addresses_is_cut_everywhere() {
+    let mut crowded = node(1);
+    let crowd = (0..200u8).map(|number| IpAddr::from([198, 51, 100, number]));
+    crowded.confirmed.as_mut().unwrap().node_addresses.extend(crowd);
+    let resolution = resolve(&fabric(), &[crowded], &Records::default());
+    assert_eq!(resolution.addresses.len(), MAX_NODE_ADDRESSES);
+    assert!(resolution.records.nodes["n1"].node_addresses.len() <= MAX_NODE_ADDRESSES);
+}
+
+#[test]
 fn an_address_of_two_clouds_belongs_to_the_own_location() {
     let mut fabric = fabric();
     fabric.own.location = Some("a".into());
@@ -564,6 +607,25 @@ fn pool_cidr() -> impl Strategy<Value = String> {
     .prop_map(str::to_owned)
 }
 
+/// Internal addresses as a hostile kubelet may report them.
+fn pool_addresses() -> impl Strategy<Value = Vec<IpAddr>> {
+    let pool = [
+        "192.0.2.1",
+        "192.0.2.2",
+        "192.0.2.200",
+        "10.244.2.9",
+        "10.96.0.1",
+        "127.0.0.1",
+        "169.254.1.1",
+        "::1",
+    ];
+    let some = proptest::sample::subsequence(pool.to_vec(), 0..5);
+    (some, prop_oneof![9 => Just(0u8), 1 => Just(60u8)]).prop_map(|(some, crowd)| {
+        let some = some.into_iter().map(|text| text.parse().unwrap());
+        some.chain((0..crowd).map(|last| [198, 51, 100, last].into())).collect()
+    })
+}
+
 fn pool_key() -> impl Strategy<Value = String> {
     prop_oneof![8 => (1u8..6).prop_map(|seed| key(seed).to_string()), 1 => Just(key(OWN).to_string()), 1 => Just("x".into())]
 }
@@ -578,6 +640,7 @@ prop_compose! {
         claimed in pool_cidr(),
         truth in proptest::option::weighted(0.2, pool_cidr()),
         address in 1u8..4,
+        internal in pool_addresses(),
         location in proptest::option::of("[ab]"),
         answered in proptest::option::weighted(0.8, any::<bool>()),
     ) -> ObservedNode {
@@ -593,7 +656,7 @@ prop_compose! {
             uid: node.uid.clone(),
             asked_at: if now { "1".into() } else { "0".into() },
             pod_cidrs: truth.unwrap_or(claimed).parse().into_iter().collect(),
-            node_addresses: vec![[192, 0, 2, address].into()],
+            node_addresses: [&[[192, 0, 2, address].into()], &internal[..]].concat(),
         });
         node
     }
@@ -632,6 +695,35 @@ fn check_sound(fabric: &Fabric, resolution: &Resolution) {
     }
 }
 
+/// The members' addresses are usable ones, a bounded number of each Node, and none is left out that a GET has confirmed.
+fn check_members(fabric: &Fabric, nodes: &[ObservedNode], resolution: &Resolution) {
+    let own = &fabric.own.node_addresses;
+    for address in &resolution.addresses {
+        let usable = range::special(*address).is_none() && !fabric.ranges.contains(*address);
+        assert!(usable && !own.contains(address), "{address} is a member's");
+    }
+    assert!(
+        resolution.addresses.len() <= MAX_NODE_ADDRESSES * (nodes.len() + resolution.records.nodes.len())
+    );
+    for node in nodes.iter().filter(|node| node.name != fabric.own.name) {
+        let confirmed = node.confirmed.iter().flat_map(|confirmed| confirmed.node_addresses.iter().copied());
+        let confirmed = node_addresses(&fabric.ranges, confirmed);
+        let missing = confirmed
+            .iter()
+            .find(|address| !own.contains(address) && !resolution.addresses.contains(address));
+        assert!(
+            missing.is_none() || confirmed.len() == MAX_NODE_ADDRESSES,
+            "{missing:?} of {} is not a member's",
+            node.name
+        );
+    }
+    for peer in &resolution.peers {
+        let addresses = peer.allowed_ips.iter().filter(|net| !fabric.ranges.hold_pods(net)).map(IpNet::addr);
+        assert!(addresses.clone().count() <= MAX_NODE_ADDRESSES, "{peer:?}");
+        assert!(addresses.clone().all(|address| resolution.addresses.contains(&address)), "{peer:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_history_is_sound_and_in_no_order(history in proptest::collection::vec((any_nodes(), 0usize..24), 1..6)) {
@@ -640,6 +732,7 @@ proptest! {
         for (nodes, rotation) in history {
             let resolution = resolve(&fabric, &nodes, &records);
             check_sound(&fabric, &resolution);
+            check_members(&fabric, &nodes, &resolution);
             let mut reordered = nodes.clone();
             reordered.rotate_left(rotation % nodes.len().max(1));
             if rotation % 2 == 0 {

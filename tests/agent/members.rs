@@ -1,0 +1,90 @@
+//! Which addresses of other nodes the routes, the nftables sets and the tunnel get.
+
+#![expect(clippy::unwrap_used, reason = "in tests a panic is the report")]
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use selvedge::egress;
+use selvedge::fabric::POD_TABLE;
+use selvedge::kernel::nft::{self, Family, Key};
+use selvedge::mesh::annotation::MAX_NODE_ADDRESSES;
+use selvedge_lab::api::resource::NODES;
+use selvedge_lab::isolated;
+use selvedge_lab::traffic::Ping;
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, peer};
+
+impl Cluster {
+    /// The addresses that pods of node1 reach only through the tunnel.
+    pub(crate) fn routed(&self) -> BTreeSet<IpAddr> {
+        let read = async { self.lab.nodes()[0].netlink().unwrap().routes().await.unwrap() };
+        let routes = self.lab.runtime().block_on(read);
+        let to_nodes = routes.into_iter().filter(|route| route.table == POD_TABLE);
+        to_nodes.map(|route| route.destination.addr()).collect()
+    }
+
+    /// Sets the internal addresses in the status of a Node.
+    pub(crate) fn set_addresses(&self, node: &str, addresses: &[String]) {
+        let internal: Vec<Value> =
+            addresses.iter().map(|address| json!({"type": "InternalIP", "address": address})).collect();
+        let status = json!({"status": {"addresses": internal}});
+        self.lab.store().patch(&NODES, "", node, &status).unwrap();
+    }
+}
+
+/// The addresses of other nodes in the egress table of node1.
+fn egress_members(cluster: &Cluster) -> BTreeSet<Key> {
+    let read = || nft::read(Family::Inet, egress::TABLE).unwrap().unwrap().table;
+    let table = cluster.lab.nodes()[0].space().run(read).unwrap();
+    let sets = ["members4", "members6"].map(|name| table.sets[name].elements.keys().cloned());
+    sets.into_iter().flatten().collect()
+}
+
+/// A hostile kubelet gives its Node the address of another node's pod, addresses of special ranges, and more addresses than a
+/// node may have.
+#[test]
+fn a_refused_address_reaches_no_route_no_set_and_no_peer() {
+    isolated!(|| {
+        let cluster = Cluster::start();
+        let pod = |name| cluster.lab.create_pod(name, "node1", &[]).unwrap();
+        let ((from, _), (_, victim)) = (pod("one"), pod("two"));
+        let ping = Ping::start(&from, victim[0], Duration::from_millis(1), cluster.lab.canary()).unwrap();
+        cluster.wait_for("replies of a pod of the same node", |_| ping.received() > 50);
+
+        let hostile = &cluster.lab.nodes()[1];
+        hostile.agent.hold();
+        let own: Vec<String> = hostile.addresses().iter().map(ToString::to_string).collect();
+        let of_pod: Vec<String> = victim.iter().map(ToString::to_string).collect();
+        let special = ["127.0.0.2", "169.254.169.254", "224.0.0.1", "0.0.0.1", "::1", "fe80::1"];
+        let special: Vec<String> = special.iter().map(ToString::to_string).collect();
+        let crowd: Vec<String> = (0..40).map(|number| format!("198.18.0.{number}")).collect();
+        cluster.set_addresses("node2", &[own.clone(), of_pod.clone(), special.clone(), crowd].concat());
+        let claimed = [own, of_pod.clone()].concat().join(",");
+        cluster.annotate("node2", &json!({"selvedge.dev/node-addresses": claimed}));
+        cluster.wait_for("the pod's address to be refused", |cluster| {
+            cluster.refusals("node2").iter().any(|reason| reason == "AddressInside")
+        });
+        cluster.wait_for("routes to the Node's other addresses", |cluster| {
+            cluster.routed().contains(&"198.18.0.1".parse::<IpAddr>().unwrap())
+        });
+
+        let routed = cluster.routed();
+        let refused: Vec<IpAddr> =
+            [of_pod, special].concat().iter().map(|text| text.parse().unwrap()).collect();
+        let wrong: Vec<_> = refused.iter().filter(|address| routed.contains(address)).collect();
+        assert!(wrong.is_empty(), "refused, and yet routed into the tunnel: {wrong:?}");
+        assert!(routed.len() <= MAX_NODE_ADDRESSES, "{} addresses of one Node are routed", routed.len());
+        let (members, peer) = (egress_members(&cluster), peer(&cluster, "node2").unwrap());
+        assert!(members.len() <= MAX_NODE_ADDRESSES && !members.is_empty(), "{members:?}");
+        for address in &refused {
+            assert!(!members.contains(&Key::from(*address)), "{address} is in the egress table");
+            assert!(!peer.allowed_ips.contains(&(*address).into()), "{address} is an allowed IP: {peer:?}");
+        }
+        let before = ping.received();
+        cluster.wait_for("more replies", |_| ping.received() > before + 500);
+        cluster.assert_nothing_lost(&ping.stop());
+    });
+}
