@@ -110,7 +110,7 @@ async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) 
     })
 }
 
-/// Watches the API server until dropped, over new connections each time that the node has lost an address.
+/// Watches the API server until dropped, over new connections each time that the node has lost an address that one was from.
 async fn watch(context: &Context) {
     loop {
         let served = || Served::new(Arc::clone(&context.board), context.bus.clone(), context.metrics.clone());

@@ -15,6 +15,7 @@ pub mod nft;
 mod own;
 pub mod route;
 pub mod rule;
+pub mod socket;
 pub mod sysctl;
 pub mod xtables;
 

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+use selvedge::kernel::address::Address;
+use selvedge::kernel::nft::{self, Family};
 use selvedge_lab::api::{Action, Failure, Fault, Mode, Request};
 use selvedge_lab::isolated;
+use selvedge_lab::plan::{Cable, Families, Plan};
 
 use crate::cluster::{Claim, Cluster};
 
@@ -127,5 +131,43 @@ fn lists_are_streamed_unless_the_api_server_does_not() {
         cluster.wait_for("late to be believed", |cluster| cluster.has_peer("late"));
         assert!(lists(from) >= 2, "{:#?}", &api.requests()[from..]);
         drop(refused);
+    });
+}
+
+/// Service addresses on `kube-ipvs0`, container networks, virtual addresses: connections from others stay.
+#[test]
+fn only_an_address_that_connections_are_from_makes_the_agent_connect_again() {
+    isolated!(|| {
+        let cluster = Cluster::start();
+        let node = &cluster.lab.nodes()[0];
+        let watches = || {
+            let requests = cluster.lab.api().requests();
+            let of_node = requests.iter().filter(|record| record.request.user == "agent:node1");
+            of_node.filter(|record| record.request.verb == "watch").count()
+        };
+        // The agent takes changes of the kernel in order: what came before its table was taken away has been seen.
+        let barrier = || {
+            let table = selvedge::egress::TABLE;
+            assert!(node.space().run(|| nft::delete(Family::Inet, table).unwrap()).unwrap());
+            cluster.wait_for("the agent to have seen all changes", |_| {
+                node.space().run(|| nft::read(Family::Inet, table).unwrap().is_some()).unwrap()
+            });
+        };
+        cluster.wait_for("watches", |_| watches() >= 2);
+        let before = watches();
+        let (loopback, foreign) = (1, ["198.51.100.9/32", "2001:db8:9::9/128"]);
+        for address in foreign.map(|text| Address::new(loopback, text.parse::<IpNet>().unwrap())) {
+            for change in [address.add(), address.delete()] {
+                let apply = async { node.netlink().unwrap().apply([change]).await.unwrap() };
+                cluster.lab.runtime().block_on(apply);
+                barrier();
+            }
+        }
+        assert_eq!(watches(), before, "{}", selvedge_lab::lab::logs(node));
+
+        // The control: the address that the watches are from.
+        let other = Plan::new(Families::Dual, 9).node_plans().remove(8).cable;
+        cluster.lab.renumber(0, &Cable { name: node.cable().name, ..other }).unwrap();
+        cluster.wait_for("new watches", |_| watches() >= before + 2);
     });
 }

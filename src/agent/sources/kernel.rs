@@ -10,6 +10,7 @@ use crate::agent::control::Trigger;
 use crate::agent::facts::KernelFacts;
 use crate::kernel::monitor::{Change, ChangeSet, Monitor};
 use crate::kernel::netlink::{Error, Netlink};
+use crate::kernel::socket;
 use crate::{egress, guard, pod};
 
 /// Pause before the next attempt to listen.
@@ -67,17 +68,31 @@ async fn refresh(context: &Context, netlink: &Netlink) -> Result<(), Error> {
     Ok(())
 }
 
-/// Waits until the node has lost an address that it had when this was called, or got since: connections from it are dead,
-/// and nobody tells.
+/// Waits until the node has lost an address that a connection of this process is from: such a connection is dead, and the
+/// kernel does not report it. Other addresses come and go (those of containers, virtual addresses, the Service addresses
+/// that kube-proxy keeps on `kube-ipvs0`) and concern nobody here.
 pub(in crate::agent) async fn lost_address(context: &Context) -> IpAddr {
     let mut known = BTreeSet::new();
     loop {
         let changed = context.facts_changed.notified();
         let now = context.facts.get().own_addresses();
-        if let Some(lost) = known.difference(&now).next() {
-            return *lost;
+        if let Some(dead) = connected_from(&known, &now) {
+            return dead;
         }
         known = now;
         changed.await;
+    }
+}
+
+/// One of the addresses that are gone by `now`, if a connection is from it. When that cannot be found out, any of them.
+fn connected_from(before: &BTreeSet<IpAddr>, now: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+    let mut lost = before.difference(now).copied().peekable();
+    lost.peek()?;
+    match socket::local_addresses() {
+        Ok(used) => lost.find(|address| used.contains(address)),
+        Err(error) => {
+            tracing::warn!(%error, "cannot list the agent's connections");
+            lost.next()
+        }
     }
 }
