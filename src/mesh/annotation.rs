@@ -28,7 +28,7 @@ pub const LANE_KEYS: &str = "selvedge.dev/lane-keys";
 pub const NEXT_PUBLIC_KEY: &str = "selvedge.dev/next-public-key";
 /// Lane keys of the epoch to come.
 pub const NEXT_LANE_KEYS: &str = "selvedge.dev/next-lane-keys";
-/// Number of the key, from 1; only grows. The next key has the number after it.
+/// Number of the key, from 1 to [`MAX_EPOCH`]; only grows. The next key has the number after it.
 pub const KEY_EPOCH: &str = "selvedge.dev/key-epoch";
 /// When the key was made, RFC 3339.
 pub const KEY_CREATED: &str = "selvedge.dev/key-created";
@@ -58,6 +58,9 @@ pub const NAMES: [&str; 11] = [
     FEATURES,
 ];
 
+/// The highest epoch: the largest integer that every JSON reader takes exactly (RFC 8259, section 6). The admission policy
+/// lets an epoch grow by at most 65,536 in one write, so that nobody gets there and a real key can always follow a false one.
+pub const MAX_EPOCH: u64 = (1 << 53) - 1;
 /// Most bytes that one value may have.
 pub const MAX_VALUE: usize = 8192;
 /// Most internal addresses that a node may publish.
@@ -98,7 +101,7 @@ pub struct NodeAnnotations {
     pub keys: Keys,
     /// Keys of the epoch to come, `key_epoch` + 1, while a rotation runs.
     pub next_keys: Option<Keys>,
-    /// Number of the keys, from 1.
+    /// Number of the keys, from 1 to [`MAX_EPOCH`].
     pub key_epoch: u64,
     /// When they were made.
     pub key_created: Option<Timestamp>,

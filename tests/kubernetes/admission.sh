@@ -227,9 +227,18 @@ allowed "an agent publishes its pod CIDRs again" annotate agent_a $a selvedge.de
 for value in '"2"' '"0"' '"03"' '"-4"' '"x"' '""' null; do
   denied "an agent's epoch goes from 3 to $value" "only grows" annotate agent_a $a selvedge.dev/key-epoch "$value"
 done
-denied "an agent's epoch is more than 64 bits" "selvedge-nodes" annotate agent_a $a selvedge.dev/key-epoch '"18446744073709551616"'
+# Beyond what agents read, beyond 64 bits, and so far that no write could follow.
+for value in 65540 9007199254740991 9007199254740992 18446744073709551615 18446744073709551616; do
+  denied "an agent's epoch goes from 3 to $value" "only grows" annotate agent_a $a selvedge.dev/key-epoch "\"$value\""
+done
+for value in 4503599627370497 9007199254740991 9007199254740992 18446744073709551615 18446744073709551616; do
+  denied "an agent's epoch begins at $value" "only grows" annotate agent_b $b selvedge.dev/key-epoch "\"$value\""
+done
 allowed "an agent's epoch grows" annotate agent_a $a selvedge.dev/key-epoch '"10"'
-allowed "an agent's epoch grows to the last one" annotate agent_a $a selvedge.dev/key-epoch '"18446744073709551615"'
+allowed "an agent's epoch grows by as much as it may" annotate agent_a $a selvedge.dev/key-epoch '"65546"'
+allowed "an agent's epoch begins as high as it may" annotate agent_b $b selvedge.dev/key-epoch \
+  '"4503599627370496"'
+allowed "the epoch after the highest that may be the first" annotate agent_b $b selvedge.dev/key-epoch '"4503599627370497"'
 
 # All else of a Node is not the agent's.
 metadata='may change no metadata of its Node but annotations selvedge.dev/*'

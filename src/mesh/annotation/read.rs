@@ -10,8 +10,8 @@ use selvedge_keys::PublicKey;
 use super::error::Quote;
 use super::{
     AnnotationError, ENDPOINTS, FEATURES, KEY_CREATED, KEY_EPOCH, Keys, LANE_KEYS, LOCATION, MAX_ENDPOINTS,
-    MAX_FEATURES, MAX_LANES, MAX_NODE_ADDRESSES, MAX_VALUE, NEXT_LANE_KEYS, NEXT_PUBLIC_KEY, NODE_ADDRESSES,
-    NodeAnnotations, POD_CIDRS, PUBLIC_KEY, Problem,
+    MAX_EPOCH, MAX_FEATURES, MAX_LANES, MAX_NODE_ADDRESSES, MAX_VALUE, NEXT_LANE_KEYS, NEXT_PUBLIC_KEY,
+    NODE_ADDRESSES, NodeAnnotations, POD_CIDRS, PUBLIC_KEY, Problem,
 };
 use crate::config::range;
 
@@ -46,8 +46,8 @@ impl Reader<'_> {
         let keys = self.keys(PUBLIC_KEY, LANE_KEYS, &mut seen);
         let next_keys = self.keys(NEXT_PUBLIC_KEY, NEXT_LANE_KEYS, &mut seen);
         let key_epoch = self.required(KEY_EPOCH, epoch);
-        if next_keys.is_some() && key_epoch == Some(u64::MAX) {
-            self.note(KEY_EPOCH, form("18446744073709551615", "epoch with one after it"));
+        if next_keys.is_some() && key_epoch == Some(MAX_EPOCH) {
+            self.note(KEY_EPOCH, form(&MAX_EPOCH.to_string(), "epoch with one after it"));
         }
         let key_created = self.one(KEY_CREATED, |text| parsed(text, "RFC 3339 time"));
         let endpoints = self.list(ENDPOINTS, MAX_ENDPOINTS, endpoint);
@@ -154,11 +154,9 @@ fn key(text: &str) -> Result<PublicKey, Problem> {
 
 /// Digits alone: no sign, no leading zero.
 fn epoch(text: &str) -> Result<u64, Problem> {
-    let wrong = || form(text, "epoch (an integer from 1)");
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) || text.starts_with('0') {
-        return Err(wrong());
-    }
-    text.parse().map_err(|_| wrong())
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    let epoch = text.parse().ok().filter(|epoch| digits && *epoch <= MAX_EPOCH);
+    epoch.ok_or_else(|| form(text, "epoch (an integer from 1 to 9007199254740991)"))
 }
 
 fn endpoint(text: &str) -> Result<SocketAddr, Problem> {

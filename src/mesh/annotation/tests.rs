@@ -68,6 +68,8 @@ fn malformed_values_are_refused_with_their_name() {
         (KEY_EPOCH, "+1", "is no epoch"),
         (KEY_EPOCH, "01", "is no epoch"),
         (KEY_EPOCH, "", "is no epoch"),
+        (KEY_EPOCH, "9007199254740992", "is no epoch"),
+        (KEY_EPOCH, "18446744073709551615", "is no epoch"),
         (KEY_EPOCH, "18446744073709551616", "is no epoch"),
         (KEY_CREATED, "yesterday", "is no RFC 3339 time"),
         (ENDPOINTS, "192.0.2.1", "is no ip:port"),
@@ -111,10 +113,27 @@ fn malformed_values_are_refused_with_their_name() {
 #[test]
 fn there_is_no_next_key_after_the_last_epoch() {
     let mut texts = good();
-    texts.insert(KEY_EPOCH.into(), u64::MAX.to_string());
+    texts.insert(KEY_EPOCH.into(), MAX_EPOCH.to_string());
     assert!(parse(&texts).is_ok());
     texts.insert(NEXT_PUBLIC_KEY.into(), key(2).to_string());
     assert!(parse(&texts).is_err());
+}
+
+/// What the policy lets through and agents do not read would lock the node out: its next write would not follow it.
+#[test]
+fn the_admission_policy_has_the_bound_of_the_parser() {
+    let policy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/admission.yaml");
+    let policy = std::fs::read_to_string(policy).unwrap();
+    let digits = MAX_EPOCH.to_string().len() - 1;
+    assert!(
+        policy.contains(&format!("'^[1-9][0-9]{{0,{digits}}}$'")),
+        "digits alone, as many as the bound has"
+    );
+    assert_eq!(
+        policy.matches(&format!("<= {MAX_EPOCH}u")).count(),
+        2,
+        "of the epoch before and of the new one"
+    );
 }
 
 #[test]
@@ -218,7 +237,7 @@ fn distinct_keys() -> impl Strategy<Value = (Keys, Option<Keys>)> {
 prop_compose! {
     fn node()(
         (keys, next_keys) in distinct_keys(),
-        key_epoch in 1..u64::MAX,
+        key_epoch in 1..MAX_EPOCH,
         seconds in proptest::option::of(0i64..4_000_000_000),
         endpoints in proptest::collection::btree_set((1u8..250, 1u16..), 0..=MAX_ENDPOINTS),
         v4 in proptest::option::of(0u8..),
