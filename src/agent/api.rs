@@ -29,6 +29,13 @@ impl Api {
         Ok(Self { clients: Arc::new(Mutex::new(clients)), runtime: Handle::current() })
     }
 
+    /// One with a client of a test's own, on the calling runtime.
+    #[cfg(test)]
+    pub(super) fn of(client: Client) -> Self {
+        let clients = Clients { questions: client.clone(), watches: client };
+        Self { clients: Arc::new(Mutex::new(clients)), runtime: Handle::current() }
+    }
+
     /// Leaves all present connections, which may be dead.
     pub(super) async fn reconnect(&self, config: &Config) -> anyhow::Result<()> {
         let clients = api_server::connect(config.agent.kubeconfig.as_deref()).await?;

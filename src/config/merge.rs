@@ -9,7 +9,7 @@ use super::error::Problem;
 use super::overrides::Overrides;
 use super::raw::{self, List, Raw};
 use super::value::Value;
-use super::{Agent, Cni, Config, Datapath, cidr, range};
+use super::{Agent, Cni, Config, DEFAULT_MISSING_NODE_GRACE, Datapath, cidr, range};
 use crate::pod::attachment::is_port;
 use crate::pod::gateway::BRIDGE;
 
@@ -17,6 +17,9 @@ use crate::pod::gateway::BRIDGE;
 const LEAST_MTU_V6: i64 = 1280 + 80;
 /// Smallest MTU of an underlay for IPv4: 576 (RFC 791, section 3.1) and the tunnel's 80.
 const LEAST_MTU_V4: i64 = 576 + 80;
+
+/// A week, in seconds.
+const MOST_GRACE: i64 = 7 * 24 * 3600;
 
 const STARTUP_TAINT: &str = "selvedge.dev/not-ready";
 
@@ -176,11 +179,14 @@ impl Merge<'_> {
                 default
             })
         });
+        let grace = flags.missing_node_grace.as_deref();
+        let grace = self.number("agent.missingNodeGrace", grace, raw.missing_node_grace);
         let taint = self.text("agent.startupTaint", flags.startup_taint.as_deref(), raw.startup_taint);
         Agent {
             metrics_address,
             kubeconfig: self.path("agent.kubeconfig", flags.kubeconfig.as_ref(), raw.kubeconfig),
             startup_taint: self.taint(taint),
+            missing_node_grace: self.bounded(grace, 0, MOST_GRACE).unwrap_or(DEFAULT_MISSING_NODE_GRACE),
         }
     }
 

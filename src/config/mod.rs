@@ -21,6 +21,8 @@ pub use error::{ConfigError, Problem};
 pub use overrides::Overrides;
 pub use range::ClusterRanges;
 
+/// Default of `agent.missingNodeGrace`, in seconds.
+const DEFAULT_MISSING_NODE_GRACE: u32 = 600;
 /// Most endpoints that a node may have.
 pub const MAX_ENDPOINTS: usize = 8;
 
@@ -102,6 +104,13 @@ pub struct Agent {
     pub kubeconfig: Option<PathBuf>,
     /// Key of the taint that holds pods back from a new node, taken off once the node is ready for them.
     pub startup_taint: String,
+    /// Seconds for which a Node that a list lacks, and that nothing has reported as deleted, is kept.
+    #[serde(default = "default_missing_node_grace")]
+    pub missing_node_grace: u32,
+}
+
+fn default_missing_node_grace() -> u32 {
+    DEFAULT_MISSING_NODE_GRACE
 }
 
 impl Config {

@@ -66,6 +66,9 @@ pub struct Overrides {
     /// Key of the taint that holds pods back from a new node.
     #[arg(long, env = "SELVEDGE_STARTUP_TAINT", value_name = "KEY")]
     pub startup_taint: Option<String>,
+    /// Seconds for which a Node that a list lacks is kept.
+    #[arg(long, env = "SELVEDGE_MISSING_NODE_GRACE", value_name = "SECONDS")]
+    pub missing_node_grace: Option<String>,
 }
 
 impl Overrides {

@@ -47,6 +47,7 @@ pub(super) struct RawAgent {
     pub(super) metrics_address: Option<Spanned<String>>,
     pub(super) kubeconfig: Option<Spanned<String>>,
     pub(super) startup_taint: Option<Spanned<String>>,
+    pub(super) missing_node_grace: Option<Spanned<i64>>,
 }
 
 /// Every key, by its table; the first ones stand above all tables.
@@ -73,7 +74,7 @@ const KEYS: [(&str, &[&str]); 3] = [
         ],
     ),
     ("cni", &["binDir", "confDir"]),
-    ("agent", &["metricsAddress", "kubeconfig", "startupTaint"]),
+    ("agent", &["metricsAddress", "kubeconfig", "startupTaint", "missingNodeGrace"]),
 ];
 
 /// Reads the file's text.

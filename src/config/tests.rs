@@ -26,6 +26,7 @@ fn the_example_in_deploy_is_valid() {
     assert_eq!(shown.listen_port, config.listen_port);
     assert_eq!(shown.agent.metrics_address, config.agent.metrics_address);
     assert_eq!(shown.interface, config.interface);
+    assert_eq!(shown.agent.missing_node_grace, config.agent.missing_node_grace);
     assert_eq!(shown.persistent_keepalive, config.persistent_keepalive);
     assert_eq!(shown.iptables_forward_rules, config.iptables_forward_rules);
 }
@@ -83,6 +84,15 @@ fn defaults_are_as_documented() {
     assert_eq!(config.cni.bin_dir, Path::new("/opt/cni/bin"));
     assert_eq!(config.cni.conf_dir, Path::new("/etc/cni/net.d"));
     assert_eq!(config.agent.metrics_address, "127.0.0.1:51831".parse().unwrap());
+    assert_eq!(config.agent.missing_node_grace, 600);
+}
+
+#[test]
+fn the_grace_of_missing_nodes_is_bounded() {
+    let with = |seconds: i64| format!("{GOOD}[agent]\nmissingNodeGrace = {seconds}\n");
+    assert_eq!(load(&with(0)).unwrap().agent.missing_node_grace, 0);
+    assert_eq!(load(&with(30)).unwrap().agent.missing_node_grace, 30);
+    assert_eq!(problem(&with(-1)), "line 4: agent.missingNodeGrace: -1 is out of range; write 0 to 604800");
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub mod refusal;
 pub mod resolve;
 
 pub use annotation::NodeAnnotations;
-pub use record::{Record, Records};
+pub use record::{Reach, Record, Records};
 pub use refusal::{Reason, Refusal};
 pub use resolve::{
     Confirmed, Fabric, Facts, Need, NodeClaims, ObservedNode, OwnClaims, Peer, PeerKeys, Resolution,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -33,6 +33,23 @@ pub struct Record {
     pub node_addresses: Vec<IpAddr>,
     /// Those of them that are this Node's and nobody else's, ascending.
     pub held_addresses: Vec<IpAddr>,
+    /// How it was reached as a peer; absent while it is not one. Not a claim: only for the time that lists lack the Node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reach: Option<Reach>,
+}
+
+/// What a peer published beside its claims.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reach {
+    /// Candidates in order of preference.
+    pub endpoints: Vec<SocketAddr>,
+    /// Site or cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// What others may rely on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
 }
 
 impl Record {
@@ -115,6 +132,16 @@ impl Records {
         })
     }
 
+    /// Whether the claims are the same, however the peers are reached.
+    #[must_use]
+    pub fn same_claims(&self, other: &Self) -> bool {
+        let claims = |record: &Record| Record { reach: None, ..record.clone() };
+        self.nodes.len() == other.nodes.len()
+            && self.nodes.iter().all(|(name, record)| {
+                other.nodes.get(name).is_some_and(|there| record == there || claims(record) == claims(there))
+            })
+    }
+
     fn encode(&self) -> String {
         let nodes = serde_json::to_string_pretty(self).expect("records have only text keys");
         let sha256 = hex(nodes.as_bytes());
@@ -191,6 +218,7 @@ mod tests {
             pod_cidrs: vec![cidr.parse().unwrap()],
             node_addresses: vec!["192.0.2.1".parse().unwrap()],
             held_addresses: Vec::new(),
+            reach: None,
         };
         let nodes = [("a".into(), record(1, "10.0.1.0/24")), ("b".into(), record(2, "10.0.2.0/24"))];
         Records { nodes: nodes.into() }
@@ -203,6 +231,22 @@ mod tests {
         assert_eq!(Records::open(&path).unwrap(), (Records::default(), None));
         some().save(&path).unwrap();
         assert_eq!(Records::open(&path).unwrap(), (some(), None));
+    }
+
+    #[test]
+    fn how_a_peer_is_reached_is_kept_and_is_no_claim() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.json");
+        let mut records = some();
+        let endpoints = vec!["192.0.2.1:51830".parse().unwrap()];
+        records.nodes.get_mut("a").unwrap().reach = Some(Reach { endpoints, ..Reach::default() });
+        assert!(records.same_claims(&some()) && records != some());
+        records.save(&path).unwrap();
+        assert_eq!(Records::open(&path).unwrap(), (records.clone(), None));
+        records.nodes.get_mut("a").unwrap().epoch += 1;
+        assert!(!records.same_claims(&some()));
+        records.nodes.remove("b");
+        assert!(!records.same_claims(&some()) && !some().same_claims(&records));
     }
 
     #[test]

@@ -103,6 +103,19 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The other Node that has what is claimed, or claims it too: what it has is worth another look.
+    #[must_use]
+    pub fn other(&self) -> Option<&str> {
+        match self {
+            Self::KeyTaken { holder: other, .. }
+            | Self::KeyDisputed { other, .. }
+            | Self::CidrTaken { holder: other, .. }
+            | Self::CidrDisputed { other, .. }
+            | Self::AddressShared { other, .. } => Some(other),
+            _ => None,
+        }
+    }
+
     /// A short name for metrics' labels and Events' reasons.
     #[must_use]
     pub fn label(&self) -> &'static str {

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use selvedge_keys::PublicKey;
 
 use super::annotation::{AnnotationError, Keys, NodeAnnotations};
-use super::record::{Record, Records};
+use super::record::{Reach, Record, Records};
 use super::refusal::{Reason, Refusal};
 use crate::config::ClusterRanges;
 use crate::config::range;
@@ -87,6 +87,31 @@ pub struct ObservedNode {
     pub claims: Arc<NodeClaims>,
     /// What the last GET of it showed, if there was one.
     pub confirmed: Option<Arc<Confirmed>>,
+}
+
+impl ObservedNode {
+    /// A Node that a list lacks although nothing has reported it as deleted: it counts as if it still published what was
+    /// accepted of it, so that its peer, its claims and its addresses stay.
+    #[must_use]
+    pub fn remembered(name: &str, record: &Record, confirmed: Arc<Confirmed>) -> Self {
+        let keys = |epoch: u64| {
+            let (public_key, lanes) = record.keys.get(&epoch)?.split_first()?;
+            Some(Keys { public_key: *public_key, lanes: lanes.to_vec() })
+        };
+        let published = record.reach.as_ref().zip(keys(record.epoch)).map(|(reach, now)| NodeAnnotations {
+            keys: now,
+            next_keys: record.epoch.checked_add(1).and_then(keys),
+            key_epoch: record.epoch,
+            key_created: None,
+            endpoints: reach.endpoints.clone(),
+            pod_cidrs: record.pod_cidrs.clone(),
+            node_addresses: record.node_addresses.clone(),
+            location: reach.location.clone(),
+            features: reach.features.clone(),
+        });
+        let claims = NodeClaims { name: name.to_owned(), uid: record.uid.clone(), published: Ok(published) };
+        Self { claims: Arc::new(claims), confirmed: Some(confirmed) }
+    }
 }
 
 /// What only a GET of a whole Node can confirm.
@@ -199,9 +224,9 @@ pub struct PeerKeys {
     pub keys: Keys,
 }
 
-/// Decides whom to believe. `nodes` is every Node there is: the records of those missing are forgotten, so it must
-/// come from a complete list. Given the records of its own result it changes nothing any more. Takes time in
-/// n log n for n Nodes, once more for each link of the longest chain in which one Node takes what another gives up.
+/// Decides whom to believe. `nodes` is every Node there is, those that a list lacks as [`ObservedNode::remembered`]: the
+/// records of Nodes that are not given are forgotten. Given the records of its own result it changes nothing any more. Takes
+/// time in n log n for n Nodes, once more for each link of the longest chain in which one Node takes what another gives up.
 #[must_use]
 pub fn resolve(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolution {
     let mut resolution = pass(fabric, nodes, records);
@@ -233,8 +258,9 @@ fn pass(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolutio
         .collect();
     let accepted = claim::settle(fabric, candidates, &known, &mut resolution.refusals);
     let held = address::settle(fabric, &accepted, &known, &mut resolution.refusals);
+    let kept = |record: &Record| Record { reach: None, ..record.clone() };
     resolution.records.nodes =
-        known.iter().map(|(name, record)| ((*name).to_owned(), (*record).clone())).collect();
+        known.iter().map(|(name, record)| ((*name).to_owned(), kept(record))).collect();
     for candidate in accepted {
         let held = held.get(candidate.name()).cloned().unwrap_or_default();
         resolution.peers.push(peer(fabric, &candidate, &held));
@@ -346,6 +372,11 @@ fn record(candidate: &Candidate<'_>, held_addresses: Vec<IpAddr>) -> Record {
         pod_cidrs: candidate.pod_cidrs.clone(),
         node_addresses: candidate.node_addresses.clone(),
         held_addresses,
+        reach: Some(Reach {
+            endpoints: candidate.annotations.endpoints.clone(),
+            location: candidate.annotations.location.clone(),
+            features: candidate.annotations.features.clone(),
+        }),
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Metrics {
     pub refused_nodes: Family<Reason, Gauge>,
     /// Refusals since start, by reason.
     pub refusals: Family<Reason, Counter>,
+    /// Nodes that are kept although a list lacks them.
+    pub missing_nodes: Gauge,
     /// Errors of watches on the Kubernetes API.
     pub watch_errors: Counter,
     /// 1 when the node is ready for pods.
@@ -68,6 +70,7 @@ impl Default for Metrics {
             changes: Family::default(),
             refused_nodes: Family::default(),
             refusals: Family::default(),
+            missing_nodes: Gauge::default(),
             watch_errors: Counter::default(),
             ready: Gauge::default(),
         };
@@ -103,6 +106,11 @@ impl Metrics {
             self.changes.clone(),
         );
         to.register("refused_nodes", "Nodes whose claims are refused now", self.refused_nodes.clone());
+        to.register(
+            "missing_nodes",
+            "Nodes that are kept although a list lacks them: nothing has reported them as deleted",
+            self.missing_nodes.clone(),
+        );
         to.register("refusals", "Claims of nodes that were refused", self.refusals.clone());
         to.register(
             "agent_watch_errors",

@@ -11,17 +11,18 @@ use selvedge::fabric::POD_TABLE;
 use selvedge::kernel::nft::{self, Family, Key};
 use selvedge::mesh::annotation::MAX_NODE_ADDRESSES;
 use selvedge_lab::api::resource::NODES;
+use selvedge_lab::api::{Action, Failure, Fault};
 use selvedge_lab::isolated;
 use selvedge_lab::traffic::Ping;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, peer};
+use crate::cluster::{Claim, Cluster, peer};
 
 impl Cluster {
     /// The addresses that pods of node1 reach only through the tunnel.
     pub(crate) fn routed(&self) -> BTreeSet<IpAddr> {
-        let read = async { self.lab.nodes()[0].netlink().unwrap().routes().await.unwrap() };
-        let routes = self.lab.runtime().block_on(read);
+        let netlink = self.lab.nodes()[0].netlink().unwrap();
+        let routes = self.lab.runtime().block_on(netlink.routes()).unwrap();
         let to_nodes = routes.into_iter().filter(|route| route.table == POD_TABLE);
         to_nodes.map(|route| route.destination.addr()).collect()
     }
@@ -86,5 +87,58 @@ fn a_refused_address_reaches_no_route_no_set_and_no_peer() {
         let before = ping.received();
         cluster.wait_for("more replies", |_| ping.received() > before + 500);
         cluster.assert_nothing_lost(&ping.stop());
+    });
+}
+
+/// As after the storage of the API server was restored from an old backup.
+#[test]
+fn a_list_that_lacks_a_node_takes_nothing_from_it_until_a_get_does() {
+    isolated!(|| {
+        let cluster = Cluster::start();
+        let ping = cluster.ping();
+        cluster.wait_for("replies", |_| ping.received() > 50);
+        let state =
+            |cluster: &Cluster| (peer(cluster, "node2").map(|peer| peer.allowed_ips), cluster.routed());
+        let before = state(&cluster);
+        let is_missed = |cluster: &Cluster| {
+            cluster.status(0).is_some() && cluster.get("/metrics").contains("selvedge_missing_nodes 1")
+        };
+        cluster.lab.store().lose(&NODES, "", "node2").unwrap();
+        cluster.wait_for("node1 to miss node2", is_missed);
+        assert_eq!(state(&cluster), before);
+        // What is kept is on disk.
+        assert!(cluster.lab.nodes()[0].agent.kill());
+        cluster.wait_for("its successor to miss node2", |cluster| {
+            cluster.lab.nodes()[0].agent.starts() == 2 && is_missed(cluster)
+        });
+        let received = ping.received();
+        cluster.wait_for("more replies", |_| ping.received() > received + 500);
+        assert_eq!(state(&cluster), before);
+        cluster.assert_nothing_lost(&ping.stop());
+
+        let of_node2 =
+            |request: &selvedge_lab::api::Request| request.verb == "get" && request.name == "node2";
+        let fault = Fault::new(Action::Fail(Failure::internal())).when(of_node2);
+        let fault = cluster.lab.api().inject(fault);
+        let pod_cidr = cluster.lab.nodes()[1].pod_cidrs()[0].to_string();
+        cluster.create(&Claim { pod_cidr, ..Claim::good("newcomer", 3) });
+        cluster.wait_for("the newcomer to be refused in the name of node2", |cluster| {
+            let refused = cluster.status(0).map(|status| status.refused).unwrap_or_default();
+            let by_name = |refused: &selvedge::agent::status::Refused| {
+                refused.node == "newcomer"
+                    && refused.reason == "CIDRTaken"
+                    && refused.message.contains("node2")
+            };
+            refused.iter().any(by_name)
+        });
+        assert_eq!(state(&cluster).0, before.0);
+        drop(fault);
+        cluster.wait_for("what node2 had to be the newcomer's", |cluster| {
+            cluster.has_peer("newcomer") && !cluster.has_peer("node2")
+        });
+        let gone = cluster.lab.nodes()[1].addresses();
+        cluster.wait_for("its addresses to be no member's", |cluster| {
+            gone.iter().all(|address| !cluster.routed().contains(address))
+        });
     });
 }

@@ -308,6 +308,28 @@ impl Store {
         inner.forgotten = inner.version;
     }
 
+    /// Loses an object, as a storage that was restored from an old backup does: nothing reports a deletion, the history is
+    /// gone, and every watch has to begin with a list.
+    ///
+    /// # Errors
+    /// There is no such object.
+    pub fn lose(
+        &self,
+        resource: &'static Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Arc<Object>, Failure> {
+        let key = key(resource, namespace, name);
+        let mut inner = self.lock();
+        let lost = Arc::clone(inner.get(resource, &key)?);
+        inner.objects.remove(&key);
+        inner.version += 1;
+        inner.history.clear();
+        inner.forgotten = inner.version;
+        self.version.send_replace(inner.version);
+        Ok(lost)
+    }
+
     fn commit(&self, inner: &mut Inner, kind: ChangeKind, key: Key, mut object: Value) -> Arc<Object> {
         inner.version += 1;
         let version = inner.version;

@@ -10,7 +10,7 @@ use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
 use crate::agent::events::Reporting;
 use crate::agent::members::Members;
 use crate::agent::status::Refused;
-use crate::agent::view::store::Subscription;
+use crate::agent::view::store::{Store, Subscription};
 use crate::config::Config;
 use crate::mesh::node_object::OwnNode;
 use crate::mesh::record::Records;
@@ -25,6 +25,8 @@ pub(in crate::agent) struct Mesh {
     confirmed: Subscription<Confirmed>,
     known: Known,
     records: Records,
+    /// The records on disk have the same claims, but not how all peers are reached.
+    unsaved: bool,
     /// What the last resolution that is in force was made from.
     resolved: Option<Fabric>,
     reporting: Reporting,
@@ -50,22 +52,48 @@ impl Mesh {
         let confirmed = context.view.confirmed.subscribe(PartialEq::ne, bus());
         let reporting =
             Reporting::new(context.api.clone(), &context.config.node_name, context.metrics.clone());
-        Ok(Self { claims, confirmed, known: Known::default(), records, resolved: None, reporting, context })
+        Ok(Self {
+            claims,
+            confirmed,
+            known: Known::default(),
+            records,
+            unsaved: false,
+            resolved: None,
+            reporting,
+            context,
+        })
     }
 
     fn resolve(&mut self, fabric: Fabric) -> Outcome {
-        let mut resolution = resolve(&fabric, &self.known.observed(), &self.records);
+        let mut resolution = resolve(&fabric, &self.known.observed(&self.records), &self.records);
         let mut changes = Vec::new();
-        if resolution.records != self.records {
+        if !resolution.records.same_claims(&self.records) {
             resolution.records.save(&self.context.paths.records()).map_err(Unmet::failed)?;
-            self.records = std::mem::take(&mut resolution.records);
+            (self.records, self.unsaved) = (std::mem::take(&mut resolution.records), false);
             changes.push("accepted records".to_owned());
+        } else if resolution.records != self.records {
+            // How a peer is reached may change often, and nothing has to wait for it.
+            (self.records, self.unsaved) = (std::mem::take(&mut resolution.records), true);
         }
         (self.known.changed, self.resolved) = (false, Some(fabric));
         let refusals = resolution.refusals.iter().map(|refusal| (refusal.uid.clone(), refused(refusal)));
         self.reporting.report(&refusals.collect::<Vec<_>>());
+        let others = resolution.refusals.iter().filter_map(|refusal| refusal.reason.other());
+        self.context.view.contested.set(others.map(str::to_owned).collect());
+        let missing = self.known.missing(&self.records).count();
+        self.context.metrics.missing_nodes.set(i64::try_from(missing).unwrap_or(i64::MAX));
         self.publish(resolution);
         Ok(changes)
+    }
+
+    fn save_reach(&mut self) -> Result<(), Unmet> {
+        if std::mem::take(&mut self.unsaved) {
+            self.records
+                .save(&self.context.paths.records())
+                .inspect_err(|_| self.unsaved = true)
+                .map_err(Unmet::failed)?;
+        }
+        Ok(())
     }
 
     fn publish(&self, resolution: Resolution) {
@@ -91,14 +119,20 @@ impl Known {
         &mut self,
         claims: &Subscription<NodeClaims>,
         confirmed: &Subscription<Confirmed>,
+        nodes: &Store<NodeClaims>,
         records: &Records,
     ) {
         for (key, object) in claims.take() {
             self.changed |= !self.waits(&key.name, object.as_ref().map(|object| &*object.value), records);
-            match object {
-                Some(object) => self.claims.insert(key.name, object.value),
-                None => self.claims.remove(&key.name),
-            };
+            if let Some(object) = object {
+                self.claims.insert(key.name, object.value);
+                continue;
+            }
+            self.claims.remove(&key.name);
+            // A deletion that was reported acts at once; what a list lacks is remembered.
+            if !nodes.is_missing(&key) {
+                self.confirmed.remove(&key.name);
+            }
         }
         for (key, object) in confirmed.take() {
             self.changed = true;
@@ -117,17 +151,29 @@ impl Known {
             && claims.is_some_and(|claims| need(claims, confirmed) == Need::Now)
     }
 
-    fn observed(&self) -> Vec<ObservedNode> {
+    fn observed(&self, records: &Records) -> Vec<ObservedNode> {
         let observed = |(name, claims): (&String, &Arc<NodeClaims>)| ObservedNode {
             claims: Arc::clone(claims),
             confirmed: self.confirmed.get(name).cloned(),
         };
-        self.claims.iter().map(observed).collect()
+        self.claims.iter().map(observed).chain(self.missing(records)).collect()
+    }
+
+    /// The Nodes that have records and are not known to be deleted, although no list has them.
+    fn missing(&self, records: &Records) -> impl Iterator<Item = ObservedNode> {
+        let missing = self.confirmed.iter().filter(move |(name, _)| !self.claims.contains_key(*name));
+        missing.filter_map(move |(name, confirmed)| {
+            let record = records.nodes.get(name).filter(|record| record.uid == confirmed.uid)?;
+            Some(ObservedNode::remembered(name, record, Arc::clone(confirmed)))
+        })
     }
 }
 
 impl Controller for Mesh {
-    async fn reconcile(&mut self, _: Triggers) -> Outcome {
+    async fn reconcile(&mut self, pending: Triggers) -> Outcome {
+        if pending.has(Trigger::Resync) {
+            self.save_reach()?;
+        }
         let own = self.context.own()?;
         if !self.context.view.nodes.is_synced() {
             return Err(Unmet::waiting("the Nodes of the cluster have not been listed yet"));
@@ -135,7 +181,7 @@ impl Controller for Mesh {
         if !self.context.view.confirmed.is_synced() {
             return Err(Unmet::waiting("the Nodes of the cluster have not been confirmed yet"));
         }
-        self.known.update(&self.claims, &self.confirmed, &self.records);
+        self.known.update(&self.claims, &self.confirmed, &self.context.view.nodes, &self.records);
         let fabric = fabric(&self.context.config, &own, self.context.keys.lock().all());
         if !self.known.changed && self.resolved.as_ref() == Some(&fabric) {
             return Ok(Vec::new());

@@ -1,14 +1,16 @@
 //! What the agent knows of the cluster: a typed store for each watched kind, with the fields that somebody reads.
 //!
 //! A [`store`] keeps objects and tells its subscribers what changed; [`own`] is this node's own object. The
-//! [`sources`](super::sources) fill them.
+//! [`sources`](super::sources) fill them. [`contest`] goes the other way: what the mesh controller wants to know again.
 
+pub(super) mod contest;
 pub(super) mod own;
 pub(super) mod store;
 
 use std::sync::Arc;
 
 use crate::mesh::resolve::{Confirmed, NodeClaims};
+use contest::Contested;
 use own::Own;
 use store::Store;
 
@@ -20,10 +22,17 @@ pub(super) struct View {
     pub(super) nodes: Arc<Store<NodeClaims>>,
     /// What a GET of a whole Node has confirmed. Synced once every Node of the first list has been asked for.
     pub(super) confirmed: Arc<Store<Confirmed>>,
+    /// Nodes that others contest, and that are to be asked for again.
+    pub(super) contested: Arc<Contested>,
 }
 
 impl View {
     pub(super) fn new(bus: super::control::Bus) -> Self {
-        Self { own: Own::new(bus), nodes: Arc::default(), confirmed: Arc::default() }
+        Self {
+            own: Own::new(bus),
+            nodes: Arc::default(),
+            confirmed: Arc::default(),
+            contested: Arc::default(),
+        }
     }
 }

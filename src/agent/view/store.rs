@@ -28,6 +28,8 @@ pub(crate) struct Store<V> {
 #[derive(Debug)]
 struct Inner<V> {
     objects: BTreeMap<Key, Object<V>>,
+    /// What a list lacked, although nothing reported it as deleted.
+    missing: BTreeSet<Key>,
     synced: bool,
     subscribers: Vec<Arc<Subscriber<V>>>,
 }
@@ -68,7 +70,12 @@ pub(crate) struct Subscription<V> {
 
 impl<V> Default for Store<V> {
     fn default() -> Self {
-        let inner = Inner { objects: BTreeMap::new(), synced: false, subscribers: Vec::new() };
+        let inner = Inner {
+            objects: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            synced: false,
+            subscribers: Vec::new(),
+        };
         Self { inner: Mutex::new(inner) }
     }
 }
@@ -83,6 +90,7 @@ impl<V: PartialEq> Store<V> {
             object.version = version;
             return;
         }
+        inner.missing.remove(key);
         let value = Arc::new(value);
         let before = inner.objects.insert(key.clone(), Object { version, value: Arc::clone(&value) });
         let before = before.map(|object| object.value);
@@ -91,22 +99,37 @@ impl<V: PartialEq> Store<V> {
         wake(&woken);
     }
 
-    /// Removes one object.
+    /// Removes one object, which is known to be deleted.
     pub(crate) fn delete(&self, key: &Key) {
         let mut inner = self.inner();
-        let Some(before) = inner.objects.remove(key) else { return };
-        let woken = inner.note(key, Some(&before.value), None);
+        let before = inner.objects.remove(key);
+        let woken = match (inner.missing.remove(key), before) {
+            (_, Some(before)) => inner.note(key, Some(&before.value), None),
+            (true, None) => inner.note_all(key),
+            (false, None) => return,
+        };
         drop(inner);
         wake(&woken);
     }
 
-    /// Takes a complete list: what is not in it is gone.
+    /// A missing object is known to be deleted now. One that is back by now stays.
+    pub(crate) fn confirm_deletion(&self, key: &Key) {
+        let mut inner = self.inner();
+        if inner.missing.remove(key) {
+            let woken = inner.note_all(key);
+            drop(inner);
+            wake(&woken);
+        }
+    }
+
+    /// Takes a complete list: what is not in it is missing. A list alone does not tell whether it was deleted.
     pub(crate) fn replace(&self, list: BTreeMap<Key, (String, V)>) {
         let mut inner = self.inner();
         let mut before = std::mem::take(&mut inner.objects);
         let first = !std::mem::replace(&mut inner.synced, true);
         let mut woken = Vec::new();
         for (key, (version, value)) in list {
+            inner.missing.remove(&key);
             let old = before.remove(&key).map(|object| object.value);
             let value = match &old {
                 Some(old) if **old == value => Arc::clone(old),
@@ -117,6 +140,7 @@ impl<V: PartialEq> Store<V> {
         }
         for (key, object) in before {
             woken.extend(inner.note(&key, Some(&object.value), None));
+            inner.missing.insert(key);
         }
         // An empty first list is news, too.
         if first {
@@ -141,6 +165,16 @@ impl<V> Store<V> {
     /// Whether a complete list has been seen.
     pub(crate) fn is_synced(&self) -> bool {
         self.inner().synced
+    }
+
+    /// Whether a list lacked the object, and nothing has reported it as deleted since.
+    pub(crate) fn is_missing(&self, key: &Key) -> bool {
+        self.inner().missing.contains(key)
+    }
+
+    /// The keys of all objects, ascending.
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        self.inner().objects.keys().cloned().collect()
     }
 
     /// How many objects there are.
@@ -173,6 +207,14 @@ impl<V> Store<V> {
 }
 
 impl<V> Inner<V> {
+    /// Notes a change for everybody.
+    fn note_all(&self, key: &Key) -> Vec<Arc<Subscriber<V>>> {
+        for subscriber in &self.subscribers {
+            subscriber.dirty().insert(key.clone());
+        }
+        self.subscribers.clone()
+    }
+
     /// Notes a change for those who asked for such; returns them.
     fn note(&self, key: &Key, before: Option<&V>, after: Option<&V>) -> Vec<Arc<Subscriber<V>>> {
         let differs = |subscriber: &&Arc<Subscriber<V>>| match (before, after) {
@@ -271,6 +313,31 @@ mod tests {
         assert_eq!((woken.load(Ordering::Relaxed), subscription.take().len()), (3, 1));
         store.replace(list(&["b"]));
         assert_eq!(woken.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn what_a_list_lacks_is_missing_until_it_is_back_or_deleted() {
+        let store: Arc<Store<(u8, u8)>> = Arc::default();
+        let (subscription, woken) = counted(&store);
+        let keys = ["a", "b", "c"].map(Key::name);
+        let list =
+            |names: &[&str]| names.iter().map(|name| (Key::name(*name), (String::new(), (1, 1)))).collect();
+        store.replace(list(&["a", "b", "c"]));
+        store.delete(&keys[2]);
+        store.replace(list(&[]));
+        assert_eq!(keys.clone().map(|key| store.is_missing(&key)), [true, true, false]);
+        subscription.take();
+        let before = woken.load(Ordering::Relaxed);
+        store.delete(&keys[0]);
+        assert_eq!(
+            (subscription.take().len(), woken.load(Ordering::Relaxed)),
+            (1, before + 1),
+            "a deletion is news"
+        );
+        store.apply(&keys[1], String::new(), (1, 1));
+        assert!(!store.is_missing(&keys[0]) && !store.is_missing(&keys[1]));
+        store.delete(&keys[0]);
+        assert_eq!(woken.load(Ordering::Relaxed), before + 2, "deleted again, it is not");
     }
 
     proptest! {

@@ -114,6 +114,13 @@ fn accepted(nodes: &[ObservedNode]) -> Records {
     resolution.records
 }
 
+/// The records as claims alone: how a peer is reached is another matter.
+fn claims_of(records: &Records) -> Records {
+    let nodes =
+        records.nodes.iter().map(|(name, record)| (name.clone(), Record { reach: None, ..record.clone() }));
+    Records { nodes: nodes.collect() }
+}
+
 fn names(resolution: &Resolution) -> Vec<&str> {
     resolution.peers.iter().map(|peer| peer.name.as_str()).collect()
 }
@@ -167,7 +174,7 @@ fn a_rotating_node_has_two_keys() {
     assert_eq!(resolution.records.nodes["n1"].epoch, 6);
     let back = resolve(&fabric(), &[rotating], &resolution.records);
     assert_eq!(labels(&back), [("n1", "EpochBack")]);
-    assert_eq!((names(&back), &back.records), (vec![], &resolution.records));
+    assert_eq!((names(&back), &back.records), (vec![], &claims_of(&resolution.records)));
 }
 
 #[test]
@@ -345,7 +352,7 @@ fn a_changed_cidr_waits_and_a_false_one_is_refused() {
     changed.confirmed.as_mut().unwrap().asked_at = "2".into();
     let resolution = resolve(&fabric(), &[changed], &records);
     assert_eq!((labels(&resolution), names(&resolution)), (vec![("n1", "CIDRsUnconfirmed")], vec![]));
-    assert_eq!((resolution.confirm, resolution.records), (vec![], records));
+    assert_eq!((resolution.confirm, resolution.records), (vec![], claims_of(&records)));
 }
 
 #[test]
@@ -495,6 +502,65 @@ fn a_deleted_node_frees_its_claims() {
     assert_eq!(resolution.records.nodes.keys().collect::<Vec<_>>(), ["n2"]);
 }
 
+/// As the mesh controller gives a Node that a list lacks.
+fn missing(name: &str, records: &Records) -> super::ObservedNode {
+    let record = &records.nodes[name];
+    super::ObservedNode::remembered(name, record, Arc::new(super::Confirmed::from_record(record)))
+}
+
+#[test]
+fn a_missing_node_stays_as_it_was() {
+    let mut rotating = node(1);
+    set(&mut rotating, NEXT_PUBLIC_KEY, key(11));
+    set(&mut rotating, LOCATION, "a");
+    let before = resolve(&fabric(), &[rotating, node(2)], &Records::default());
+    let observed = [missing("n1", &before.records), node(2).observed()];
+    let after = super::resolve(&fabric(), &observed, &before.records);
+    assert_eq!(after, before, "its peer, its addresses and its record");
+}
+
+#[test]
+fn a_missing_node_that_was_refused_is_no_peer_and_keeps_its_claims() {
+    let mut broken = node(1);
+    set(&mut broken, ENDPOINTS, "nonsense");
+    let records = resolve(&fabric(), &[broken], &accepted(&[node(1)])).records;
+    let resolution = super::resolve(&fabric(), &[missing("n1", &records)], &records);
+    assert_eq!((names(&resolution), labels(&resolution), &resolution.records), (vec![], vec![], &records));
+    assert_eq!(resolution.addresses, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+}
+
+#[test]
+fn what_a_missing_node_has_is_refused_to_newcomers_by_its_name() {
+    let records = accepted(&[node(1)]);
+    let (mut key_thief, mut squatter, mut neighbour) = (node(2), node(3), node(4));
+    set(&mut key_thief, PUBLIC_KEY, key(1));
+    own_cidr(&mut squatter, "10.244.1.0/24");
+    own_address(&mut neighbour, "192.0.2.1");
+    let newcomers = [key_thief, squatter, neighbour];
+    let mut observed: Vec<_> = newcomers.iter().map(ObservedNode::observed).collect();
+    observed.push(missing("n1", &records));
+    let resolution = super::resolve(&fabric(), &observed, &records);
+    assert_eq!(labels(&resolution), [("n2", "KeyTaken"), ("n3", "CIDRTaken"), ("n4", "AddressShared")]);
+    assert!(resolution.refusals.iter().all(|refusal| refusal.reason.other() == Some("n1")));
+    assert!(resolution.refusals.iter().all(|refusal| refusal.reason.to_string().contains("n1")));
+    assert_eq!(allowed(&resolution, "n1"), ["10.244.1.0/24", "192.0.2.1/32"]);
+    // A deletion, or a GET that finds no such Node, frees all of it.
+    let resolution = resolve(&fabric(), &newcomers, &records);
+    assert_eq!((labels(&resolution), names(&resolution)), (vec![], vec!["n2", "n3", "n4"]));
+}
+
+#[test]
+fn a_missing_node_has_nothing_that_is_this_nodes_own() {
+    let records = accepted(&[node(1)]);
+    let mut fabric = fabric();
+    fabric.own.pod_cidrs = vec!["10.244.1.0/24".parse().unwrap()];
+    let resolution = super::resolve(&fabric, &[missing("n1", &records)], &records);
+    assert_eq!((names(&resolution), labels(&resolution)), (vec![], vec![("n1", "CIDRTaken")]));
+    fabric.ranges.pods = vec!["10.245.0.0/16".parse().unwrap()];
+    let resolution = super::resolve(&fabric, &[missing("n1", &records)], &records);
+    assert_eq!((names(&resolution), labels(&resolution)), (vec![], vec![("n1", "CIDROutside")]));
+}
+
 #[test]
 fn a_node_made_anew_starts_anew() {
     let mut anew = node(1);
@@ -516,7 +582,7 @@ fn a_refused_node_keeps_its_claims() {
     set(&mut thief, PUBLIC_KEY, key(1));
     let resolution = resolve(&fabric(), &[broken, thief], &records);
     assert_eq!(labels(&resolution), [("n1", "MalformedAnnotation"), ("n2", "KeyTaken")]);
-    assert_eq!(resolution.records, records);
+    assert_eq!(resolution.records, claims_of(&records));
 }
 
 #[test]
@@ -765,6 +831,37 @@ proptest! {
             resolution.records.save(&path).unwrap();
             prop_assert_eq!(Records::open(&path).unwrap(), (resolution.records.clone(), None));
             records = resolution.records;
+        }
+    }
+
+    /// A list that lacks any of the Nodes changes nothing about those that it lacks.
+    #[test]
+    fn a_list_that_lacks_nodes_changes_nothing(
+        history in proptest::collection::vec(any_nodes(), 1..4),
+        lacking in proptest::collection::vec(any::<bool>(), 5),
+    ) {
+        let fabric = fabric();
+        let mut before = Resolution::default();
+        let mut last = Vec::new();
+        for nodes in history {
+            before = resolve(&fabric, &nodes, &before.records);
+            last = nodes;
+        }
+        let lacks = |(index, node): (usize, &ObservedNode)| lacking[index] && before.records.nodes.contains_key(&node.name);
+        let observed: Vec<_> = last.iter().enumerate().map(|(index, node)| match lacks((index, node)) {
+            true => missing(&node.name, &before.records),
+            false => node.observed(),
+        }).collect();
+        let after = super::resolve(&fabric, &observed, &before.records);
+        check_sound(&fabric, &after);
+        let lacking: Vec<&str> = last.iter().enumerate().filter(|it| lacks(*it)).map(|(_, node)| node.name.as_str()).collect();
+        for name in &lacking {
+            prop_assert_eq!(&after.records.nodes[*name], &before.records.nodes[*name]);
+        }
+        for peer in before.peers.iter().filter(|peer| lacking.contains(&peer.name.as_str())) {
+            prop_assert!(after.peers.contains(peer), "{:?} is {:?}", peer, after.peers);
+            let addresses = peer.allowed_ips.iter().filter(|net| !fabric.ranges.hold_pods(net)).map(IpNet::addr);
+            prop_assert!(addresses.into_iter().all(|address| after.addresses.contains(&address)));
         }
     }
 

@@ -153,6 +153,18 @@ async fn a_broken_watch_resumes_and_an_expired_one_lists_again() {
 }
 
 #[tokio::test]
+async fn a_lost_object_is_in_no_list_and_no_event_reports_its_deletion() {
+    let lab = Lab::new().await;
+    lab.add_node("n0");
+    lab.add_node("n1");
+    let mut events = watcher(lab.nodes(), watcher::Config::default()).boxed();
+    assert_eq!(tell(4, &mut events).await, ["init", "init n0", "init n1", "done"]);
+    lab.server.store().lose(&NODES, "", "n0").unwrap();
+    assert_eq!(tell(3, &mut events).await, ["init", "init n1", "done"]);
+    assert_eq!(super::code(lab.nodes().get("n0").await), 404);
+}
+
+#[tokio::test]
 async fn too_old_a_version_is_an_error_event() {
     let lab = Lab::new().await;
     lab.add_node("n0");
