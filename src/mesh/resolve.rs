@@ -9,6 +9,7 @@ mod address;
 mod candidate;
 mod claim;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -192,6 +193,8 @@ pub struct Resolution {
     pub refusals: Vec<Refusal>,
     /// Names of Nodes that wait for their confirmation (see [`need`]); until then what was believed before stays.
     pub confirm: Vec<String>,
+    /// Names of Nodes that have what others claim, to be asked for again: a GET that does not show it any more frees it.
+    pub contested: BTreeSet<String>,
     /// What is accepted now. Save it before the peers are put to use, if it is not what it was.
     pub records: Records,
 }
@@ -249,7 +252,8 @@ pub fn resolve(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Re
 fn pass(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolution {
     let mut resolution = Resolution::default();
     let nodes = others(fabric, nodes, &mut resolution.refusals);
-    let known = present(&nodes, records);
+    let standing = present(&nodes, records);
+    let known: BTreeMap<&str, &Record> = standing.iter().map(|(name, record)| (*name, &**record)).collect();
     let candidates: Vec<_> = nodes
         .values()
         .filter_map(|node| {
@@ -268,6 +272,7 @@ fn pass(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolutio
     }
     resolution.addresses = address::members(fabric, &nodes, &resolution.records.nodes);
     resolution.refusals.sort_by(|one, other| one.node.cmp(&other.node));
+    resolution.contested = contested(&nodes, &resolution);
     resolution
 }
 
@@ -313,15 +318,49 @@ fn others<'a>(
     by_name
 }
 
-/// The records of Nodes that are still there, not as another object of the same name.
+/// The records of Nodes that are still there, not as another object of the same name, as far as they stand.
 fn present<'a>(
     nodes: &BTreeMap<&'a str, &'a ObservedNode>,
     records: &'a Records,
-) -> BTreeMap<&'a str, &'a Record> {
-    let same = |(name, node): (&&'a str, &&ObservedNode)| {
-        records.nodes.get(*name).filter(|record| record.uid == node.claims.uid).map(|record| (*name, record))
+) -> BTreeMap<&'a str, Cow<'a, Record>> {
+    let same = |(name, node): (&&'a str, &&'a ObservedNode)| {
+        let record = records.nodes.get(*name).filter(|record| record.uid == node.claims.uid)?;
+        Some((*name, standing(record, node.confirmed.as_deref())))
     };
     nodes.iter().filter_map(same).collect()
+}
+
+/// The record without prefixes and addresses that the last GET no longer showed: those are free, whatever the Node publishes.
+fn standing<'a>(record: &'a Record, confirmed: Option<&Confirmed>) -> Cow<'a, Record> {
+    let answer = confirmed.filter(|answer| answer.uid == record.uid && answer.asked.is_some());
+    let Some(facts) = answer.map(|answer| &answer.facts) else { return Cow::Borrowed(record) };
+    if facts.cover(&Confirmed::from_record(record).facts) {
+        return Cow::Borrowed(record);
+    }
+    let mut record = record.clone();
+    record.pod_cidrs.retain(|net| facts.pod_cidrs.contains(net));
+    record.node_addresses.retain(|address| facts.node_addresses.contains(address));
+    record.held_addresses.retain(|address| facts.node_addresses.contains(address));
+    Cow::Owned(record)
+}
+
+/// Nodes that have what another claims or, without publishing anything, has: their objects may not show it any more.
+fn contested(nodes: &BTreeMap<&str, &ObservedNode>, resolution: &Resolution) -> BTreeSet<String> {
+    let mut contested: BTreeSet<String> =
+        resolution.refusals.iter().filter_map(|refusal| refusal.reason.other()).map(str::to_owned).collect();
+    let records = resolution.records.nodes.iter();
+    let holders: BTreeMap<IpAddr, &String> = records
+        .flat_map(|(name, record)| record.held_addresses.iter().map(move |address| (*address, name)))
+        .collect();
+    let silent = nodes.values().filter(|node| matches!(node.claims.published, Ok(None)));
+    for node in silent {
+        let seen = node.confirmed.iter().filter(|confirmed| confirmed.asked.is_some());
+        for address in seen.flat_map(|confirmed| &confirmed.facts.node_addresses) {
+            let holder = holders.get(address).filter(|holder| ***holder != node.claims.name);
+            contested.extend(holder.map(|holder| (*holder).clone()));
+        }
+    }
+    contested
 }
 
 fn peer(fabric: &Fabric, candidate: &Candidate<'_>, held: &[IpAddr]) -> Peer {

@@ -142,3 +142,25 @@ fn a_list_that_lacks_a_node_takes_nothing_from_it_until_a_get_does() {
         });
     });
 }
+
+/// The former owner of an address goes on publishing it; nothing but its status says that it is another node's now.
+#[test]
+fn an_address_that_a_node_no_longer_has_goes_to_its_next_owner() {
+    isolated!(|| {
+        let cluster = Cluster::start();
+        let former = Claim::good("former", 1);
+        cluster.create(&former);
+        let has = |cluster: &Cluster, name: &str| {
+            let host = format!("{}/32", former.address);
+            peer(cluster, name).is_some_and(|peer| peer.allowed_ips.iter().any(|net| net.to_string() == host))
+        };
+        cluster.wait_for("the former owner to have its address", |cluster| has(cluster, "former"));
+        cluster.set_addresses("former", &["172.31.177.2".to_owned()]);
+        cluster.create(&Claim { address: former.address.clone(), ..Claim::good("next", 2) });
+        cluster.wait_for("the next owner to have the address", |cluster| has(cluster, "next"));
+        assert!(!has(&cluster, "former") && cluster.has_peer("former"));
+        cluster.wait_for("the former owner's claim to be refused", |cluster| {
+            cluster.refusals("former") == ["AddressesUnconfirmed"] && cluster.refusals("next").is_empty()
+        });
+    });
+}

@@ -78,8 +78,7 @@ impl Mesh {
         (self.known.changed, self.resolved) = (false, Some(fabric));
         let refusals = resolution.refusals.iter().map(|refusal| (refusal.uid.clone(), refused(refusal)));
         self.reporting.report(&refusals.collect::<Vec<_>>());
-        let others = resolution.refusals.iter().filter_map(|refusal| refusal.reason.other());
-        self.context.view.contested.set(others.map(str::to_owned).collect());
+        self.context.view.contested.set(std::mem::take(&mut resolution.contested));
         let missing = self.known.missing(&self.records).count();
         self.context.metrics.missing_nodes.set(i64::try_from(missing).unwrap_or(i64::MAX));
         self.publish(resolution);

@@ -141,7 +141,8 @@ fn known_addresses(fabric: &Fabric, record: Option<&Record>) -> Vec<IpAddr> {
     node_addresses(&fabric.ranges, known.iter().copied())
 }
 
-/// Believes `claimed` if each of it was `known` before or is `confirmed`. The error is what is in neither.
+/// Believes `claimed` if each of it was `known` before, and no GET has found it gone since, or is `confirmed`. The error is
+/// what is in neither.
 fn fact<T: Copy + PartialEq>(
     node: &ObservedNode,
     claimed: &[T],

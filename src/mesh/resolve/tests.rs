@@ -502,6 +502,59 @@ fn a_deleted_node_frees_its_claims() {
     assert_eq!(resolution.records.nodes.keys().collect::<Vec<_>>(), ["n2"]);
 }
 
+/// A Node that goes on publishing what its object does not show any more.
+fn outdated(n: u8) -> ObservedNode {
+    let mut outdated = node(n);
+    let confirmed = outdated.confirmed.as_mut().unwrap();
+    confirmed.pod_cidrs = vec!["10.244.99.0/24".parse().unwrap()];
+    confirmed.node_addresses = vec!["192.0.2.99".parse().unwrap()];
+    outdated
+}
+
+#[test]
+fn what_a_get_no_longer_shows_is_free_whatever_its_former_owner_publishes() {
+    let records = accepted(&[node(1)]);
+    let (mut next, mut silent, mut moved) = (node(2), outdated(1), outdated(1));
+    own_address(&mut next, "192.0.2.1");
+    silent.annotations.clear();
+    moved.confirmed.as_mut().unwrap().pod_cidrs = node(1).confirmed.unwrap().pod_cidrs;
+    for (former, refused) in [(moved, vec![("n1", "AddressesUnconfirmed")]), (silent, vec![])] {
+        let resolution = resolve(&fabric(), &[former, next.clone()], &records);
+        assert_eq!(labels(&resolution), refused);
+        assert_eq!(allowed(&resolution, "n2"), ["10.244.2.0/24", "192.0.2.1/32"]);
+        let former = resolution.peers.iter().find(|peer| peer.name == "n1");
+        assert!(
+            former.is_none_or(|peer| peer.allowed_ips == ["10.244.1.0/24".parse().unwrap()]),
+            "{former:?}"
+        );
+        assert!(!resolution.records.nodes["n1"].node_addresses.contains(&"192.0.2.1".parse().unwrap()));
+    }
+    let mut heir = node(3);
+    own_cidr(&mut heir, "10.244.1.0/24");
+    let resolution = resolve(&fabric(), &[outdated(1), heir], &records);
+    assert_eq!((labels(&resolution), names(&resolution)), (vec![("n1", "CIDRsUnconfirmed")], vec!["n3"]));
+}
+
+#[test]
+fn who_has_what_another_claims_is_asked_for_again() {
+    let records = accepted(&[node(1)]);
+    let known = |mut node: ObservedNode| {
+        node.confirmed.as_mut().unwrap().asked_at = "before".into();
+        node
+    };
+    let (mut squatter, mut neighbour, mut silent) = (node(2), node(3), node(4));
+    own_cidr(&mut squatter, "10.244.1.0/24");
+    own_address(&mut neighbour, "192.0.2.1");
+    own_address(&mut silent, "192.0.2.1");
+    silent.annotations.clear();
+    for other in [squatter, neighbour, silent] {
+        let resolution = resolve(&fabric(), &[known(node(1)), other.clone()], &records);
+        assert_eq!(resolution.contested, ["n1".to_owned()].into(), "{other:?}");
+        assert!(names(&resolution).contains(&"n1"), "until then all is as it was");
+    }
+    assert_eq!(resolve(&fabric(), &[node(1), node(2)], &records).contested, BTreeSet::new());
+}
+
 /// As the mesh controller gives a Node that a list lacks.
 fn missing(name: &str, records: &Records) -> super::ObservedNode {
     let record = &records.nodes[name];
@@ -806,6 +859,7 @@ proptest! {
             }
             prop_assert_eq!(&resolve(&fabric, &reordered, &records), &resolution);
             let again = resolve(&fabric, &nodes, &resolution.records);
+            prop_assert!(resolution.contested.iter().all(|name| resolution.records.nodes.contains_key(name) || nodes.iter().any(|node| node.name == *name) || name == "own"));
             prop_assert_eq!((&again.peers, &again.records), (&resolution.peers, &resolution.records));
             for (name, old) in &records.nodes {
                 let there = nodes.iter().find(|node| node.name == *name);
@@ -823,6 +877,15 @@ proptest! {
                 let nets = peer.allowed_ips.iter().filter(|net| fabric.ranges.hold_pods(net));
                 for net in nets {
                     prop_assert!(known.contains(&net), "{net} was never confirmed of {peer:?}");
+                }
+                // What a GET of now does not show is believed no more.
+                if let Some(now) = node.confirmed.iter().find(|now| now.uid == node.uid && now.asked_at == node.resource_version) {
+                    let shown = |net: &&IpNet| {
+                        now.pod_cidrs.contains(net)
+                            || now.node_addresses.iter().any(|address| IpNet::from(*address) == **net)
+                    };
+                    let hidden = peer.allowed_ips.iter().find(|net| !shown(net));
+                    prop_assert!(hidden.is_none(), "{hidden:?} of {peer:?} is gone");
                 }
             }
             // What is saved is never taken for damaged.

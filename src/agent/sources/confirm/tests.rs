@@ -283,3 +283,26 @@ async fn a_node_that_exists_is_kept_whatever_a_list_lacks() {
     bench.contest(2);
     assert!(bench.is_confirmed(2) && bench.nodes.is_missing(&name(2)));
 }
+
+/// Its object may have changed since it was confirmed, and no event says so: a heartbeat looks the same.
+#[tokio::test]
+async fn a_contested_node_is_asked_for_again_with_growing_pauses() {
+    let bench = Bench::start(&server([1, 2]), &[1, 2], LONG);
+    until("the first list", || bench.confirmed.is_synced()).await;
+    assert_eq!(bench.gets(1), 0, "the record had confirmed it");
+    let moved = json!([{"type": "InternalIP", "address": "192.0.2.77"}]);
+    bench.server.nodes.lock().unwrap().get_mut("n001").unwrap()["status"]["addresses"] = moved;
+    bench.contest(1);
+    let shown = || bench.confirmed.get(&name(1)).unwrap().value.facts.node_addresses.clone();
+    until("what the object shows now", || shown() == ["192.0.2.77".parse::<std::net::IpAddr>().unwrap()])
+        .await;
+    assert_eq!((bench.gets(1), bench.gets(2)), (1, 0));
+    // Heartbeats without end: the pauses grow from a second.
+    let begun = Instant::now();
+    for version in 2..60 {
+        bench.nodes.apply(&name(1), version.to_string(), claims(1, true));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let most = 1 + usize::try_from(begun.elapsed().as_secs() * 2).unwrap();
+    assert!(bench.gets(1) <= 1 + most, "{} GETs in {:?}", bench.gets(1), begun.elapsed());
+}
