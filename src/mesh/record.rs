@@ -58,6 +58,12 @@ impl Record {
     pub fn has_key(&self, key: &PublicKey) -> bool {
         self.keys.values().any(|keys| keys.contains(key))
     }
+
+    /// Says whether the key is the main one of an epoch up to the accepted one, or of the next.
+    #[must_use]
+    pub fn is_main(&self, key: &PublicKey) -> bool {
+        self.keys.values().any(|keys| keys.first() == Some(key))
+    }
 }
 
 /// The accepted claims of all Nodes, by name.

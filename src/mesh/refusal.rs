@@ -53,8 +53,8 @@ pub enum Reason {
     /// A key of this node itself.
     #[error("key {} is this node's own", .0.short())]
     OwnKey(PublicKey),
-    /// A new key that another Node claims as well; neither is believed.
-    #[error("key {} is claimed by {other} too; neither is believed", key.short())]
+    /// A new key that another Node claims as well. Of two main keys neither is believed.
+    #[error("key {} is claimed by {other} too and not believed", key.short())]
     KeyDisputed {
         /// The key.
         key: PublicKey,

@@ -270,6 +270,7 @@ fn pass(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolutio
         resolution.peers.push(peer(fabric, &candidate, &held));
         resolution.records.nodes.insert(candidate.name().to_owned(), record(&candidate, held));
     }
+    claim::release(&mut resolution.records.nodes);
     resolution.addresses = address::members(fabric, &nodes, &resolution.records.nodes);
     resolution.refusals.sort_by(|one, other| one.node.cmp(&other.node));
     resolution.contested = contested(&nodes, &resolution);

@@ -21,8 +21,8 @@ use crate::cluster::{Claim, Cluster, peer};
 impl Cluster {
     /// The addresses that pods of node1 reach only through the tunnel.
     pub(crate) fn routed(&self) -> BTreeSet<IpAddr> {
-        let netlink = self.lab.nodes()[0].netlink().unwrap();
-        let routes = self.lab.runtime().block_on(netlink.routes()).unwrap();
+        let read = async { self.lab.nodes()[0].netlink().unwrap().routes().await.unwrap() };
+        let routes = self.lab.runtime().block_on(read);
         let to_nodes = routes.into_iter().filter(|route| route.table == POD_TABLE);
         to_nodes.map(|route| route.destination.addr()).collect()
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use selvedge_keys::PublicKey;
 
 use super::address::node_addresses;
 use super::{Fabric, ObservedNode, PeerKeys, Reason, Record, Refusal, Resolution};
@@ -23,6 +24,16 @@ pub(super) struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
+    /// Nothing of its prefixes is confirmed yet: it counts among the claimants of its keys, and is no peer.
+    pub(super) fn waits(&self) -> bool {
+        self.pod_cidrs.is_empty()
+    }
+
+    /// The key of lane 0 in the epoch in use. There is always one: `read` puts it first.
+    pub(super) fn main(&self) -> PublicKey {
+        self.keys[0].keys.public_key
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.node.claims.name
     }
@@ -32,7 +43,7 @@ impl Candidate<'_> {
     }
 }
 
-/// None when the Node is no member, waits for something, or is refused; the last with a refusal noted.
+/// None when the Node is no member, has no pod CIDR yet, or is refused; the last with a refusal noted.
 pub(super) fn read<'a>(
     fabric: &Fabric,
     node: &'a ObservedNode,
@@ -76,9 +87,7 @@ pub(super) fn read<'a>(
     };
     inside.into_iter().for_each(|address| note(Reason::AddressInside(address)));
     let pod_cidrs = cidrs.believed;
-    let candidate =
-        Candidate { node, keys: keys(annotations), annotations, record, pod_cidrs, node_addresses };
-    (!candidate.pod_cidrs.is_empty()).then_some(candidate)
+    Some(Candidate { node, keys: keys(annotations), annotations, record, pod_cidrs, node_addresses })
 }
 
 /// Something that only a GET of the Node can confirm.
@@ -110,7 +119,12 @@ fn epoch(annotations: &NodeAnnotations, record: Option<&Record>) -> Result<(), R
         return Err(Reason::EpochBack { claimed, accepted: record.epoch });
     }
     let accepted = record.keys.get(&claimed).filter(|_| claimed == record.epoch);
-    if accepted.is_some_and(|keys| !annotations.keys.iter().eq(keys.iter().copied())) {
+    // Lanes that were not believed are not in the record, and still published.
+    let same = |keys: &Vec<PublicKey>| {
+        keys.first() == Some(&annotations.keys.public_key)
+            && keys.iter().skip(1).all(|key| annotations.keys.lanes.contains(key))
+    };
+    if accepted.is_some_and(|keys| !same(keys)) {
         return Err(Reason::EpochReused(claimed));
     }
     Ok(())
