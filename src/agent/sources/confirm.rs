@@ -32,6 +32,11 @@ const AT_ONCE: usize = 4;
 /// All agents learn of a new Node in the same moment; each waits up to this long for every Node of the cluster, so that 5,000
 /// agents ask within 50 ms and not at once.
 const SPREAD: Duration = Duration::from_micros(10);
+/// Pause between two pages, so that the agents of a cluster that start together take turns.
+const PAGE_PAUSE: Duration = Duration::from_millis(20);
+/// Pauses after the API server has not answered, whatever changes meanwhile.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Missing Nodes that a log line names.
 const SHOWN: usize = 5;
 
@@ -91,7 +96,7 @@ impl Confirmer {
         let wake = Arc::clone(&changed);
         let subscription = self.nodes.subscribe(PartialEq::ne, move || wake.notify_one());
         let contested = Arc::clone(&self.contested);
-        let mut retry = Retry::default();
+        let mut retry = Retry::between(FIRST_RETRY, LAST_RETRY);
         loop {
             // Before what changed is taken: then that holds all of the first list.
             let is_synced = self.nodes.is_synced();
@@ -101,17 +106,16 @@ impl Confirmer {
             }
             self.contest();
             let due = self.due(Instant::now());
-            let pause = match self.ask(due).await {
-                Ok(()) => {
-                    retry = Retry::default();
-                    if is_synced {
-                        self.complete();
-                    }
-                    self.agenda.next().map(|at| at.saturating_duration_since(Instant::now()))
-                }
-                Err(_) => retry.next(),
-            };
             self.warn_of_missing(missing);
+            if self.ask(due).await.is_err() {
+                tokio::time::sleep(retry.next().unwrap_or(LAST_RETRY)).await;
+                continue;
+            }
+            retry = Retry::between(FIRST_RETRY, LAST_RETRY);
+            if is_synced {
+                self.complete();
+            }
+            let pause = self.agenda.next().map(|at| at.saturating_duration_since(Instant::now()));
             let news = async {
                 tokio::select! {
                     () = changed.notified() => {}
@@ -224,11 +228,10 @@ impl Confirmer {
     }
 
     async fn ask_present(&mut self, due: &[(Key, Object<NodeClaims>)]) -> Result<(), String> {
-        let nodes = match due.len() {
-            0 => return Ok(()),
-            1..=MOST_GETS => self.get(due.iter().map(|(key, _)| key.name.clone()).collect()).await?,
-            _ => self.list(due).await?,
-        };
+        if due.len() > MOST_GETS {
+            return self.list(due).await;
+        }
+        let nodes = self.get(due.iter().map(|(key, _)| key.name.clone()).collect()).await?;
         let mut nodes: BTreeMap<String, WholeNode> =
             nodes.into_iter().map(|node| (node.metadata.name.clone(), node)).collect();
         for (key, object) in due {
@@ -250,9 +253,6 @@ impl Confirmer {
 
     /// Never by a list: a list lacks them already.
     async fn ask_missing(&mut self, due: Vec<(Key, Arc<Confirmed>)>) -> Result<(), String> {
-        if due.is_empty() {
-            return Ok(());
-        }
         let nodes = self.get(due.iter().map(|(key, _)| key.name.clone()).collect()).await?;
         let mut nodes: BTreeMap<String, WholeNode> =
             nodes.into_iter().map(|node| (node.metadata.name.clone(), node)).collect();
@@ -307,6 +307,9 @@ impl Confirmer {
     }
 
     async fn get(&self, names: Vec<String>) -> Result<Vec<WholeNode>, String> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
         self.api
             .ask(|client| async move {
                 let asked = names.into_iter().map(|name| whole::get(client.clone(), name));
@@ -316,22 +319,27 @@ impl Confirmer {
             .await
     }
 
-    /// Pages through all Nodes and keeps those asked for.
-    async fn list(&self, due: &[(Key, Object<NodeClaims>)]) -> Result<Vec<WholeNode>, String> {
-        let mut nodes = Vec::with_capacity(due.len());
+    /// Pages through all Nodes. What a page has confirmed stays so, and is not asked for again if a later page fails.
+    async fn list(&mut self, due: &[(Key, Object<NodeClaims>)]) -> Result<(), String> {
+        let mut left: BTreeMap<&str, (&Key, &Object<NodeClaims>)> =
+            due.iter().map(|(key, object)| (key.name.as_str(), (key, object))).collect();
         let mut token = String::new();
         loop {
             let from = token.clone();
             let page = self.api.ask(|client| async move { whole::page(&client, &from).await }).await?;
-            let asked = |node: &WholeNode| {
-                due.binary_search_by(|(key, _)| key.name.as_str().cmp(&node.metadata.name)).is_ok()
-            };
-            nodes.extend(page.items.into_iter().filter(asked));
+            for node in page.items {
+                if let Some((key, object)) = left.remove(node.metadata.name.as_str()) {
+                    self.answered(key, object, Some(node));
+                }
+            }
             token = page.metadata.continue_token;
             if token.is_empty() {
-                return Ok(nodes);
+                break;
             }
+            tokio::time::sleep(jittered(PAGE_PAUSE)).await;
         }
+        left.into_values().for_each(|(key, object)| self.answered(key, object, None));
+        Ok(())
     }
 }
 

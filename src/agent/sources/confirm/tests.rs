@@ -70,8 +70,8 @@ struct Server {
     nodes: Mutex<BTreeMap<String, Value>>,
     /// Path and query of each request.
     requests: Mutex<Vec<String>>,
-    /// Requests that fail before the next one is served.
-    failures: Mutex<usize>,
+    /// Requests with this text in them fail, so many times.
+    failing: Mutex<(&'static str, usize)>,
 }
 
 impl Server {
@@ -95,9 +95,9 @@ impl Server {
                 json!({"kind": "Status", "status": "Failure", "message": "no", "reason": "", "code": code}),
             )
         };
-        let mut failures = self.failures.lock().unwrap();
-        if *failures > 0 {
-            *failures -= 1;
+        let mut failing = self.failing.lock().unwrap();
+        if failing.1 > 0 && uri.to_string().contains(failing.0) {
+            failing.1 -= 1;
             return status(500);
         }
         let nodes = self.nodes.lock().unwrap();
@@ -128,6 +128,23 @@ struct Bench {
     task: tokio::task::JoinHandle<()>,
 }
 
+fn parts(server: &Arc<Server>, grace: Duration) -> Confirmer {
+    Confirmer {
+        api: Api::of(server.client()),
+        own: "own".into(),
+        ranges: ClusterRanges::default(),
+        grace,
+        nodes: Arc::default(),
+        confirmed: Arc::default(),
+        contested: Arc::default(),
+        board: Arc::new(Board::new(&[], Vec::new(), Bus::default(), Metrics::default())),
+        agenda: Agenda::default(),
+        missing: BTreeSet::new(),
+        seen: Arc::default(),
+        is_complete: false,
+    }
+}
+
 impl Drop for Bench {
     fn drop(&mut self) {
         self.task.abort();
@@ -136,7 +153,7 @@ impl Drop for Bench {
 
 impl Bench {
     /// Starts the source with the first list: the Nodes that the server has.
-    fn start(server: &Arc<Server>, recorded: &[u8], grace: Duration) -> Self {
+    fn start(server: &Arc<Server>, recorded: &[u16], grace: Duration) -> Self {
         let (nodes, confirmed, contested) =
             (Arc::default(), Arc::<Store<Confirmed>>::default(), Arc::default());
         for n in recorded {
@@ -144,18 +161,10 @@ impl Bench {
             confirmed.apply(&name(*n), String::new(), answer);
         }
         let confirmer = Confirmer {
-            api: Api::of(server.client()),
-            own: "own".into(),
-            ranges: ClusterRanges::default(),
-            grace,
             nodes: Arc::clone(&nodes),
             confirmed: Arc::clone(&confirmed),
             contested: Arc::clone(&contested),
-            board: Arc::new(Board::new(&[], Vec::new(), Bus::default(), Metrics::default())),
-            agenda: Agenda::default(),
-            missing: BTreeSet::new(),
-            seen: Arc::default(),
-            is_complete: false,
+            ..parts(server, grace)
         };
         let bench = Self {
             server: Arc::clone(server),
@@ -175,17 +184,17 @@ impl Bench {
             .replace(numbers.into_iter().map(|n| (name(n), ("1".to_owned(), claims(n, true)))).collect());
     }
 
-    fn contest(&self, n: u8) {
+    fn contest(&self, n: u16) {
         self.contested.set([name(n).name].into());
     }
 
     /// How often one Node was asked for.
-    fn gets(&self, n: u8) -> usize {
+    fn gets(&self, n: u16) -> usize {
         let path = format!("/api/v1/nodes/{}", name(n).name);
         self.server.requests().iter().filter(|uri| uri.split('?').next() == Some(path.as_str())).count()
     }
 
-    fn is_confirmed(&self, n: u8) -> bool {
+    fn is_confirmed(&self, n: u16) -> bool {
         self.confirmed.get(&name(n)).is_some()
     }
 }
@@ -198,35 +207,41 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-fn name(n: u8) -> Key {
+fn name(n: u16) -> Key {
     Key::name(format!("n{n:03}"))
 }
 
-fn number(name: &str) -> u8 {
+fn number(name: &str) -> u16 {
     name[1..].parse().unwrap()
 }
 
-fn claims(n: u8, member: bool) -> NodeClaims {
+/// In numbers beyond a byte, keys and addresses repeat: nothing here minds.
+fn byte(n: u16) -> u8 {
+    n.to_be_bytes()[1]
+}
+
+fn claims(n: u16, member: bool) -> NodeClaims {
+    let last = byte(n);
     let texts = [
-        (PUBLIC_KEY, PrivateKey::from_bytes([n; 32]).public_key().to_string()),
+        (PUBLIC_KEY, PrivateKey::from_bytes([last; 32]).public_key().to_string()),
         (KEY_EPOCH, "1".into()),
-        (POD_CIDRS, format!("10.244.{n}.0/24")),
-        (NODE_ADDRESSES, format!("192.0.2.{n}")),
+        (POD_CIDRS, format!("10.244.{last}.0/24")),
+        (NODE_ADDRESSES, format!("192.0.2.{last}")),
     ];
     let texts = texts.map(|(name, text)| (name.to_owned(), text)).into();
     let published = if member { annotation::parse(&texts) } else { Ok(None) };
     NodeClaims { name: name(n).name, uid: format!("uid-{n}"), published }
 }
 
-fn object(n: u8) -> Value {
+fn object(n: u16) -> Value {
     json!({
         "metadata": {"name": name(n).name, "uid": format!("uid-{n}")},
-        "spec": {"podCIDRs": [format!("10.244.{n}.0/24")]},
-        "status": {"addresses": [{"type": "InternalIP", "address": format!("192.0.2.{n}")}]},
+        "spec": {"podCIDRs": [format!("10.244.{}.0/24", byte(n))]},
+        "status": {"addresses": [{"type": "InternalIP", "address": format!("192.0.2.{}", byte(n))}]},
     })
 }
 
-fn server(numbers: impl IntoIterator<Item = u8>) -> Arc<Server> {
+fn server(numbers: impl IntoIterator<Item = u16>) -> Arc<Server> {
     let nodes = numbers.into_iter().map(|n| (name(n).name, object(n))).collect();
     Arc::new(Server { nodes: Mutex::new(nodes), ..Server::default() })
 }
@@ -277,7 +292,7 @@ async fn a_node_that_exists_is_kept_whatever_a_list_lacks() {
     bench.contest(2);
     until("the missing Node to be asked for", || bench.gets(2) > before).await;
     // As long as the API server fails, nothing is free either.
-    *bench.server.failures.lock().unwrap() = 3;
+    *bench.server.failing.lock().unwrap() = ("n002", 3);
     bench.contested.set(BTreeSet::new());
     until("the source to see it", || bench.contested.get().is_empty()).await;
     bench.contest(2);
@@ -305,4 +320,96 @@ async fn a_contested_node_is_asked_for_again_with_growing_pauses() {
     }
     let most = 1 + usize::try_from(begun.elapsed().as_secs() * 2).unwrap();
     assert!(bench.gets(1) <= 1 + most, "{} GETs in {:?}", bench.gets(1), begun.elapsed());
+}
+
+#[tokio::test]
+async fn many_are_listed_in_pages_and_a_page_that_fails_costs_no_other() {
+    let server = server(0..600);
+    *server.failing.lock().unwrap() = ("continue=250", 1);
+    let bench = Bench::start(&server, &[], LONG);
+    until("the first page", || bench.is_confirmed(249)).await;
+    assert!(!bench.is_confirmed(250) && !bench.confirmed.is_synced());
+    until("all to be confirmed", || bench.confirmed.is_synced()).await;
+    assert_eq!(bench.confirmed.len(), 600);
+    let requests = server.requests();
+    assert!(requests.iter().all(|uri| uri.contains("limit=250")), "{requests:?}");
+    assert_eq!(requests.len(), 2 + 3, "two pages, of which one failed, and then all: {requests:?}");
+    // A change of many is one more list; one that fails at its end leaves nothing to ask for again but the rest.
+    *server.failing.lock().unwrap() = ("continue=500", 1);
+    for n in (0..20).chain(590..600) {
+        bench.nodes.apply(&name(n), "2".into(), NodeClaims { uid: "another".into(), ..claims(n, true) });
+        server.nodes.lock().unwrap().get_mut(&name(n).name).unwrap()["metadata"]["uid"] = json!("another");
+    }
+    let is_new = |n: u16| bench.confirmed.get(&name(n)).is_some_and(|object| object.value.uid == "another");
+    until("what has changed", || (0..20).chain(590..600).all(is_new)).await;
+    let after: Vec<String> = server.requests().split_off(requests.len());
+    let (lists, gets): (Vec<&String>, Vec<&String>) = after.iter().partition(|uri| uri.contains("limit="));
+    assert!(lists.len() <= 6 && gets.len() <= 2 * MOST_GETS, "{after:?}");
+}
+
+#[tokio::test]
+async fn an_api_server_that_fails_is_asked_with_growing_pauses_whatever_changes_meanwhile() {
+    let server = server(0..100);
+    *server.failing.lock().unwrap() = ("", usize::MAX);
+    let bench = Bench::start(&server, &[], LONG);
+    let begun = Instant::now();
+    until("several attempts", || server.requests().len() >= 4).await;
+    // Half of 0.2, 0.4 and 0.8 s at least lies between them.
+    assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
+    let (before, begun) = (server.requests().len(), Instant::now());
+    for version in 2..100 {
+        let member = version % 2 == 0;
+        bench.nodes.apply(&name(1), version.to_string(), claims(1, member));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let asked = server.requests().len() - before;
+    assert!(asked <= 2, "{asked} attempts in {:?}", begun.elapsed());
+    assert!(!bench.confirmed.is_synced());
+    *server.failing.lock().unwrap() = ("", 0);
+    until("all to be confirmed", || bench.confirmed.is_synced()).await;
+}
+
+/// Windows, virtual kubelets: their objects change all the time, and there is nothing to confirm.
+#[tokio::test]
+async fn nodes_that_are_no_members_are_not_asked_for_at_each_heartbeat() {
+    let server = server(0..10);
+    let bench = Bench::start(&server, &[], LONG);
+    until("the first list", || bench.confirmed.is_synced()).await;
+    let beat = |version: u64| {
+        for n in 0..10 {
+            bench.nodes.apply(&name(n), version.to_string(), claims(n, false));
+        }
+    };
+    beat(2);
+    let begun = Instant::now();
+    for version in 3..300 {
+        beat(version);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The pauses double from half a second on, at least.
+    let (mut most, mut next) = (2, FIRST_PAUSE / 2);
+    while next < begun.elapsed() {
+        (most, next) = (most + 1, next * 2);
+    }
+    for n in 0..10 {
+        assert!(bench.gets(n) <= most, "{} GETs of a Node in {:?}", bench.gets(n), begun.elapsed());
+    }
+}
+
+/// Not all agents of a cluster ask in the moment in which a Node joins.
+#[tokio::test]
+async fn questions_about_a_new_node_are_spread_over_time() {
+    let bench = Bench::start(&server([1]), &[], LONG);
+    until("the first list", || bench.confirmed.is_synced()).await;
+    let confirmer = || {
+        let nodes: Arc<Store<NodeClaims>> = Arc::default();
+        let list = (0..200).map(|n| (name(n), (String::new(), claims(n, true))));
+        nodes.replace(list.collect());
+        Confirmer { nodes, is_complete: true, ..parts(&bench.server, LONG) }
+    };
+    let confirmer = confirmer();
+    let waits: BTreeSet<Duration> = (0..100).map(|_| confirmer.spread()).collect();
+    let all = SPREAD * 200;
+    assert!(waits.len() > 50 && waits.iter().all(|wait| *wait <= all), "{waits:?}");
+    assert!(*waits.first().unwrap() < all / 4 && *waits.last().unwrap() > all * 3 / 4, "{waits:?}");
 }
