@@ -28,28 +28,25 @@ pub(super) struct Reporting {
     /// One for all: it knows what was said before, which is then counted and not written again.
     recorder: Recorder,
     metrics: Metrics,
-    refused: BTreeSet<(String, String)>,
-    limit: Limit,
+    said: Said,
 }
 
 impl Reporting {
     /// Reports as the agent of node `own`.
     pub(super) fn new(api: Api, own: &str, metrics: Metrics) -> Self {
         let reporter = Reporter { controller: "selvedge.dev/agent".into(), instance: Some(own.into()) };
-        let (refused, limit) = (BTreeSet::new(), Limit::new(Instant::now()));
         let recorder = Recorder::new(api.client(), reporter);
-        Self { api, recorder, metrics, refused, limit }
+        Self { api, recorder, metrics, said: Said::new(Instant::now()) }
     }
 
     /// Takes all refusals there are now: (UID of the node, the refusal).
     pub(super) fn report(&mut self, refusals: &[(String, Refused)]) {
-        let now: BTreeSet<_> =
-            refusals.iter().map(|(uid, refused)| (uid.clone(), refused.reason.clone())).collect();
-        let before = std::mem::replace(&mut self.refused, now);
-        for (uid, refused) in refusals {
-            if !before.contains(&(uid.clone(), refused.reason.clone())) {
-                self.begin(uid, refused);
-            }
+        let (begun, due) = self.said.take(refusals, Instant::now());
+        for reason in begun {
+            self.metrics.refusals.get_or_create(&Reason { reason }).inc();
+        }
+        for (uid, refused) in due {
+            self.say(&uid, &refused);
         }
         self.metrics.refused_nodes.clear();
         for (_, refused) in refusals {
@@ -57,11 +54,7 @@ impl Reporting {
         }
     }
 
-    fn begin(&mut self, uid: &str, refused: &Refused) {
-        self.metrics.refusals.get_or_create(&Reason { reason: refused.reason.clone() }).inc();
-        if !self.limit.allows(uid, &refused.reason, Instant::now()) {
-            return;
-        }
+    fn say(&self, uid: &str, refused: &Refused) {
         tracing::warn!(
             node = refused.node,
             reason = refused.reason,
@@ -82,6 +75,46 @@ impl Reporting {
                 tracing::warn!(%error, node = reference.name, "cannot write an Event about the node");
             }
         });
+    }
+}
+
+/// What was refused before, and what of it has yet to be reported: at the next occasion, once the limit allows it.
+struct Said {
+    refused: BTreeSet<(String, String)>,
+    unreported: BTreeSet<(String, String)>,
+    limit: Limit,
+}
+
+impl Said {
+    fn new(now: Instant) -> Self {
+        Self { refused: BTreeSet::new(), unreported: BTreeSet::new(), limit: Limit::new(now) }
+    }
+
+    /// Takes all refusals there are now; returns the reasons of those that begin, and those to report.
+    fn take(
+        &mut self,
+        refusals: &[(String, Refused)],
+        now: Instant,
+    ) -> (Vec<String>, Vec<(String, Refused)>) {
+        let key = |(uid, refused): &(String, Refused)| (uid.clone(), refused.reason.clone());
+        let before = std::mem::replace(&mut self.refused, refusals.iter().map(key).collect());
+        let (mut begun, mut due, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for refusal in refusals {
+            let key = key(refusal);
+            let begins = !before.contains(&key);
+            begun.extend(begins.then(|| key.1.clone()));
+            if !seen.insert(key.clone()) || !(begins || self.unreported.contains(&key)) {
+                continue;
+            }
+            if self.limit.allows(&key.0, &key.1, now) {
+                self.unreported.remove(&key);
+                due.push(refusal.clone());
+            } else {
+                self.unreported.insert(key);
+            }
+        }
+        self.unreported.retain(|key| self.refused.contains(key));
+        (begun, due)
     }
 }
 
@@ -152,6 +185,43 @@ mod tests {
         assert_eq!(many(&mut limit, 0, start), 20);
         assert_eq!(many(&mut limit, 100, start + EVERY * 2), 2);
         assert_eq!(many(&mut limit, 200, start + EVERY * 1000), 20);
+    }
+
+    #[test]
+    fn what_the_limit_held_back_is_reported_later() {
+        let start = Instant::now();
+        let mut said = Said::new(start);
+        let refusal = |n: u32, reason: &str| {
+            let refused = Refused { node: n.to_string(), reason: reason.into(), message: String::new() };
+            (n.to_string(), refused)
+        };
+        let many: Vec<_> = (0..30).map(|n| refusal(n, "KeyTaken")).collect();
+        let (begun, due) = said.take(&many, start);
+        assert_eq!((begun.len(), due.len()), (30, 20), "all are counted, and a burst is reported");
+        let (begun, due) = said.take(&many, start + EVERY * 4);
+        assert_eq!((begun.len(), due.len(), due[0].0.as_str()), (0, 4, "20"));
+        // What is refused no more is not reported any more.
+        let (_, due) = said.take(&many[..27], start + EVERY * 400);
+        assert_eq!(due.iter().map(|(uid, _)| uid.as_str()).collect::<Vec<_>>(), ["24", "25", "26"]);
+        assert_eq!(said.take(&many[..27], start + EVERY * 800).1, []);
+    }
+
+    #[test]
+    fn a_claim_that_flaps_is_reported_as_seldom_as_one_that_is_repeated() {
+        let start = Instant::now();
+        let mut said = Said::new(start);
+        let refused = Refused { node: "n".into(), reason: "KeyTaken".into(), message: String::new() };
+        let mut reported = Vec::new();
+        let mut counted = 0;
+        for tenth in 0..600_u32 {
+            let now = start + Duration::from_millis(100) * tenth;
+            let refusals =
+                if tenth % 2 == 0 { vec![("uid".to_owned(), refused.clone())] } else { Vec::new() };
+            let (begun, due) = said.take(&refusals, now);
+            counted += begun.len();
+            reported.extend(due.iter().map(|_| tenth / 10));
+        }
+        assert_eq!((counted, reported), (300, vec![0, 5, 15, 35]));
     }
 
     #[test]

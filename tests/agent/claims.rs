@@ -1,6 +1,6 @@
 //! Whom the agent believes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use selvedge_lab::isolated;
 use selvedge_lab::traffic::Ping;
@@ -145,4 +145,42 @@ fn a_deleted_node_is_gone_within_a_second_and_comes_back_with_another_key() {
 fn epochs(cluster: &Cluster, name: &str) -> Vec<u64> {
     let sessions = peer(cluster, name).map(|peer| peer.sessions).unwrap_or_default();
     sessions.iter().map(|session| session.peer_epoch).collect()
+}
+
+/// As a hostile node does that wants every agent of the cluster to write all the time.
+#[test]
+fn a_claim_that_changes_all_the_time_is_reported_now_and_then() {
+    isolated!(|| {
+        let cluster = Cluster::start();
+        let claim = Claim::good("flapping", 1);
+        cluster.create(&claim);
+        cluster.wait_for("flapping to be believed", |cluster| cluster.has_peer("flapping"));
+        let counted = |cluster: &Cluster| -> u64 {
+            let metrics = cluster.get("/metrics");
+            let line = "selvedge_refusals_total{reason=\"MalformedAnnotation\"} ";
+            let count = metrics.lines().find_map(|text| text.strip_prefix(line)?.parse().ok());
+            count.unwrap_or_default()
+        };
+        let begun = Instant::now();
+        for number in 0..60 {
+            let endpoints =
+                if number % 2 == 0 { "nonsense".to_owned() } else { format!("{}:51830", claim.address) };
+            cluster.annotate("flapping", &json!({"selvedge.dev/endpoints": endpoints}));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        cluster.wait_for("each refusal to be counted", |cluster| counted(cluster) >= 15);
+        let requests = cluster.lab.api().requests();
+        let writes = requests.iter().map(|record| &record.request).filter(|request| {
+            let writes = ["create", "patch"].contains(&request.verb);
+            request.user == "agent:node1" && request.path.contains("/events") && writes
+        });
+        // At once, after 5 s, after 15 s, and so on: the pauses double.
+        let (writes, passed) = (writes.count(), begun.elapsed());
+        let (mut most, mut next) = (1, Duration::from_secs(5));
+        while next < passed {
+            (most, next) = (most + 1, next * 2 + Duration::from_secs(5));
+        }
+        println!("{} refusals in {passed:?}, {writes} Events", counted(&cluster));
+        assert!((1..=most).contains(&writes), "{writes} Events in {passed:?}, at most {most}");
+    });
 }
