@@ -31,9 +31,9 @@ pub(super) struct Args {
     /// up. The other one then rests until it is stopped, or until the device is free again.
     #[arg(long, requires = "managed")]
     take_over: bool,
-    /// MTU of the device, in bytes.
-    #[arg(long, default_value_t = 1420, value_parser = clap::value_parser!(u16).range(1280..))]
-    mtu: u16,
+    /// MTU of the device, in bytes. Without it a new device gets 1420, and one that exists keeps what it has.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1280..))]
+    mtu: Option<u16>,
     /// UDP port to start with; 0 takes any free one.
     #[arg(long, default_value_t = 0)]
     listen_port: u16,
@@ -65,7 +65,7 @@ impl Args {
         line.extend(["--log-format".into(), format.into()]);
         line.extend(self.managed.then(|| "--managed".into()));
         line.extend(self.persistent.then(|| "--persistent".into()));
-        line.extend(["--mtu".into(), self.mtu.to_string()]);
+        line.extend(self.mtu.into_iter().flat_map(|mtu| ["--mtu".into(), mtu.to_string()]));
         line.extend(["--listen-port".into(), self.listen_port.to_string()]);
         line.extend(["--firewall-mark".into(), self.firewall_mark.to_string()]);
         line.into_iter().map(OsString::from).collect()

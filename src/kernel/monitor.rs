@@ -134,6 +134,33 @@ impl Monitor {
     }
 }
 
+/// Listens to changes of links alone, in the network namespace of the thread that made it.
+#[derive(Debug)]
+pub struct LinkMonitor(Listener);
+
+impl LinkMonitor {
+    /// Starts to listen. Needs a running tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Monitor::new`].
+    pub fn new() -> io::Result<Self> {
+        Listener::new(NETLINK_ROUTE, &[libc::RTNLGRP_LINK], route_kind).map(Self)
+    }
+
+    /// Waits until some link has come, gone or changed since the last call. Nothing is lost when the future is dropped.
+    ///
+    /// # Errors
+    /// The system's, when the socket breaks.
+    pub async fn next(&mut self) -> io::Result<()> {
+        let mut changes = ChangeSet::default();
+        while changes.is_empty() {
+            self.0.note(self.0.receive().await, &mut changes)?;
+            self.0.drain(&mut changes)?;
+        }
+        Ok(())
+    }
+}
+
 struct Listener {
     socket: TokioSocket,
     kind: fn(&Message<'_>) -> Option<Change>,

@@ -66,6 +66,13 @@ impl NetNs {
         }
     }
 
+    /// The namespace that `descriptor` stands for.
+    #[must_use]
+    pub fn of_descriptor(descriptor: OwnedFd) -> Self {
+        let name = PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
+        Self { file: descriptor.into(), name }
+    }
+
     /// The namespace of the calling thread.
     pub fn current() -> Result<Self, Error> {
         Self::open(OWN)

@@ -292,6 +292,9 @@ fn a_data_plane_is_not_made_anew_before_it_has_the_device() {
         let mut config = net.a.config(vec![net.b.as_peer()]);
         assert_eq!(net.a.put("/v1/config", &config).unwrap(), Applied::default(), "the same may be said");
         config.mtu = 1300;
+        net.a.put("/v1/config", &config).unwrap();
+        assert_eq!(net.a.host.link("wg1").unwrap().mtu, 1300, "the MTU takes no other data plane");
+        config.listen_port = 51899;
         let (status, error) = refused(net.a.put("/v1/config", &config));
         assert!(status == 409 && error.contains("handed over"), "{status} {error}");
         took_over(&heir);
@@ -300,7 +303,7 @@ fn a_data_plane_is_not_made_anew_before_it_has_the_device() {
             assert_eq!(report.lost(), 0, "{report:?}");
         }
         net.a.put("/v1/config", &config).unwrap();
-        assert_eq!(net.a.host.link("wg1").unwrap().mtu, 1300);
+        assert_eq!(net.a.tunnel.status().listen_port, 51899);
     });
 }
 

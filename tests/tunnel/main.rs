@@ -8,6 +8,7 @@
 
 mod handover;
 mod managed;
+mod mtu;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -1,7 +1,7 @@
 //! The one place that changes a device and tells how it is.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -10,19 +10,17 @@ use tracing::{info, warn};
 
 use super::ChangeError;
 use super::keep::{Draft, Roamed, keep_in_memory, load, read_memory};
+use super::link::{self, MtuWatch};
 use super::plane::{Outlets, Plane, PlaneEnd, bind, open_tun, open_udp};
 use super::resolve::resolve;
 use super::wire::counters;
-use crate::kernel::LINK_GROUP;
-use crate::kernel::link::{Id, Update, update};
-use crate::kernel::netlink::Netlink;
 use crate::paths::Paths;
 use crate::tunnel::api::{Applied, DeviceConfig, DeviceStatus, Event, PeerConfig};
 use crate::tunnel::descriptors::{Descriptors, slot};
 use crate::tunnel::device::DeviceEvent;
 use crate::tunnel::device::config::{Config, Peer, PeerChanges};
 use crate::tunnel::handover::{Inheritance, Outcome};
-use crate::tunnel::options::Options;
+use crate::tunnel::options::{DEFAULT_MTU, Options};
 use crate::tunnel::uapi::{self, Request, Set, Settings, Shown};
 use crate::tunnel::worker::WorkerReport;
 
@@ -63,7 +61,8 @@ struct Wanted {
     config: Config,
     port: u16,
     mark: u32,
-    mtu: u16,
+    /// None: it stays as it is.
+    mtu: Option<u16>,
 }
 
 /// An engine that runs, and what comes out of it.
@@ -88,30 +87,48 @@ impl Engine {
             .and_then(|descriptor| read_memory(descriptor).ok())
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
-        let (port, mark, mtu) = mode.transport(&options);
-        let tun = open_tun(&descriptors, &options.name, options.persistent)?;
+        let (port, mark) = mode.transport(&options);
+        let (tun, is_new) = open_tun(&descriptors, &options.name, options.persistent)?;
         let udp = open_udp(&descriptors, port)?;
+        let mtu = mode.mtu(&options, is_new, descriptors.restarts == 0);
+        let device_mtu = link::set_up(&options.name, mtu, options.managed).await?.unwrap_or(DEFAULT_MTU);
+        let watch = MtuWatch::new(tun.as_fd().try_clone_to_owned()?);
         let (events, from_worker) = mpsc::channel(EVENTS);
         let (ends_sender, ends) = mpsc::unbounded_channel();
         let (taken_sender, taken) = oneshot::channel();
         let inheritance = descriptors.take(slot::LINK).map(|link| Inheritance { link, taken: taken_sender });
         let is_taking = inheritance.is_some();
-        let plane = Plane::start(tun, udp, mtu, Outlets { events, ends: ends_sender }, inheritance)?;
+        let plane = Plane::start(tun, udp, device_mtu, Outlets { events, ends: ends_sender }, inheritance)?;
         if mark != 0 {
             plane.sockets().set_mark(mark)?;
         }
         plane.sockets().keep(&descriptors)?;
-        let wanted = Wanted { config: Config::default(), port, mark, mtu };
+        let wanted = Wanted { config: Config::default(), port, mark, mtu: None };
         let state = State { plane, mode, wanted, roamed: roamed.clone(), roamed_before: roamed, is_taking };
         let (events, _) = broadcast::channel(EVENTS);
         let engine = Arc::new(Self { options, paths, descriptors, events, state: Mutex::new(state) });
-        engine.set_up_link(mtu).await?;
         engine.apply_kept().await;
         tokio::spawn(Arc::clone(&engine).pump(from_worker));
+        tokio::spawn(Arc::clone(&engine).follow_mtu(watch));
         if is_taking {
             tokio::spawn(Arc::clone(&engine).take(taken));
         }
         Ok(Start { engine, ends })
+    }
+
+    /// Has the data plane go by the MTU that the device has, until the device is gone.
+    async fn follow_mtu(self: Arc<Self>, mut watch: MtuWatch) {
+        loop {
+            match watch.next().await {
+                Ok(mtu) => self.state.lock().await.plane.set_mtu(mtu),
+                // The data plane ends with its device.
+                Err(error) if error.is_gone() => return,
+                Err(error) => {
+                    warn!(%error, device = self.options.name, "no longer following the device's MTU");
+                    return;
+                }
+            }
+        }
     }
 
     /// Tells the parent when the device is ours alone.
@@ -243,7 +260,7 @@ impl Engine {
             config: resolve(&config)?,
             port: config.listen_port,
             mark: config.firewall_mark.unwrap_or(0),
-            mtu: config.mtu,
+            mtu: Some(config.mtu),
         };
         let changes = self.install(state, wanted).await?;
         state.mode = Mode::Managed(Some(config));
@@ -255,7 +272,7 @@ impl Engine {
     async fn install(&self, state: &mut State, wanted: Wanted) -> Result<PeerChanges, ChangeError> {
         // A port that was free for the taking may be the one that is asked for now.
         let here = [state.wanted.port, state.plane.port()].contains(&wanted.port);
-        if state.is_taking && (!here || wanted.mtu != state.plane.mtu()) {
+        if state.is_taking && !here {
             return Err(ChangeError::HandingOver);
         }
         let applied = if here {
@@ -263,7 +280,8 @@ impl Engine {
         } else {
             self.install_elsewhere(state, &wanted).await?
         };
-        if let Err(error) = self.set_up_link(wanted.mtu).await {
+        let set_up = link::set_up(&self.options.name, wanted.mtu, self.options.managed).await;
+        if let Err(error) = set_up {
             warn!(%error, device = self.options.name, "cannot set up the device");
         }
         state.roamed.retain(&wanted.config);
@@ -285,12 +303,6 @@ impl Engine {
                 return Err(error);
             }
         };
-        if wanted.mtu != state.plane.mtu() {
-            state.renew_places();
-            let config = state.with_places(&wanted.config);
-            state.plane.restart(wanted.mtu, config).await?;
-            info!(mtu = wanted.mtu, "the data plane runs anew");
-        }
         Ok(applied)
     }
 
@@ -306,31 +318,11 @@ impl Engine {
         }
         state.renew_places();
         let config = state.with_places(&wanted.config);
-        state.plane.rebind(udp, wanted.mtu, config).await?;
-        info!(port = state.plane.port(), mtu = wanted.mtu, "the data plane runs anew");
+        state.plane.rebind(udp, config).await?;
+        info!(port = state.plane.port(), "the data plane runs anew");
         let kept = state.plane.sockets().keep(&self.descriptors);
         kept.map_err(|source| ChangeError::System { what: "keep the sockets".into(), source })?;
         Ok(difference(&state.wanted.config, &wanted.config))
-    }
-
-    /// MTU always; group and up only when managed: else the device is the user's to configure.
-    async fn set_up_link(&self, mtu: u16) -> Result<(), crate::kernel::netlink::Error> {
-        let netlink = Netlink::new()?;
-        let Some(link) = netlink.link_named(&self.options.name).await? else {
-            // Renamed or moved to another namespace: the user's, too.
-            return Ok(());
-        };
-        let managed = self.options.managed;
-        let mut wanted = Update::default();
-        if managed || self.descriptors.restarts == 0 {
-            wanted.mtu = (link.mtu != u32::from(mtu)).then_some(mtu.into());
-        }
-        wanted.group = (managed && link.group != LINK_GROUP).then_some(LINK_GROUP);
-        wanted.up = (managed && !link.up).then_some(true);
-        if wanted.mtu.is_none() && wanted.group.is_none() && wanted.up.is_none() {
-            return Ok(());
-        }
-        netlink.apply([update(Id::Index(link.index), &wanted)]).await
     }
 
     async fn apply_kept(&self) {
@@ -408,14 +400,22 @@ fn difference(before: &Config, after: &Config) -> PeerChanges {
 }
 
 impl Mode {
-    /// Port, mark and MTU to start with.
-    fn transport(&self, options: &Options) -> (u16, u32, u16) {
+    /// Port and mark to start with.
+    fn transport(&self, options: &Options) -> (u16, u32) {
         match self {
-            Self::Standalone(settings) => (settings.listen_port, settings.fwmark, options.mtu),
-            Self::Managed(None) => (options.listen_port, options.firewall_mark, options.mtu),
-            Self::Managed(Some(config)) => {
-                (config.listen_port, config.firewall_mark.unwrap_or(0), config.mtu)
-            }
+            Self::Standalone(settings) => (settings.listen_port, settings.fwmark),
+            Self::Managed(None) => (options.listen_port, options.firewall_mark),
+            Self::Managed(Some(config)) => (config.listen_port, config.firewall_mark.unwrap_or(0)),
+        }
+    }
+
+    /// The MTU to set at the start. What a device has that is not new was set by us or by an administrator, and stays;
+    /// the option counts once, and not for each worker process.
+    fn mtu(&self, options: &Options, is_new: bool, is_first: bool) -> Option<u16> {
+        match self {
+            Self::Managed(Some(config)) => Some(config.mtu),
+            _ if is_new => Some(options.mtu.unwrap_or(DEFAULT_MTU)),
+            _ => options.mtu.filter(|_| is_first),
         }
     }
 }
@@ -458,12 +458,7 @@ impl uapi::Handler for Engine {
             return Err(Errno::EBUSY);
         };
         let next = settings.with(&set);
-        let wanted = Wanted {
-            config: next.resolve(),
-            port: next.listen_port,
-            mark: next.fwmark,
-            mtu: state.plane.mtu(),
-        };
+        let wanted = Wanted { config: next.resolve(), port: next.listen_port, mark: next.fwmark, mtu: None };
         let request = next.to_request();
         if let Err(error) = self.install(&mut state, wanted).await {
             warn!(%error, "refused a UAPI set");

@@ -6,6 +6,7 @@
 
 mod engine;
 mod keep;
+mod link;
 mod plane;
 mod resolve;
 mod routes;

@@ -77,27 +77,14 @@ impl Plane {
 
     /// Moves the device to other sockets, with `config`; all sessions start anew. The plane before goes on until
     /// the next one has accepted the configuration.
-    pub(super) async fn rebind(
-        &mut self,
-        udp: UdpSockets,
-        mtu: u16,
-        config: Config,
-    ) -> Result<(), ChangeError> {
-        let mut next = Self::start(self.reopen_tun()?, udp, mtu, self.outlets.clone(), None)?;
+    pub(super) async fn rebind(&mut self, udp: UdpSockets, config: Config) -> Result<(), ChangeError> {
+        let mut next = Self::start(self.reopen_tun()?, udp, self.mtu, self.outlets.clone(), None)?;
         let accepted = next.apply(config).await;
         if accepted.is_ok() {
             std::mem::swap(self, &mut next);
         }
         next.stop().await;
         accepted.map(drop)
-    }
-
-    /// The same on the same sockets; all sessions start anew.
-    pub(super) async fn restart(&mut self, mtu: u16, config: Config) -> Result<(), ChangeError> {
-        let (tun, udp) = (self.reopen_tun()?, self.sockets.reopen()?);
-        self.stop().await;
-        *self = Self::start(tun, udp, mtu, self.outlets.clone(), None)?;
-        self.apply(config).await.map(drop)
     }
 
     fn reopen_tun(&self) -> Result<TunQueue, ChangeError> {
@@ -135,8 +122,11 @@ impl Plane {
         self.sockets.port
     }
 
-    pub(super) fn mtu(&self) -> u16 {
-        self.mtu
+    /// Tells the data plane which MTU the device has now, in bytes. Sessions stay.
+    pub(super) fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
+        // A data plane that has ended is replaced by one that starts with it.
+        let _ = self.commands.send(Command::Mtu(mtu));
     }
 
     pub(super) fn sockets(&self) -> &Sockets {
@@ -149,13 +139,6 @@ impl Sockets {
         let v4 = udp.v4().as_fd().try_clone_to_owned()?;
         let v6 = udp.v6().map(|socket| socket.as_fd().try_clone_to_owned()).transpose()?;
         Ok(Self { v4, v6, port: udp.port() })
-    }
-
-    fn reopen(&self) -> Result<UdpSockets, ChangeError> {
-        let failed = |source| ChangeError::System { what: "copy a descriptor".into(), source };
-        let v4 = self.v4.try_clone().map_err(failed)?;
-        let v6 = self.v6.as_ref().map(OwnedFd::try_clone).transpose().map_err(failed)?;
-        UdpSockets::from_fds(v4, v6).map_err(udp_error)
     }
 
     /// Sets the mark of all datagrams; 0 for none.
@@ -179,18 +162,19 @@ impl Sockets {
     }
 }
 
-/// The queue of the worker before, or a new one, which the parent then keeps.
+/// The queue of the worker before, or a new one, which the parent then keeps; and whether the device is new.
 pub(super) fn open_tun(
     descriptors: &Descriptors,
     name: &str,
     persistent: bool,
-) -> Result<TunQueue, TunError> {
+) -> Result<(TunQueue, bool), TunError> {
     match descriptors.take(slot::TUN).map(TunQueue::from_fd) {
-        Some(Ok(tun)) => return Ok(tun),
+        Some(Ok(tun)) => return Ok((tun, false)),
         // Deleted while no worker was there to see it.
         Some(Err(error)) => tracing::warn!(%error, device = name, "the device is gone; making it again"),
         None => {}
     }
+    let is_new = nix::net::if_::if_nametoindex(name).is_err();
     let tun = TunQueue::open(name)?;
     tun.set_persistent(persistent)?;
     descriptors.keep(slot::TUN, tun.as_fd()).map_err(|source| TunError::Setup {
@@ -198,7 +182,7 @@ pub(super) fn open_tun(
         name: name.into(),
         source,
     })?;
-    Ok(tun)
+    Ok((tun, is_new))
 }
 
 /// The sockets of the worker before if they have the right port, or new ones.

@@ -140,6 +140,11 @@ impl Device {
         }
     }
 
+    /// Changes the MTU of the TUN device, in bytes. Sessions stay.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.shared.padding.set_mtu(mtu);
+    }
+
     /// The peer that `destination` belongs to: longest prefix over the allowed IPs of all peers.
     #[must_use]
     #[inline]

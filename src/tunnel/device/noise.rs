@@ -150,7 +150,15 @@ pub(super) struct Padding {
 
 impl Padding {
     pub(super) fn new(mtu: u16) -> Self {
-        Self { mtu: mtu.into(), scratch: vec![0; usize::from(mtu).next_multiple_of(16)] }
+        let mut padding = Self { mtu: 0, scratch: Vec::new() };
+        padding.set_mtu(mtu);
+        padding
+    }
+
+    /// From now on packets are padded up to `mtu` bytes.
+    pub(super) fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu.into();
+        self.scratch.resize(self.mtu.next_multiple_of(16), 0);
     }
 
     /// `packet` with its padding; copied only when there is any.
@@ -179,6 +187,17 @@ mod tests {
             [(0, 0), (1, 16), (16, 16), (52, 64), (1409, 1420), (1420, 1420), (1421, 1421)]
         {
             assert_eq!(padding.pad(&vec![7; length]).len(), padded, "{length}");
+        }
+    }
+
+    #[test]
+    fn padding_follows_the_mtu() {
+        let mut padding = Padding::new(1420);
+        for (mtu, length, padded) in
+            [(1380, 1380, 1380), (1380, 1377, 1380), (1380, 1370, 1376), (9000, 8990, 8992), (600, 601, 601)]
+        {
+            padding.set_mtu(mtu);
+            assert_eq!(padding.pad(&vec![7; length]).len(), padded, "{length} of {mtu}");
         }
     }
 

@@ -10,7 +10,7 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 /// A name and flags for an interface ioctl.
 #[derive(Clone, Copy)]
@@ -77,6 +77,14 @@ pub(super) fn ioctl_value(fd: BorrowedFd<'_>, request: libc::Ioctl, value: u32) 
 pub(super) fn ioctl_pointer(fd: BorrowedFd<'_>, request: libc::Ioctl, value: i32) -> io::Result<()> {
     // SAFETY: the ioctls used here read one `c_int`, alive during the call.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw const value) }).map(drop)
+}
+
+/// An ioctl without an argument that opens a descriptor.
+pub(super) fn ioctl_descriptor(fd: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<OwnedFd> {
+    // SAFETY: the ioctls used here take no argument and write no memory.
+    let raw = check(unsafe { libc::ioctl(fd.as_raw_fd(), request) })?;
+    // SAFETY: the kernel has just opened this descriptor for us, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
 /// Sets an integer socket option.

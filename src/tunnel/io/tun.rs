@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 
-use super::sys::{InterfaceRequest, ioctl_pointer, ioctl_value};
+use super::sys::{InterfaceRequest, ioctl_descriptor, ioctl_pointer, ioctl_value};
 use super::vnet;
 
 const NODE: &str = "/dev/net/tun";
@@ -18,6 +18,16 @@ const UP: u16 = flags(libc::IFF_UP);
 #[expect(clippy::cast_possible_truncation, reason = "the flags of an interface request have 16 bits")]
 const fn flags(flags: libc::c_int) -> u16 {
     flags.cast_unsigned() as u16
+}
+
+/// The present name of the device that `queue` belongs to, and its network namespace: it may have been renamed or moved.
+///
+/// # Errors
+/// `EBADFD` once the device is gone; `EPERM` without CAP_NET_ADMIN in the namespace.
+pub fn place(queue: BorrowedFd<'_>) -> io::Result<(String, OwnedFd)> {
+    let mut request = InterfaceRequest::empty();
+    request.call(queue, libc::TUNGETIFF)?;
+    Ok((request.name(), ioctl_descriptor(queue, libc::TUNGETDEVNETNS)?))
 }
 
 /// What the TUN takes and brings beyond plain packets.

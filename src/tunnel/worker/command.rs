@@ -23,6 +23,8 @@ pub enum Command {
         /// The report.
         reply: oneshot::Sender<WorkerReport>,
     },
+    /// The TUN device has this MTU now, in bytes.
+    Mtu(u16),
     /// Hand over to the worker at the other end of a link: see [`crate::tunnel::handover`].
     Leave {
         /// The predecessor's end.

@@ -41,7 +41,8 @@ pub struct Parts {
     pub tun: TunQueue,
     /// Its sockets.
     pub udp: UdpSockets,
-    /// MTU of the TUN device, in bytes: packets are padded up to this and no further.
+    /// MTU of the TUN device at the start, in bytes: packets are padded up to this and no further. [`Command::Mtu`]
+    /// changes it.
     pub mtu: u16,
     /// Where events go. What does not fit is counted and reported as [`DeviceEvent::Missed`].
     pub events: mpsc::Sender<DeviceEvent>,
@@ -165,6 +166,7 @@ impl Worker {
                         successor.is_configured = true;
                     }
                 }
+                Ok(Command::Mtu(mtu)) => self.device.set_mtu(mtu),
                 Ok(Command::Leave { link, outcome }) => self.leave(link, outcome)?,
                 Ok(Command::Report { reply }) => drop(reply.send(self.report(now))),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(false),
