@@ -13,6 +13,7 @@ mod peer;
 #[expect(dead_code, reason = "shared with another test program, which uses all of it")]
 #[path = "../support/mod.rs"]
 mod support;
+mod zone;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -427,7 +427,7 @@ fn kept_mode(options: &Options, paths: &Paths, descriptors: &Descriptors) -> Mod
     let kept = descriptors
         .take(slot::SETTINGS)
         .and_then(|descriptor| read_memory(descriptor).ok())
-        .and_then(|bytes| uapi::parse(&bytes).ok());
+        .and_then(|bytes| uapi::parse(&bytes, &uapi::Numbers).ok());
     Mode::Standalone(match kept {
         Some(Request::Set(set)) => Settings::default().with(&set),
         _ => Settings {

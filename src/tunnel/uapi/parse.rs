@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use selvedge_keys::{KEY_LEN, PresharedKey, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
+use super::zone::{self, Zones};
+
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
@@ -104,17 +106,17 @@ pub enum ParseError {
     },
 }
 
-/// Reads one request, given without the empty line that ends it.
+/// Reads one request, given without the empty line that ends it. `zones` has the devices that endpoints may name.
 ///
 /// # Errors
 /// When it is none; with the line of the fault.
-pub fn parse(request: &[u8]) -> Result<Request, ParseError> {
+pub fn parse(request: &[u8], zones: &impl Zones) -> Result<Request, ParseError> {
     let mut lines = request.split(|byte| *byte == b'\n').enumerate();
     let operation = lines.next().map(|(_, line)| line);
     let rest = lines.filter(|(_, line)| !line.is_empty()).map(|(index, line)| (index + 1, line));
     match operation {
         Some(b"get=1") => parse_get(rest),
-        Some(b"set=1") => parse_set(rest),
+        Some(b"set=1") => parse_set(rest, zones),
         _ => Err(ParseError::Operation),
     }
 }
@@ -126,7 +128,10 @@ fn parse_get<'a>(mut rest: impl Iterator<Item = (usize, &'a [u8])>) -> Result<Re
     }
 }
 
-fn parse_set<'a>(rest: impl Iterator<Item = (usize, &'a [u8])>) -> Result<Request, ParseError> {
+fn parse_set<'a>(
+    rest: impl Iterator<Item = (usize, &'a [u8])>,
+    zones: &impl Zones,
+) -> Result<Request, ParseError> {
     let mut set = Set::default();
     for (line, text) in rest {
         let text = std::str::from_utf8(text).map_err(|_| ParseError::Line { line })?;
@@ -135,7 +140,7 @@ fn parse_set<'a>(rest: impl Iterator<Item = (usize, &'a [u8])>) -> Result<Reques
         if key == "public_key" {
             set.peers.push(PeerChange::new(place.read("public_key", public_key)?));
         } else if let Some(peer) = set.peers.last_mut() {
-            peer_line(peer, key, place)?;
+            peer_line(peer, key, place, zones)?;
         } else {
             device_line(&mut set, key, place)?;
         }
@@ -154,12 +159,17 @@ fn device_line(set: &mut Set, key: &str, place: Place<'_>) -> Result<(), ParseEr
     Ok(())
 }
 
-fn peer_line(peer: &mut PeerChange, key: &str, place: Place<'_>) -> Result<(), ParseError> {
+fn peer_line(
+    peer: &mut PeerChange,
+    key: &str,
+    place: Place<'_>,
+    zones: &impl Zones,
+) -> Result<(), ParseError> {
     match key {
         "remove" => peer.remove = place.read("remove", yes)?,
         "update_only" => peer.update_only = place.read("update_only", yes)?,
         "preshared_key" => peer.preshared_key = Some(place.read("preshared_key", preshared_key)?),
-        "endpoint" => peer.endpoint = Some(place.read("endpoint", endpoint)?),
+        "endpoint" => peer.endpoint = Some(place.read("endpoint", |text| endpoint(text, zones))?),
         "persistent_keepalive_interval" => {
             peer.persistent_keepalive = Some(place.read("persistent_keepalive_interval", number)?);
         }
@@ -189,13 +199,13 @@ fn yes(value: &str) -> Option<bool> {
 }
 
 /// Decimal digits alone: `FromStr` would take a sign too.
-fn number<T: FromStr>(value: &str) -> Option<T> {
+pub(super) fn number<T: FromStr>(value: &str) -> Option<T> {
     value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok())?
 }
 
 /// Without a port nothing can be sent, so 0 is refused.
-fn endpoint(value: &str) -> Option<SocketAddr> {
-    value.parse().ok().filter(|endpoint: &SocketAddr| endpoint.port() != 0 && !endpoint.ip().is_unspecified())
+fn endpoint(value: &str, zones: &impl Zones) -> Option<SocketAddr> {
+    zone::parse(value, zones).filter(|endpoint| endpoint.port() != 0 && !endpoint.ip().is_unspecified())
 }
 
 fn allowed_ip(value: &str) -> Option<AllowedIpChange> {
@@ -243,12 +253,13 @@ fn digit(byte: u8) -> Option<u8> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::zone::Numbers;
     use super::*;
 
     const KEY: &str = "b85996fecc9c7f1fc6d2572a76eda11d59bcd20be8e543b15ce4bd85a8e75a33";
 
     fn set(text: &str) -> Result<Set, ParseError> {
-        match parse(text.as_bytes())? {
+        match parse(text.as_bytes(), &Numbers)? {
             Request::Set(set) => Ok(set),
             Request::Get => panic!("a get"),
         }
@@ -317,6 +328,7 @@ mod tests {
             "endpoint=1.2.3.4:0",
             "endpoint=0.0.0.0:1",
             "endpoint=host:1",
+            "endpoint=[fe80::1%nodevice]:1",
             "protocol_version=2",
             "remove=false",
             "persistent_keepalive_interval=70000",
@@ -329,8 +341,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = parse(&bytes);
-            let _ = parse(&[b"set=1\n".as_slice(), &bytes].concat());
+            let _ = parse(&bytes, &Numbers);
+            let _ = parse(&[b"set=1\n".as_slice(), &bytes].concat(), &Numbers);
         }
     }
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use selvedge_keys::PublicKey;
 
 use super::settings::hex;
+use super::zone::{self, Zones};
 use crate::tunnel::device::{DeviceReport, PeerReport};
 
 /// What `get` shows of a device.
@@ -65,25 +66,25 @@ impl ShownPeer {
     }
 }
 
-/// The answer to `get`, without its `errno` line.
+/// The answer to `get`, without its `errno` line. Endpoints name the devices of `zones`.
 #[must_use]
-pub fn render(shown: &Shown) -> String {
+pub fn render(shown: &Shown, zones: &impl Zones) -> String {
     let mut text = String::new();
     line(&mut text, "listen_port", shown.listen_port);
     if shown.fwmark != 0 {
         line(&mut text, "fwmark", shown.fwmark);
     }
     for peer in &shown.peers {
-        render_peer(&mut text, peer);
+        render_peer(&mut text, peer, zones);
     }
     text
 }
 
-fn render_peer(text: &mut String, peer: &ShownPeer) {
+fn render_peer(text: &mut String, peer: &ShownPeer, zones: &impl Zones) {
     line(text, "public_key", hex(peer.public_key.as_bytes()).as_str());
     line(text, "protocol_version", 1);
     if let Some(endpoint) = peer.endpoint {
-        line(text, "endpoint", endpoint);
+        line(text, "endpoint", zone::render(endpoint, zones));
     }
     let (seconds, nanoseconds) =
         peer.last_handshake.map_or((0, 0), |time| (time.as_second(), time.subsec_nanosecond()));
@@ -104,6 +105,7 @@ fn line(text: &mut String, key: &str, value: impl std::fmt::Display) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::zone::Numbers;
     use super::*;
     use crate::tunnel::device::{PeerCondition, SessionReport};
 
@@ -131,7 +133,7 @@ mod tests {
     #[test]
     fn a_peer_is_shown_whole_and_without_secrets() {
         let shown = ShownPeer::new(&peer(vec![session(1, 1, true)])).unwrap();
-        let text = render(&Shown { listen_port: 51830, fwmark: 7, peers: vec![shown] });
+        let text = render(&Shown { listen_port: 51830, fwmark: 7, peers: vec![shown] }, &Numbers);
         let expected = format!(
             "listen_port=51830\nfwmark=7\npublic_key={}\nprotocol_version=1\nendpoint=[fd00::1]:51830\n\
              last_handshake_time_sec=1700000000\nlast_handshake_time_nsec=5\ntx_bytes=2\nrx_bytes=1\n\

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::parse::{Request, Set, parse};
 use super::render::{Shown, render};
+use super::zone::Devices;
 use crate::local::accept;
 
 /// Connections at one time; more wait.
@@ -55,9 +56,9 @@ async fn connection<H: Handler>(mut stream: UnixStream, handler: &H) -> io::Resu
 }
 
 async fn answer<H: Handler>(request: &[u8], handler: &H) -> String {
-    let (text, result) = match parse(request) {
+    let (text, result) = match parse(request, &Devices) {
         Ok(Request::Get) => match handler.get().await {
-            Ok(shown) => (render(&shown), Ok(())),
+            Ok(shown) => (render(&shown, &Devices), Ok(())),
             Err(errno) => (String::new(), Err(errno)),
         },
         Ok(Request::Set(set)) => (String::new(), handler.set(set).await),

@@ -193,6 +193,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::parse::{Request, parse};
+    use super::super::zone::Numbers;
     use super::*;
 
     fn key(number: u8) -> PublicKey {
@@ -200,7 +201,7 @@ mod tests {
     }
 
     fn apply(settings: &Settings, text: &str) -> Settings {
-        match parse(text.as_bytes()).unwrap() {
+        match parse(text.as_bytes(), &Numbers).unwrap() {
             Request::Set(set) => settings.with(&set),
             Request::Get => panic!("a get"),
         }
