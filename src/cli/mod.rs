@@ -139,7 +139,7 @@ pub fn main() -> ExitCode {
     if std::env::var_os("CNI_COMMAND").is_some() {
         return cni::main();
     }
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(tunnel::meant(std::env::args_os().collect())) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };

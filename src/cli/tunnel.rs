@@ -1,13 +1,19 @@
 //! `selvedge tunnel`, and the hidden verb that its worker process runs.
 
 use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::Context as _;
 
 use super::{Exit, Failure};
 use crate::observe::log::{self, LogFormat};
 use crate::paths::Paths;
 use crate::tunnel::options::Options;
-use crate::tunnel::process::{child, parent};
+use crate::tunnel::process::{background, child, parent};
 
+const VERB: &str = "tunnel";
+/// The program's second name.
+const SECOND_NAME: &str = "selvedge-wireguard";
 /// The name of the hidden verb.
 const WORKER: &str = "tunnel-worker";
 
@@ -17,9 +23,17 @@ pub(super) struct Args {
     /// Name of the network device; it is made if it does not exist.
     #[arg(value_parser = device_name)]
     name: String,
-    /// Stay in the foreground. It always does; the option is there for those used to `wireguard-go -f`.
-    #[arg(short, long)]
+    /// Stay in the foreground. It does unless `--background` comes before; the option is there for those used to
+    /// `wireguard-go -f`.
+    #[arg(short, long, overrides_with = "background")]
     foreground: bool,
+    /// Return as soon as `wg` can configure the device, and go on in the background. Under the name
+    /// `selvedge-wireguard` the program is `selvedge tunnel --background`: for `WG_QUICK_USERSPACE_IMPLEMENTATION`.
+    #[arg(long, conflicts_with = "managed")]
+    background: bool,
+    /// Set by `--background` for the processes that stay.
+    #[arg(long, hide = true)]
+    detached: bool,
     /// Let an agent configure the device over the control API. `wg set` is refused then, the device is brought
     /// up, and it stays when the tunnel ends.
     #[arg(long)]
@@ -52,19 +66,21 @@ impl Args {
             listen_port: self.listen_port,
             firewall_mark: self.firewall_mark,
             take_over: self.take_over,
+            detached: self.detached,
         }
     }
 
-    /// The command line of the worker process.
-    fn worker(&self, format: LogFormat) -> Vec<OsString> {
+    /// The command line of the process that `verb` names: the worker, or the parent that stays in the background.
+    fn line(&self, verb: &str, format: LogFormat) -> Vec<OsString> {
         let format = match format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
         };
-        let mut line = vec![WORKER.to_owned(), self.name.clone()];
+        let mut line = vec![verb.to_owned(), self.name.clone()];
         line.extend(["--log-format".into(), format.into()]);
         line.extend(self.managed.then(|| "--managed".into()));
         line.extend(self.persistent.then(|| "--persistent".into()));
+        line.extend((self.detached || self.background).then(|| "--detached".into()));
         line.extend(self.mtu.into_iter().flat_map(|mtu| ["--mtu".into(), mtu.to_string()]));
         line.extend(["--listen-port".into(), self.listen_port.to_string()]);
         line.extend(["--firewall-mark".into(), self.firewall_mark.to_string()]);
@@ -74,9 +90,23 @@ impl Args {
 
 pub(super) fn run(args: &Args, format: LogFormat) -> Result<Exit, Failure> {
     log::init(format);
-    let code = parent::run(&args.options(), &Paths::from_env(), args.worker(format))
-        .map_err(|error| Failure::new(Exit::Failed, error))?;
+    let code = if args.background {
+        background::start(args.line(VERB, format)).context("cannot start the tunnel in the background")?
+    } else {
+        parent::run(&args.options(), &Paths::from_env(), args.line(WORKER, format))
+            .map_err(|error| Failure::new(Exit::Failed, error))?
+    };
     Ok(if code == 0 { Exit::Ok } else { Exit::Failed })
+}
+
+/// The command line that `line` stands for: under its second name the program is `selvedge tunnel --background`.
+pub(super) fn meant(line: Vec<OsString>) -> Vec<OsString> {
+    let name = line.first().and_then(|program| Path::new(program).file_name());
+    if name.is_none_or(|name| name != SECOND_NAME) {
+        return line;
+    }
+    let begin = ["selvedge", VERB, "--background"].into_iter().map(OsString::from);
+    begin.chain(line.into_iter().skip(1)).collect()
 }
 
 /// The worker process. It says itself what is wrong; the parent only passes the exit code on.
@@ -131,10 +161,31 @@ mod tests {
         ];
         for line in lines {
             let args = parse(line).unwrap();
-            let worker = args.worker(LogFormat::Json);
+            let worker = args.line(WORKER, LogFormat::Json);
             let worker: Vec<_> = worker.iter().map(|word| word.to_str().unwrap()).collect();
             assert_eq!(parse(&worker).unwrap().options(), args.options(), "{line:?}");
         }
+    }
+
+    #[test]
+    fn under_its_second_name_the_program_is_a_tunnel_in_the_background() {
+        let meant = |line: &[&str]| -> Vec<String> {
+            let line = meant(line.iter().map(OsString::from).collect());
+            line.iter().map(|word| word.to_str().unwrap().to_owned()).collect()
+        };
+        let line = meant(&["/usr/bin/selvedge-wireguard", "wg0"]);
+        assert_eq!(line, ["selvedge", "tunnel", "--background", "wg0"]);
+        let args =
+            |line: &[&str]| parse(&meant(line)[1..].iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        assert!(args(&["selvedge-wireguard", "wg0"]).background);
+        assert!(!args(&["selvedge-wireguard", "-f", "wg0"]).background);
+        for line in [&["/usr/bin/selvedge", "tunnel", "wg0"][..], &["selvedge"], &[]] {
+            assert_eq!(meant(line), line);
+        }
+        let parent = args(&["selvedge-wireguard", "wg0"]).line(VERB, LogFormat::Text);
+        let parent: Vec<_> = parent.iter().map(|word| word.to_str().unwrap()).collect();
+        let options = parse(&parent).unwrap();
+        assert!(options.detached && !options.background, "{parent:?}");
     }
 
     #[test]

@@ -21,4 +21,6 @@ pub struct Options {
     pub firewall_mark: u32,
     /// If another process has the device, have it hand over.
     pub take_over: bool,
+    /// Whoever started this waits until the tunnel is ready: see [`background`](super::process::background).
+    pub detached: bool,
 }

@@ -10,6 +10,7 @@
 
 mod middlebox;
 mod peer;
+mod quick;
 #[expect(dead_code, reason = "shared with another test program, which uses all of it")]
 #[path = "../support/mod.rs"]
 mod support;
@@ -18,8 +19,10 @@ mod zone;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use middlebox::{Middlebox, Mischief, Way};
 use peer::{Kind, Peer, wg};
+use selvedge_keys::PrivateKey;
 use selvedge_lab::isolated;
 use selvedge_lab::traffic::{Canary, Ping, Server, upload};
 use support::tunnel::{Keys, Pair, Tunnel, Uapi};
@@ -81,6 +84,12 @@ impl Net {
     }
 }
 
+/// The public key of a private one, both in base64.
+fn public_of(private: &str) -> String {
+    let bytes = base64::engine::general_purpose::STANDARD.decode(private).unwrap();
+    PrivateKey::from_bytes(bytes.try_into().unwrap()).public_key().to_string()
+}
+
 fn number(uapi: &Uapi, key: &str) -> u64 {
     uapi.get(key).and_then(|value| value.parse().ok()).unwrap_or(0)
 }
@@ -123,17 +132,26 @@ fn wg_shows_and_sets_our_tunnel() {
         .unwrap();
         let dump = wg(&host, &["show", "wg0", "dump"]).unwrap();
         let rows: Vec<Vec<&str>> = dump.lines().map(|line| line.split('\t').collect()).collect();
-        assert_eq!(rows[0], ["(none)", "(none)", "40001", "0x7"], "no private key, and so no public one");
+        let public = public_of(private.trim());
+        assert_eq!(rows[0], [private.trim(), &public, "40001", "0x7"], "{dump}");
         assert_eq!(
             rows[1][..5],
-            [&name, "(none)", "[2001:db8::2]:51820", "10.0.0.0/8,fd00::/64", "0"],
+            [&name, base64.trim(), "[2001:db8::2]:51820", "10.0.0.0/8,fd00::/64", "0"],
             "{dump}"
         );
         assert_eq!(rows[1][7], "25");
-        for shown in [wg(&host, &["show"]).unwrap(), wg(&host, &["showconf", "wg0"]).unwrap(), dump.clone()] {
-            assert!(!shown.contains(private.trim()) && !shown.contains(base64.trim()), "{shown}");
-            assert!(shown.contains(&name), "{shown}");
-        }
+        let shown = wg(&host, &["show"]).unwrap();
+        assert!(shown.contains(&name) && shown.contains(&public), "{shown}");
+        assert!(!tunnel.log().contains(private.trim()) && !tunnel.log().contains(base64.trim()));
+
+        let file = "/run/wg0.conf";
+        std::fs::write(file, wg(&host, &["showconf", "wg0"]).unwrap()).unwrap();
+        wg(&host, &["setconf", "wg0", file]).unwrap();
+        assert_eq!(wg(&host, &["show", "wg0", "dump"]).unwrap(), dump, "what wg writes makes the same again");
+        wg(&host, &["set", "wg0", "private-key", "/dev/null"]).unwrap();
+        let keyless = wg(&host, &["show", "wg0", "dump"]).unwrap();
+        let peer = |dump: &str| dump.lines().nth(1).map(str::to_owned);
+        assert!(peer(&keyless).is_some_and(|row| Some(row) == peer(&dump)), "without a key too: {keyless}");
         wg(&host, &["set", "wg0", "peer", &own.public.to_string(), "allowed-ips", "10.1.0.0/16"]).unwrap();
         assert_eq!(wg(&host, &["show", "wg0", "peers"]).unwrap().lines().count(), 2);
         wg(&host, &["set", "wg0", "peer", &name, "remove"]).unwrap();
@@ -144,6 +162,8 @@ fn wg_shows_and_sets_our_tunnel() {
         let refused = wg(&host, &["set", "wg1", "listen-port", "1"]).unwrap_err();
         assert!(refused.contains("busy"), "{refused}");
         assert!(managed.log().contains("an agent manages this device"), "{}", managed.log());
+        let shown = managed.uapi().ask("get=1\n\n");
+        assert!(!shown.contains("private_key") && !shown.contains("preshared_key"), "{shown}");
     });
 }
 

@@ -157,7 +157,7 @@ fn an_endpoint_that_roamed_outlives_the_worker() {
 }
 
 #[test]
-fn a_set_is_all_or_nothing_and_get_shows_no_secret() {
+fn a_set_is_all_or_nothing_and_the_keys_are_shown_on_the_socket_alone() {
     isolated!(|| {
         let host = Host::new();
         let tunnel = Tunnel::start(&host, "wg0", &[]);
@@ -174,9 +174,11 @@ fn a_set_is_all_or_nothing_and_get_shows_no_secret() {
         let shown = tunnel.uapi().ask("get=1\n\n");
         assert!(shown.contains("listen_port=40001\nfwmark=77\n"), "{shown}");
         assert!(shown.contains(&format!("public_key={}\n", peer.public_hex())), "{shown}");
-        for secret in [own.private_hex(), psk, "private_key".into(), "preshared_key".into()] {
-            assert!(!shown.contains(&secret), "{shown}");
+        for line in [format!("private_key={}\n", own.private_hex()), format!("preshared_key={psk}\n")] {
+            assert!(shown.contains(&line), "{shown}");
         }
+        let mode = std::fs::metadata(tunnel.uapi().0).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "the socket is the user's alone");
         let taken = host.run(|| std::net::UdpSocket::bind("0.0.0.0:40002").unwrap());
         for (lines, errno) in [
             ("listen_port=40003\nfwmark=1\npublic_key=zz", -libc::EINVAL),
@@ -188,7 +190,7 @@ fn a_set_is_all_or_nothing_and_get_shows_no_secret() {
         }
         drop(taken);
         assert!(tunnel.log().contains("another program uses the port"), "{}", tunnel.log());
-        assert!(!tunnel.log().contains(&own.private_hex()));
+        assert!(!tunnel.log().contains(&own.private_hex()) && !tunnel.log().contains(&psk));
         tunnel.uapi().set("listen_port=40002");
         assert_eq!(tunnel.uapi().get("listen_port").unwrap(), "40002");
         let files = std::fs::read_dir(&tunnel.run).unwrap().flatten();

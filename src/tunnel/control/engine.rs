@@ -92,6 +92,9 @@ impl Engine {
         let udp = open_udp(&descriptors, port)?;
         let mtu = mode.mtu(&options, is_new, descriptors.restarts == 0);
         let device_mtu = link::set_up(&options.name, mtu, options.managed).await?.unwrap_or(DEFAULT_MTU);
+        if is_new && !options.managed {
+            link::withhold_link_local(&options.name).await;
+        }
         let watch = MtuWatch::new(tun.as_fd().try_clone_to_owned()?);
         let (events, from_worker) = mpsc::channel(EVENTS);
         let (ends_sender, ends) = mpsc::unbounded_channel();
@@ -448,7 +451,11 @@ impl uapi::Handler for Engine {
     async fn get(&self) -> Result<Shown, Errno> {
         let state = self.state.lock().await;
         let report = state.plane.report().await.map_err(|_| Errno::EAGAIN)?;
-        Ok(Shown::new(&report.device, state.plane.port(), state.wanted.mark))
+        let port = state.plane.port();
+        Ok(match &state.mode {
+            Mode::Standalone(settings) => Shown::standalone(&report.device, port, settings),
+            Mode::Managed(_) => Shown::managed(&report.device, port, state.wanted.mark),
+        })
     }
 
     async fn set(&self, set: Set) -> Result<(), Errno> {

@@ -27,6 +27,19 @@ pub(super) async fn set_up(name: &str, mtu: Option<u16>, managed: bool) -> Resul
     Ok(Some(mtu.unwrap_or(bytes(link.mtu))))
 }
 
+/// Keeps the kernel from giving the device a random IPv6 link-local address, as with WireGuard in the kernel. `wg-quick`
+/// would save it as one of the configuration's.
+pub(super) async fn withhold_link_local(name: &str) {
+    let withhold = async || {
+        let change = update(Id::Name(name), &Update { link_local: Some(false), ..Update::default() });
+        Netlink::new()?.apply([change]).await
+    };
+    if let Err(error) = withhold().await {
+        // Such as a kernel without IPv6.
+        tracing::debug!(%error, device = name, "cannot withhold the link-local address");
+    }
+}
+
 /// Why the MTU of a device cannot be watched any longer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WatchError {

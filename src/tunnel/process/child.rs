@@ -14,6 +14,7 @@ use nix::unistd::getppid;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use super::background;
 use super::watch::Identity;
 
 use crate::local;
@@ -55,15 +56,18 @@ pub fn run(options: Options, paths: Paths) -> anyhow::Result<Ending> {
 }
 
 async fn serve(options: Options, paths: Paths, descriptors: Descriptors) -> anyhow::Result<Ending> {
-    let managed = options.managed;
+    let (managed, detached) = (options.managed, options.detached);
     let uapi_path = paths.uapi_socket(&options.name);
     let control_path = paths.tunnel_socket(&options.name);
     let name = options.name.clone();
     let Start { engine, mut ends } = Engine::start(options, paths, descriptors).await?;
     let mut control = Socket::open(&engine, slot::CONTROL, control_path)?;
     let mut uapi = Socket::open(&engine, slot::UAPI, uapi_path)?;
-    engine.descriptors().ready()?;
     info!(device = name, managed, socket = %uapi.path.display(), "the tunnel is ready");
+    if detached {
+        background::move_log();
+    }
+    engine.descriptors().ready()?;
     let mut requests = engine.descriptors().requests()?;
     loop {
         tokio::select! {

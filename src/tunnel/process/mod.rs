@@ -9,10 +9,14 @@
 //! it holds to the parent after, their workers hand over the traffic (see [`super::handover`]), and then the pair
 //! before rests until it is stopped, or until the device is free again because its successor is gone.
 //!
+//! With `--background` a third process starts the parent, passes on what the two write to standard error, and ends as
+//! soon as the device can be configured: see [`background`].
+//!
 //! What ends whom: the worker is killed with the parent (`PR_SET_PDEATHSIG`), so there are no orphans; a new
 //! parent waits for the lock that the old pair held. SIGTERM or SIGINT to the parent stops both; a standalone
 //! device goes then, a persistent one stays, and with it the kernel's routes over it.
 
+pub mod background;
 mod backoff;
 pub mod child;
 pub mod parent;

@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::background;
 use super::backoff::Backoff;
 use crate::paths::Paths;
 use crate::tunnel::descriptors::{Channel, Kept, Notice, slot};
@@ -69,6 +70,9 @@ pub enum ParentError {
 /// # Errors
 /// When another process has the device and does not hand it over, or the system refuses.
 pub fn run(options: &Options, paths: &Paths, arguments: Vec<OsString>) -> Result<u8, ParentError> {
+    if options.detached {
+        background::leave_session().map_err(system("leave the session of whoever started this"))?;
+    }
     let signals = signals().map_err(system("watch for signals"))?;
     let (kept, link) = have_device(options, paths)?;
     let hand_over = if link.is_some() { HandOver::Taking } else { HandOver::No };
@@ -226,7 +230,7 @@ impl Parent<'_> {
         while let Some(open) = channel {
             match open.try_receive() {
                 Ok(Some(message)) => match self.kept.apply(&message.text, message.descriptor) {
-                    Some(Notice::Ready) => self.was_ready = true,
+                    Some(Notice::Ready) => self.ready(),
                     Some(Notice::Taken | Notice::Stayed) => self.hand_over = HandOver::No,
                     None => {}
                 },
@@ -235,6 +239,13 @@ impl Parent<'_> {
                 Ok(None) | Err(_) => *channel = None,
             }
         }
+    }
+
+    fn ready(&mut self) {
+        if self.options.detached && !self.was_ready {
+            background::release_starter();
+        }
+        self.was_ready = true;
     }
 
     /// Whether another process may have the device now: a worker of ours serves it alone.

@@ -2,8 +2,7 @@
 //!
 //! [`parse`] reads a request, [`Settings`] is what requests change and [`render`] writes the answer to `get`; all
 //! of them are pure ([`Zones`] has the devices that endpoints name). [`serve`] does the talking. Two differences from other implementations: `get` shows no
-//! private and no preshared key (so `wg show` works and `wg showconf` lacks them), and a `set` changes all that
-//! it says or nothing.
+//! private and no preshared key of a managed device, and a `set` changes all that it says or nothing.
 
 mod parse;
 mod render;

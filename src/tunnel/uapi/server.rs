@@ -1,5 +1,6 @@
 //! The socket: requests are separated by empty lines, and a connection may carry many.
 
+use std::fmt::Write as _;
 use std::future::Future;
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -55,21 +56,24 @@ async fn connection<H: Handler>(mut stream: UnixStream, handler: &H) -> io::Resu
     Ok(())
 }
 
-async fn answer<H: Handler>(request: &[u8], handler: &H) -> String {
-    let (text, result) = match parse(request, &Devices) {
+async fn answer<H: Handler>(request: &[u8], handler: &H) -> Zeroizing<String> {
+    let nothing = || Zeroizing::new(String::with_capacity(32));
+    let (mut text, result) = match parse(request, &Devices) {
         Ok(Request::Get) => match handler.get().await {
             Ok(shown) => (render(&shown, &Devices), Ok(())),
-            Err(errno) => (String::new(), Err(errno)),
+            Err(errno) => (nothing(), Err(errno)),
         },
-        Ok(Request::Set(set)) => (String::new(), handler.set(set).await),
+        Ok(Request::Set(set)) => (nothing(), handler.set(set).await),
         Err(error) => {
             tracing::warn!(%error, "a UAPI request was refused");
-            (String::new(), Err(Errno::EINVAL))
+            (nothing(), Err(Errno::EINVAL))
         }
     };
     // Negative, as wg and the other implementations have it, whatever the protocol's page says.
     let code = result.map_or_else(|errno| -(errno as i32), |()| 0);
-    format!("{text}errno={code}\n\n")
+    // Writing to a String cannot fail.
+    let _ = write!(text, "errno={code}\n\n");
+    text
 }
 
 /// Cuts what comes into requests. What was read is wiped, for it may hold keys.
