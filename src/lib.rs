@@ -25,6 +25,7 @@ pub mod kernel;
 pub mod local;
 pub mod manifest;
 pub mod mesh;
+pub mod mtu;
 pub mod observe;
 pub mod paths;
 pub mod pod;

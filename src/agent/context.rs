@@ -18,6 +18,7 @@ use crate::fabric::device;
 use crate::guard::GuardConfig;
 use crate::mesh::node_object::OwnNode;
 use crate::mesh::record::Records;
+use crate::mtu::{self, TooSmall};
 use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
 
@@ -86,15 +87,16 @@ impl Context {
         self.members.get().ok_or_else(|| Unmet::waiting("which other nodes to believe is not known yet"))
     }
 
-    /// MTU of the tunnel and the pods of a node with these addresses.
-    pub(super) fn mtu(&self, node_addresses: &[IpAddr]) -> u32 {
-        match self.config.mtu {
-            Some(underlay) => u32::from(underlay) - device::OVERHEAD,
-            None => {
+    /// MTU of the tunnel and the pods of a node with these addresses, where what is between the nodes is enough.
+    pub(super) fn mtu(&self, node_addresses: &[IpAddr]) -> Result<u32, TooSmall> {
+        let underlay = self.config.mtu.map_or_else(
+            || {
                 let facts = self.facts.get();
-                device::tunnel_mtu(&facts.links, &facts.addresses, node_addresses)
-            }
-        }
+                device::underlay_mtu(&facts.links, &facts.addresses, node_addresses)
+            },
+            u32::from,
+        );
+        mtu::of_pods(underlay, self.config.has_ipv6())
     }
 
     /// Epoch and key for people.

@@ -46,7 +46,7 @@ pub(super) struct Args {
     #[arg(long, requires = "managed")]
     take_over: bool,
     /// MTU of the device, in bytes. Without it a new device gets 1420, and one that exists keeps what it has.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1280..))]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(576..))]
     mtu: Option<u16>,
     /// UDP port to start with; 0 takes any free one.
     #[arg(long, default_value_t = 0)]

@@ -10,13 +10,9 @@ use super::overrides::Overrides;
 use super::raw::{self, List, Raw};
 use super::value::Value;
 use super::{Agent, Cni, Config, DEFAULT_MISSING_NODE_GRACE, Datapath, cidr, range};
+use crate::mtu;
 use crate::pod::attachment::is_port;
 use crate::pod::gateway::BRIDGE;
-
-/// Smallest MTU of an underlay whose tunnel carries IPv6: 1280 (RFC 8200, section 5) and the tunnel's 80.
-const LEAST_MTU_V6: i64 = 1280 + 80;
-/// Smallest MTU of an underlay for IPv4: 576 (RFC 791, section 3.1) and the tunnel's 80.
-const LEAST_MTU_V4: i64 = 576 + 80;
 
 /// A week, in seconds.
 const MOST_GRACE: i64 = 7 * 24 * 3600;
@@ -51,7 +47,7 @@ impl Merge<'_> {
         let listen_port = self.bounded(listen_port, 1, 65535).unwrap_or(51830);
         let mtu = self.number("mtu", flags.mtu.as_deref(), raw.mtu);
         let v6 = cidrs.pods.iter().any(|net| net.network().is_ipv6());
-        let mtu = self.bounded(mtu, if v6 { LEAST_MTU_V6 } else { LEAST_MTU_V4 }, 65535);
+        let mtu = self.bounded(mtu, mtu::least_underlay(v6).into(), 65535);
         let endpoints = self.list("endpoints", flags.endpoints.as_ref(), raw.endpoints);
         let endpoints = self.endpoints(&endpoints, listen_port);
         let keepalive = flags.persistent_keepalive.as_deref();

@@ -114,6 +114,12 @@ fn default_missing_node_grace() -> u32 {
 }
 
 impl Config {
+    /// Whether there may be IPv6 pods.
+    #[must_use]
+    pub fn has_ipv6(&self) -> bool {
+        self.cluster_pod_cidrs.iter().any(|net| net.addr().is_ipv6())
+    }
+
     /// Reads and checks the file at `path`, with `overrides` put before what it says. There need not be a file
     /// if the overrides say all that is required.
     ///

@@ -5,11 +5,10 @@ use std::net::IpAddr;
 use super::finding::Finding;
 use super::network::Network;
 use crate::config::Config;
-use crate::fabric::device::{self, OVERHEAD};
+use crate::fabric::device;
 use crate::kernel::link::Link;
+use crate::mtu;
 
-/// The least that IPv6 asks of a link (RFC 8200, section 5).
-const IPV6_MINIMUM: u32 = 1280;
 const CHECK: &str = "mtu";
 
 /// What tells the device to the other nodes.
@@ -55,7 +54,8 @@ pub(super) fn judge(
     let mut findings = vec![underlying(link, basis, config, set)];
     let sure = set.is_some() || basis != Basis::DefaultRoute;
     if let Some(config) = config.filter(|_| installed && sure) {
-        let wanted = set.unwrap_or(link.mtu).saturating_sub(OVERHEAD);
+        let wanted = mtu::of_pods(set.unwrap_or(link.mtu), config.has_ipv6());
+        let wanted = wanted.unwrap_or_else(|error| error.least());
         findings.extend(tunnel(network, &config.interface, wanted));
     }
     findings
@@ -86,31 +86,21 @@ fn underlying(link: &Link, basis: Basis, config: Option<&Config>, set: Option<u3
         return Finding::problem(CHECK, format!("mtu = {set} is set, but {name} has {found}"), remedy);
     }
     let underlay = set.unwrap_or(found);
-    let pods = underlay.saturating_sub(OVERHEAD);
-    let seen = format!("{name} has {found}: pods get {pods}");
-    if pods >= IPV6_MINIMUM {
-        return Finding::ok(CHECK, seen + basis);
+    let of_family = |ipv6| mtu::of_pods(underlay, ipv6);
+    let too_small = |error: mtu::TooSmall| format!("{name} has {found}: {error}{basis}");
+    let needed = mtu::least_underlay(true);
+    match (of_family(config.is_some_and(Config::has_ipv6)), of_family(true)) {
+        (Err(error), _) => Finding::problem(CHECK, too_small(error), error.remedy()),
+        (Ok(pods), Ok(_)) => Finding::ok(CHECK, format!("{name} has {found}: pods get {pods}{basis}")),
+        (Ok(pods), Err(_)) if config.is_some() => {
+            let seen = format!("{name} has {found}: pods get {pods}; IPv6 would need {needed}{basis}");
+            Finding::ok(CHECK, seen)
+        }
+        (Ok(_), Err(error)) => {
+            let remedy = format!("for IPv6 pods, raise the MTU between the nodes to {needed}");
+            Finding::warning(CHECK, too_small(error), remedy)
+        }
     }
-    let needed = IPV6_MINIMUM + OVERHEAD;
-    match config.map(has_ipv6) {
-        Some(false) => Finding::ok(CHECK, format!("{seen}; IPv6 would need {needed}{basis}")),
-        Some(true) => Finding::problem(
-            CHECK,
-            format!("{seen}, and IPv6 needs {IPV6_MINIMUM}{basis}"),
-            format!(
-                "raise the MTU between the nodes to {needed}, or take the IPv6 ranges out of the configuration"
-            ),
-        ),
-        None => Finding::warning(
-            CHECK,
-            format!("{seen}, and IPv6 needs {IPV6_MINIMUM}{basis}"),
-            format!("for IPv6 pods, raise the MTU between the nodes to {needed}"),
-        ),
-    }
-}
-
-pub(super) fn has_ipv6(config: &Config) -> bool {
-    config.cluster_pod_cidrs.iter().any(|net| net.addr().is_ipv6())
 }
 
 #[cfg(test)]
@@ -143,6 +133,9 @@ mod tests {
             (1360, Some(&v6), Severity::Ok),
             (1359, Some(&v6), Severity::Problem),
             (1359, Some(&v4), Severity::Ok),
+            (656, Some(&v4), Severity::Ok),
+            (655, Some(&v4), Severity::Problem),
+            (655, None, Severity::Problem),
             (1359, None, Severity::Warning),
         ] {
             assert_eq!(judge(&with(mtu), config).severity, expected, "{mtu}");

@@ -4,7 +4,6 @@ use std::io;
 
 use super::finding::Finding;
 use super::host::Host;
-use super::mtu::has_ipv6;
 use crate::config::{Config, Datapath};
 use crate::fabric;
 
@@ -109,7 +108,7 @@ fn reverse_path(facts: &Facts) -> Option<Finding> {
 }
 
 fn ipv6(facts: &Facts, config: Option<&Config>) -> Option<Finding> {
-    if !config.is_some_and(has_ipv6) {
+    if !config.is_some_and(Config::has_ipv6) {
         return None;
     }
     let seen = match &facts.disable_ipv6 {

@@ -9,19 +9,16 @@ use crate::kernel::address::{Address, diff};
 use crate::kernel::link::{Id, Link, Update, update};
 use crate::kernel::netlink::{Error, Netlink};
 
-/// Bytes that WireGuard adds to a packet on IPv6: 40 (IPv6) + 8 (UDP) + 32 (header and tag), WireGuard paper 5.4.6.
-pub const OVERHEAD: u32 = 80;
 /// What a path of Ethernets carries, for a node none of whose addresses is found on a device.
 const ETHERNET: u32 = 1500;
 
 /// Index of `lo` in every network namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
 
-/// MTU for the tunnel and the pods: that of the [`underlay`] less [`OVERHEAD`], always for an IPv6 underlay, since any
-/// peer may be reached over it.
+/// MTU of the [`underlay`], in bytes.
 #[must_use]
-pub fn tunnel_mtu(links: &[Link], addresses: &[Address], node_addresses: &[IpAddr]) -> u32 {
-    underlay(links, addresses, node_addresses).map_or(ETHERNET, |link| link.mtu).saturating_sub(OVERHEAD)
+pub fn underlay_mtu(links: &[Link], addresses: &[Address], node_addresses: &[IpAddr]) -> u32 {
+    underlay(links, addresses, node_addresses).map_or(ETHERNET, |link| link.mtu)
 }
 
 /// The device with the node's addresses; the one of least MTU where there are several. An address on `lo`, as routing
@@ -81,13 +78,13 @@ mod tests {
                 let node = [on_lo.addr(), "192.0.2.9".parse().unwrap()];
                 let mtu = async || {
                     let (links, addresses) = (netlink.links().await, netlink.addresses(None).await);
-                    tunnel_mtu(&links.unwrap(), &addresses.unwrap(), &node)
+                    underlay_mtu(&links.unwrap(), &addresses.unwrap(), &node)
                 };
-                assert_eq!(mtu().await, ETHERNET - OVERHEAD);
+                assert_eq!(mtu().await, ETHERNET);
                 let bridge = Bridge { name: "br", mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1400, group: 0 };
                 let device = netlink.ensure_bridge(&bridge).await.unwrap().index;
                 netlink.apply([Address::new(device, IpNet::from(node[1])).add()]).await.unwrap();
-                assert_eq!(mtu().await, 1400 - OVERHEAD);
+                assert_eq!(mtu().await, 1400);
             });
         });
     }

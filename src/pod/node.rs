@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::{self, Durability};
 use crate::kernel::route::Route;
+use crate::mtu;
 use crate::paths::Paths;
 
 /// Metric of the unreachable routes behind the routes into the tunnel.
@@ -132,8 +133,7 @@ impl NodeInfo {
         if let Some(net) = self.pod_cidrs.iter().find(outside) {
             return Some(format!("pod CIDR {net} is not within the cluster's pod CIDRs"));
         }
-        // RFC 8200 and RFC 791, the least that every link has to take.
-        let least = if count(true) > 0 { 1280 } else { 576 };
+        let least = mtu::least(count(true) > 0);
         (self.mtu < least).then(|| format!("an MTU of {} is below the least of {least}", self.mtu))
     }
 

@@ -25,6 +25,7 @@ use crate::kernel::netlink::{self, Change, Netlink};
 use crate::kernel::netns::NetNs;
 use crate::kernel::route::Route;
 use crate::kernel::sysctl;
+use crate::mtu;
 
 use super::attachment::Attachment;
 use super::gateway::{BRIDGE, BRIDGE_MAC, everything};
@@ -216,7 +217,8 @@ impl Wiring<'_> {
     fn node_changes(&self, port: u32) -> Vec<Change> {
         let join = Update {
             master: Some(if self.is_routed() { 0 } else { self.bridge }),
-            link_local: Some(false),
+            // A smaller MTU leaves no IPv6 on the port, and nothing to say of it.
+            link_local: (self.lease.mtu >= mtu::least(true)).then_some(false),
             group: Some(LINK_GROUP),
             mtu: Some(self.lease.mtu),
             ..Update::default()

@@ -35,7 +35,7 @@ fn selvedge(node: &Node, arguments: &[&str]) -> Output {
     node.space().place(&mut command).output().unwrap()
 }
 
-fn doctor(node: &Node, options: &[&str]) -> (Value, i32) {
+pub(crate) fn doctor(node: &Node, options: &[&str]) -> (Value, i32) {
     let output = selvedge(node, &[&["doctor", "--output", "json"], options].concat());
     (serde_json::from_slice(&output.stdout).unwrap(), output.status.code().unwrap())
 }

@@ -7,3 +7,4 @@ mod cluster;
 mod host;
 mod live;
 mod node;
+mod underlay;

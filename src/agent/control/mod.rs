@@ -19,6 +19,8 @@ pub(super) use name::Name;
 pub(super) use runner::{Runner, spawn};
 pub(super) use trigger::{Trigger, Triggers};
 
+use crate::mtu::TooSmall;
+
 /// One concern of a node, kept at its desired state.
 pub(super) trait Controller {
     /// Compares the desired with the actual state, applies the difference, and returns what was changed. It may be called
@@ -45,6 +47,12 @@ impl Unmet {
 
     pub(super) fn failed(error: impl std::fmt::Display) -> Self {
         Self::Failed(error.to_string())
+    }
+
+    /// The MTU between the nodes is too small.
+    pub(super) fn too_small(error: TooSmall) -> Self {
+        let TooSmall { underlay, .. } = error;
+        Self::waiting(format!("MTU {underlay} between the nodes: {error}; {}", error.remedy()))
     }
 
     fn text(&self) -> &str {

@@ -27,7 +27,10 @@ impl Controller for Link {
         let link = link.ok_or_else(missing)?;
         let addresses = routing::config(&self.context).fabric_addresses();
         // Without this node's object its addresses are not known, and the MTU stays as it is.
-        let mtu = self.context.own().map_or(link.mtu, |own| self.context.mtu(&own.internal));
-        device::ensure(&self.netlink, &link, mtu, &addresses).await.map_err(Unmet::failed)
+        let mtu = self.context.own().map_or(Ok(link.mtu), |own| self.context.mtu(&own.internal));
+        let wanted = mtu.unwrap_or_else(|error| error.least());
+        let changes =
+            device::ensure(&self.netlink, &link, wanted, &addresses).await.map_err(Unmet::failed)?;
+        mtu.map(|_| changes).map_err(Unmet::too_small)
     }
 }

@@ -22,19 +22,19 @@ impl Plugin {
         Ok(Self { context })
     }
 
-    fn info(&self, own: &OwnNode) -> NodeInfo {
+    fn info(&self, own: &OwnNode) -> Result<NodeInfo, Unmet> {
         let config = &self.context.config;
-        NodeInfo {
+        Ok(NodeInfo {
             node_name: own.name.clone(),
             node_uid: own.uid.clone(),
             pod_cidrs: own.pod_cidrs.clone(),
             cluster_pod_cidrs: config.cluster_pod_cidrs.clone(),
             service_cidrs: config.service_cidrs.clone(),
             trusted_sources: config.trusted_sources.clone(),
-            mtu: self.context.mtu(&own.internal),
+            mtu: self.context.mtu(&own.internal).map_err(Unmet::too_small)?,
             datapath: routing::datapath(config.datapath),
             tunnel_port: Some(config.listen_port),
-        }
+        })
     }
 
     /// Pods may come already, and find what they need.
@@ -63,7 +63,7 @@ impl Plugin {
 impl Controller for Plugin {
     async fn reconcile(&mut self, _: Triggers) -> Outcome {
         let own = self.context.own()?;
-        let info = self.info(&own);
+        let info = self.info(&own)?;
         if !self.is_installed(&info) {
             let behind = self.context.board.behind(Some(Name::Pods));
             if !behind.is_empty() {

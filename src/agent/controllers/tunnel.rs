@@ -45,11 +45,13 @@ impl Tunnel {
     fn wanted(&self) -> Result<Wanted, Unmet> {
         let (own, members) = (self.context.own()?, self.context.members()?);
         let config = &self.context.config;
+        // That it is too small is reported by others; peers have to follow all the same.
+        let mtu = self.context.mtu(&own.internal).unwrap_or_else(|error| error.least());
         let device = DeviceConfig {
             key_store: self.context.paths.keys(),
             identities: self.context.keys.lock().identities(),
             listen_port: config.listen_port,
-            mtu: u16::try_from(self.context.mtu(&own.internal)).unwrap_or(u16::MAX),
+            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
             firewall_mark: config.firewall_mark,
             peers: Vec::new(),
         };

@@ -3,11 +3,9 @@
 use selvedge_keys::KeyStore;
 
 use super::ChangeError;
+use crate::mtu;
 use crate::tunnel::api::{DeviceConfig, PeerConfig};
 use crate::tunnel::device::config::{Config, Identity, Peer, PeerKey};
-
-/// Smallest MTU that carries IPv6 (RFC 8200, section 5).
-const MTU_LEAST: u16 = 1280;
 
 /// The configuration with its keys.
 pub(super) fn resolve(config: &DeviceConfig) -> Result<Config, ChangeError> {
@@ -18,8 +16,9 @@ pub(super) fn resolve(config: &DeviceConfig) -> Result<Config, ChangeError> {
 }
 
 fn check(config: &DeviceConfig) -> Result<(), ChangeError> {
-    if config.mtu < MTU_LEAST {
-        return Err(ChangeError::Invalid(format!("mtu {} is less than {MTU_LEAST}", config.mtu)));
+    let least = mtu::least(false);
+    if u32::from(config.mtu) < least {
+        return Err(ChangeError::Invalid(format!("mtu {} is less than {least}", config.mtu)));
     }
     match config.peers.iter().find(|peer| peer.name.is_empty()) {
         Some(_) => Err(ChangeError::Invalid("a peer has no name".into())),
