@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Exit, Failure, Output, table};
-use crate::agent::status::AgentStatus;
+use crate::agent::status::{AgentStatus, Refused};
 use crate::local::{Client, ClientError};
 use crate::paths::Paths;
 use crate::tunnel::api::{DeviceStatus, PeerState, PeerStatus};
@@ -19,7 +19,13 @@ pub(super) struct Args {
     /// Form of the answer.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
+    /// Show every refused node. The table shows a few of them; JSON always has them all.
+    #[arg(long)]
+    all: bool,
 }
+
+/// Refused nodes that the table shows without `--all`.
+const REFUSED: usize = 5;
 
 #[expect(clippy::print_stdout, reason = "this is the answer")]
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
@@ -34,7 +40,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
             let text = serde_json::to_string_pretty(&status).map_err(anyhow::Error::new)?;
             println!("{text}");
         }
-        Output::Table => print!("{}", render(&status, Timestamp::now())),
+        Output::Table => print!("{}", render(&status, args.all, Timestamp::now())),
     }
     let well = status.problems.is_empty() && status.refused.is_empty();
     Ok(if well { Exit::Ok } else { Exit::Findings })
@@ -44,7 +50,7 @@ fn fetch(paths: &Paths) -> Result<AgentStatus, ClientError> {
     super::block_on(Client::new(&paths.agent_socket()).get("/v1/status"))
 }
 
-fn render(status: &AgentStatus, now: Timestamp) -> String {
+fn render(status: &AgentStatus, all: bool, now: Timestamp) -> String {
     let ready = if status.ready { "ready" } else { "not ready" };
     let mut text = format!(
         "node {} {ready}, key {} (epoch {})\n",
@@ -56,11 +62,21 @@ fn render(status: &AgentStatus, now: Timestamp) -> String {
         Some(tunnel) => text += &peers(tunnel, now),
         None => text += "tunnel does not answer\n",
     }
-    for refused in &status.refused {
-        text += &format!("refused: {}: {}\n", refused.node, refused.message);
-    }
+    text += &refusals(&status.refused, all);
     for problem in &status.problems {
         text += &format!("problem: {problem}\n");
+    }
+    text
+}
+
+fn refusals(refused: &[Refused], all: bool) -> String {
+    let shown = if all { refused.len() } else { REFUSED };
+    let mut text = String::new();
+    for refused in refused.iter().take(shown) {
+        text += &format!("refused: {}: {}\n", refused.node, refused.message);
+    }
+    if let Some(more) = refused.len().checked_sub(shown).filter(|more| *more > 0) {
+        text += &format!("refused: {more} more, {} in all; --all shows them\n", refused.len());
     }
     text
 }
@@ -111,7 +127,6 @@ mod tests {
     use selvedge_keys::PublicKey;
 
     use super::*;
-    use crate::agent::status::Refused;
     use crate::tunnel::api::{Counters, Features, SessionStatus};
 
     fn status() -> AgentStatus {
@@ -164,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_table_fits_a_terminal_and_names_what_matters() {
-        let text = render(&status(), "2026-01-01T00:00:42Z".parse().unwrap());
+        let text = render(&status(), false, "2026-01-01T00:00:42Z".parse().unwrap());
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         for part in
             ["worker-1 ready", "2001:db8::2", "42s ago", "5.0 MiB", "17 B", "established", "its key is ours"]
@@ -174,8 +189,29 @@ mod tests {
     }
 
     #[test]
-    fn json_round_trips() {
-        let text = serde_json::to_string(&status()).unwrap();
-        assert_eq!(serde_json::from_str::<AgentStatus>(&text).unwrap(), status());
+    fn of_many_refusals_a_few_are_shown_and_all_are_counted() {
+        let refused = |number| Refused {
+            node: format!("node-{number}"),
+            reason: "r".into(),
+            message: "its key is ours".into(),
+        };
+        let with = |count| AgentStatus { refused: (0..count).map(refused).collect(), ..status() };
+        let lines = |count, all| {
+            let text = render(&with(count), all, Timestamp::UNIX_EPOCH);
+            text.lines().filter(|line| line.starts_with("refused: ")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!((lines(5, false).len(), lines(1000, true).len()), (5, 1000));
+        let few = lines(1000, false);
+        assert_eq!(few.len(), 6);
+        assert_eq!(few[0], "refused: node-0: its key is ours");
+        assert_eq!(few[5], "refused: 995 more, 1000 in all; --all shows them");
+    }
+
+    #[test]
+    fn json_round_trips_with_all_refusals() {
+        let refused = Refused { node: "x".into(), reason: "r".into(), message: "its key is ours".into() };
+        let status = AgentStatus { refused: vec![refused; 1000], ..status() };
+        let text = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<AgentStatus>(&text).unwrap(), status);
     }
 }

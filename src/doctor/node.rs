@@ -94,7 +94,7 @@ fn agent(status: &Result<AgentStatus, ClientError>) -> Vec<Finding> {
     }));
     if let Some(more) = status.refused.len().checked_sub(REFUSED).filter(|more| *more > 0) {
         let seen = format!("refuses {more} more nodes");
-        findings.push(Finding::warning(AGENT, seen, "see `selvedge status` for all of them"));
+        findings.push(Finding::warning(AGENT, seen, "see `selvedge status --all` for all of them"));
     }
     if findings.is_empty() {
         findings.push(match status.ready {

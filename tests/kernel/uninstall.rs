@@ -130,3 +130,52 @@ fn it_removes_ours_alone_and_twice_is_fine() {
         });
     });
 }
+
+/// As in a container, to which the node's folders are mounted one by one.
+#[test]
+fn a_folder_that_is_a_mount_point_is_emptied() {
+    isolated!(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let (folder, netlink) = (folder.path(), Netlink::new().unwrap());
+            install(&netlink, folder).await;
+            let mounted = ["run", "state"].map(|name| folder.join(name));
+            for path in &mounted {
+                let bind = nix::mount::MsFlags::MS_BIND;
+                nix::mount::mount(Some(path), path, None::<&str>, bind, None::<&str>).unwrap();
+            }
+            std::fs::create_dir(folder.join("run/leases")).unwrap();
+            std::fs::write(folder.join("run/leases/10.244.0.2"), "").unwrap();
+            let done = uninstall(folder, &["--yes", "--purge"]);
+            assert!(done.status.success(), "{done:?}");
+            let text = String::from_utf8_lossy(&done.stdout).into_owned();
+            assert!(text.trim_end().ends_with("removed nftables table inet selvedge-guard"), "{text}");
+            for path in &mounted {
+                assert_eq!(std::fs::read_dir(path).unwrap().count(), 0, "{}", path.display());
+            }
+            let again = uninstall(folder, &["--purge"]);
+            assert!(
+                String::from_utf8_lossy(&again.stdout).contains("nothing of Selvedge is left"),
+                "{again:?}"
+            );
+
+            // What is mounted further down is somebody else's, and stays.
+            std::fs::create_dir(folder.join("run/other")).unwrap();
+            let tmpfs = Some("tmpfs");
+            nix::mount::mount(
+                tmpfs,
+                &folder.join("run/other"),
+                tmpfs,
+                nix::mount::MsFlags::empty(),
+                None::<&str>,
+            )
+            .unwrap();
+            let failed = uninstall(folder, &["--yes"]);
+            assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+            for path in ["run/other", "run", "state"] {
+                nix::mount::umount2(&folder.join(path), nix::mount::MntFlags::MNT_DETACH).unwrap();
+            }
+        });
+    });
+}

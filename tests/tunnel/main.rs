@@ -211,6 +211,11 @@ fn a_standalone_device_goes_with_its_tunnel() {
         assert!(tunnel.ended().success());
         assert_eq!(host.link("wg0"), None);
         assert!(!tunnel.uapi().0.exists());
+        let left = || {
+            let files = std::fs::read_dir(&tunnel.run).unwrap().flatten().map(|file| file.file_name());
+            files.filter(|name| name != "log").collect::<Vec<_>>()
+        };
+        assert_eq!(left(), [""; 0], "not even its lock stays");
 
         tunnel = start();
         std::fs::remove_file(tunnel.uapi().0).unwrap();
@@ -247,6 +252,24 @@ fn one_device_has_one_tunnel() {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains("wg0 is run by another `selvedge tunnel`"), "{text}");
         tunnel.wait_ready();
+    });
+}
+
+/// A standalone tunnel takes its lock's file away. Who waits for the lock meanwhile keeps others out all the same.
+#[test]
+fn a_lock_that_was_waited_for_keeps_others_out() {
+    isolated!(|| {
+        let host = Host::new();
+        let mut first = Tunnel::start(&host, "wg0", &[]);
+        let second = Tunnel::start_beside(&host, "wg0", &[], "log2");
+        first.signal(Signal::SIGTERM);
+        assert!(first.ended().success());
+        until("the second has the device", SOON, || host.link("wg0"));
+        second.wait_ready();
+        let mut third = program("wg0", &[]);
+        let output = host.run(|| third.output().unwrap());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains("wg0 is run by another `selvedge tunnel`"), "{text}");
     });
 }
 

@@ -85,7 +85,7 @@ impl Step {
     async fn run(&self, netlink: &Netlink) -> anyhow::Result<()> {
         match self {
             Self::File(_, path) | Self::Conflist(path, _) => absent_is_fine(std::fs::remove_file(path))?,
-            Self::Folder(_, path) => absent_is_fine(std::fs::remove_dir_all(path))?,
+            Self::Folder(_, path) => remove_folder(path)?,
             Self::Link(name) => netlink.apply([link::delete(Id::Name(name))]).await?,
             Self::Rule(rule) => netlink.apply([rule.delete()]).await?,
             Self::Route(route) => netlink.apply([route.delete()]).await?,
@@ -94,6 +94,31 @@ impl Step {
         }
         Ok(())
     }
+}
+
+/// A folder that is a mount point cannot go: it is as good as gone once nothing is in it.
+fn remove_folder(path: &Path) -> io::Result<()> {
+    match absent_is_fine(std::fs::remove_dir_all(path)) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) && is_empty(path) => Ok(()),
+        result => result,
+    }
+}
+
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Whether something is mounted at `path`: field 5 of proc_pid_mountinfo(5), where spaces and the like are octal.
+fn is_mount_point(path: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else { return false };
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let escaped = |byte: u8| match byte {
+        b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+        plain => vec![plain],
+    };
+    let wanted: Vec<u8> =
+        path.as_os_str().as_encoded_bytes().iter().flat_map(|byte| escaped(*byte)).collect();
+    mounts.lines().any(|line| line.split(' ').nth(4).is_some_and(|point| point.as_bytes() == wanted))
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
@@ -142,8 +167,11 @@ fn files(paths: &Paths, purge: bool) -> Vec<Step> {
         steps.push(Step::File("CNI plugin", programs.join(install::PLUGIN)));
         steps.push(Step::Folder("keys and records", paths.state.clone()));
     }
-    let there = |path: &Path| path.symlink_metadata().is_ok();
-    steps.retain(|step| matches!(step, Step::File(_, path) | Step::Conflist(path, _) | Step::Folder(_, path) if there(path)));
+    steps.retain(|step| match step {
+        Step::File(_, path) | Step::Conflist(path, _) => path.symlink_metadata().is_ok(),
+        Step::Folder(_, path) => path.symlink_metadata().is_ok() && !(is_empty(path) && is_mount_point(path)),
+        _ => true,
+    });
     steps
 }
 

@@ -17,6 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::background;
 use super::backoff::Backoff;
+use super::watch::Identity;
 use crate::paths::Paths;
 use crate::tunnel::descriptors::{Channel, Kept, Notice, slot};
 use crate::tunnel::handover::{Link, takeover};
@@ -97,6 +98,10 @@ pub fn run(options: &Options, paths: &Paths, arguments: Vec<OsString>) -> Result
             paths.tunnel_door(&options.name),
         ] {
             let _ = std::fs::remove_file(path);
+        }
+        if !options.managed {
+            // We still hold it. Whoever waits for it sees that the file is another one, or none.
+            let _ = std::fs::remove_file(lock_path(options, paths));
         }
     }
     code
@@ -389,6 +394,8 @@ fn try_lock(options: &Options, paths: &Paths) -> Result<Option<OwnedFd>, ParentE
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(failed)?;
     match file.try_lock() {
+        // Whoever had it has removed the file meanwhile: somebody else may lock the next one.
+        Ok(()) if Identity::of(&path) != Some(Identity::of_file(&file).map_err(failed)?) => Ok(None),
         // It is held for as long as anybody has a copy of the descriptor.
         Ok(()) => Ok(Some(file.into())),
         Err(TryLockError::WouldBlock) => Ok(None),

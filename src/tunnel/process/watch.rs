@@ -1,5 +1,7 @@
 //! Tells whether a file is still the one that we made.
 
+use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -13,7 +15,17 @@ pub(super) struct Identity {
 impl Identity {
     /// The file at `path`, if there is one.
     pub(super) fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::symlink_metadata(path).ok()?;
-        Some(Self { device: metadata.dev(), inode: metadata.ino() })
+        std::fs::symlink_metadata(path).ok().as_ref().map(Self::from)
+    }
+
+    /// The open file.
+    pub(super) fn of_file(file: &File) -> io::Result<Self> {
+        Ok(Self::from(&file.metadata()?))
+    }
+}
+
+impl From<&Metadata> for Identity {
+    fn from(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
     }
 }
