@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::api::Store;
 use crate::api::resource::{NODES, PODS};
 use crate::api::{Deletion, Failure, Object};
+use crate::detect::Given;
 use crate::node::Node;
 use crate::sandbox::{Error, PORT, PodSpec, Sandbox};
 use crate::traffic::Canary;
@@ -40,6 +41,7 @@ struct Shared {
     node: Arc<Node>,
     store: Arc<Store>,
     canary: Canary,
+    given: Given,
     stop: AtomicBool,
     state: Mutex<State>,
 }
@@ -58,12 +60,12 @@ struct Running {
 }
 
 impl Kubelet {
-    /// Starts it.
+    /// Starts it. It notes the addresses of its pods in `given`.
     #[must_use]
-    pub fn start(node: Arc<Node>, store: Arc<Store>, canary: Canary) -> Self {
+    pub fn start(node: Arc<Node>, store: Arc<Store>, canary: Canary, given: Given) -> Self {
         let state = State { not_ready: Some("not asked yet".into()), ..State::default() };
         let (stop, state) = (AtomicBool::new(false), Mutex::new(state));
-        let shared = Arc::new(Shared { node, store, canary, stop, state });
+        let shared = Arc::new(Shared { node, store, canary, given, stop, state });
         let looping = shared.clone();
         let thread = std::thread::spawn(move || looping.run());
         Self { shared, thread: Some(thread) }
@@ -175,8 +177,12 @@ impl Shared {
             return;
         }
         drop(state);
-        match Sandbox::start(&spec(&key, pod), &self.node, &self.canary) {
+        let spec = spec(&key, pod);
+        match Sandbox::start(&spec, &self.node, &self.canary) {
             Ok(sandbox) => {
+                if !spec.host_network {
+                    self.given.add(sandbox.addresses().iter().copied());
+                }
                 let report = running(pod, sandbox.addresses(), &self.node.addresses());
                 let uid = pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
                 let mut state = self.state();

@@ -119,7 +119,9 @@ impl Lab {
         let node = Arc::new(node);
         let host = Server::start(node.space().net(), node.name(), &HOST_PORTS, self.canary()).doing(&what)?;
         self.hosts.push(Mutex::new(Some(host)));
-        self.kubelets.push(Kubelet::start(node.clone(), self.store().clone(), self.canary().clone()));
+        let given = self.world.given().clone();
+        given.add(node.fabric_addresses());
+        self.kubelets.push(Kubelet::start(node.clone(), self.store().clone(), self.canary().clone(), given));
         self.nodes.push(node);
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use selvedge::kernel::netns::NetNs;
 
 use crate::capture::{Capture, Samples, Seen};
-use crate::detect::Detector;
+use crate::detect::{Detector, Given};
 use crate::error::{Doing as _, Error};
 use crate::plan::{Cable, INTERNET_PORTS, PLAIN_PORT, Plan};
 use crate::traffic::{Canary, Server};
@@ -42,7 +42,16 @@ impl World {
             capture.add(underlay.router(), &cable.name, buffer).doing("capture the underlay")?;
         }
         let server = server.doing("start the internet's server")?;
-        Ok(Self { capture, _server: server, internet, underlay, runtime, plan, canary })
+        let world = Self { capture, _server: server, internet, underlay, runtime, plan, canary };
+        // What the positive control plants counts as somebody's.
+        world.given().add(world.samples().pods);
+        Ok(world)
+    }
+
+    /// The addresses that were given to pods, Services and gateways.
+    #[must_use]
+    pub fn given(&self) -> &Given {
+        self.capture.given()
     }
 
     /// Address plan.

@@ -23,6 +23,7 @@ fn impatient_pod(stage: &Stage, index: usize) -> Pod {
         port_mappings: vec![],
     };
     let added = node.network().unwrap().add(&space, &container).unwrap();
+    stage.lab.capture().given().add(added.addresses.iter().copied());
     Pod { ns: Arc::new(ns), addresses: added.addresses }
 }
 

@@ -1,5 +1,9 @@
 //! Captures every frame on the underlay's links, from the router's side, and has each looked at by a
-//! [`Detector`] as it comes. Nothing is stored but counts and the first few leaks, so memory is bounded.
+//! [`Detector`] as it comes. Nothing is stored but counts and the first few leaks and look-alikes, so memory is bounded.
+//!
+//! A look-alike (see [`detect`](crate::detect)) is judged when somebody asks what was seen, because a pod may send before
+//! the lab knows its address. One that names an address which was given away is a leak. Of the others one link may have
+//! seen [`BY_CHANCE`]: one, and the ICMP error that quotes it. More of them are leaks.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use selvedge::kernel::netns::{self, NetNs};
 
-use crate::detect::{Detector, Finding};
+use crate::detect::{Detector, Finding, Given, Sighting};
 
 mod control;
 mod ring;
@@ -23,6 +27,10 @@ const SETTLE: Duration = Duration::from_secs(20);
 /// So many leaks of a link are kept to be shown, and so many bytes of each.
 const EXAMPLES: usize = 8;
 const SHOWN: usize = 96;
+/// Look-alikes that name nobody's address and are not leaks yet. Two that are independent are met in one run of 10^8.
+const BY_CHANCE: usize = 2;
+/// So many look-alikes of a link are kept to be judged; what comes after them is a leak.
+const LOOKALIKES: usize = 64;
 
 /// What went wrong with a capture.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +75,8 @@ pub struct Seen {
     pub leaks: u64,
     /// The first of them.
     pub examples: Vec<Leak>,
+    /// Frames whose ciphertext looks like a header that names nobody's address; so few that it is chance.
+    pub lookalikes: usize,
     /// Frames planted to show that the detector sees them.
     pub planted: usize,
     /// How many of those it found.
@@ -77,6 +87,7 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Capture {
     detector: Arc<Detector>,
+    given: Given,
     headers_only: Option<u16>,
     links: Vec<Link>,
 }
@@ -100,6 +111,14 @@ struct State {
     seen: Seen,
     answered: u64,
     planted: Vec<Vec<u8>>,
+    lookalikes: Vec<Suspect>,
+}
+
+/// A frame that is to be judged.
+#[derive(Debug, Clone)]
+struct Suspect {
+    sighting: Sighting,
+    head: Vec<u8>,
 }
 
 impl Shared {
@@ -113,7 +132,13 @@ impl Capture {
     /// for a flow that is meant to be plaintext and as fast as the machine can.
     #[must_use]
     pub fn new(detector: Detector, headers_only: Option<u16>) -> Self {
-        Self { detector: Arc::new(detector), headers_only, links: Vec::new() }
+        Self { detector: Arc::new(detector), given: Given::default(), headers_only, links: Vec::new() }
+    }
+
+    /// The addresses that were given to pods, Services and gateways; whoever gives one away adds it.
+    #[must_use]
+    pub fn given(&self) -> &Given {
+        &self.given
     }
 
     /// Captures the device `name` of `ns` as well, from now on, with so many MiB of buffer.
@@ -125,8 +150,8 @@ impl Capture {
             .map_err(failed)?;
         let shared = Arc::new(Shared::default());
         shared.state().seen.link = name.to_owned();
-        let mut worker =
-            Worker { ring, detector: self.detector.clone(), shared: shared.clone(), looked_at: 0, total: 0 };
+        let (detector, given) = (self.detector.clone(), self.given.clone());
+        let mut worker = Worker { ring, detector, given, shared: shared.clone(), looked_at: 0, total: 0 };
         let thread = std::thread::Builder::new()
             .name(format!("capture-{name}"))
             .spawn(move || worker.run())
@@ -157,7 +182,8 @@ impl Capture {
         let asked: Vec<u64> =
             self.links.iter().map(|link| link.shared.asked.fetch_add(1, Ordering::AcqRel) + 1).collect();
         let deadline = Instant::now() + SETTLE;
-        self.links.iter().zip(asked).map(|(link, asked)| link.shared.wait(asked, deadline)).collect()
+        let seen = self.links.iter().zip(asked);
+        seen.map(|(link, asked)| link.shared.wait(asked, deadline, &self.given)).collect()
     }
 
     /// Leaks over all links, after every frame that had come before this call was looked at.
@@ -171,13 +197,13 @@ impl Capture {
 }
 
 impl Shared {
-    fn wait(&self, asked: u64, deadline: Instant) -> Result<Seen, Error> {
+    fn wait(&self, asked: u64, deadline: Instant, given: &Given) -> Result<Seen, Error> {
         let left = deadline.saturating_duration_since(Instant::now());
         let waited = self.changed.wait_timeout_while(self.state(), left, |state| state.answered < asked);
         let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         match timeout.timed_out() {
             true => Err(Error::Unsettled(state.seen.link.clone())),
-            false => Ok(state.seen.clone()),
+            false => Ok(state.judged(given)),
         }
     }
 }
@@ -197,6 +223,7 @@ impl Drop for Capture {
 struct Worker {
     ring: ring::Ring,
     detector: Arc<Detector>,
+    given: Given,
     shared: Arc<Shared>,
     looked_at: u64,
     total: u64,
@@ -221,13 +248,13 @@ impl Worker {
     }
 
     fn look(&mut self, wait: Duration) -> io::Result<()> {
-        let (detector, shared) = (&self.detector, &self.shared);
+        let (detector, given, shared) = (&self.detector, &self.given, &self.shared);
         let (mut frames, mut bytes) = (0, 0);
         self.ring.block(wait, &mut |frame| {
             frames += 1;
             bytes += frame.length as u64;
-            if let Some(finding) = detector.inspect(frame.bytes) {
-                shared.state().found(finding, frame.bytes);
+            if let Some(sighting) = detector.inspect(frame.bytes) {
+                shared.state().found(sighting, frame.bytes, given);
             }
         })?;
         self.looked_at += frames;
@@ -239,16 +266,42 @@ impl Worker {
 }
 
 impl State {
-    fn found(&mut self, finding: Finding, frame: &[u8]) {
+    fn found(&mut self, sighting: Sighting, frame: &[u8], given: &Given) {
         if let Some(at) = self.planted.iter().position(|planted| planted == frame) {
             self.planted.swap_remove(at);
-            self.seen.found += 1;
+            self.seen.found += usize::from(sighting.is_leak(given));
             return;
         }
-        self.seen.leaks += 1;
-        if self.seen.examples.len() < EXAMPLES {
-            let head = frame[..frame.len().min(SHOWN)].to_vec();
-            self.seen.examples.push(Leak { finding, head });
+        let head = frame[..frame.len().min(SHOWN)].to_vec();
+        let suspect = Suspect { sighting, head };
+        match suspect.sighting {
+            Sighting::Lookalike(_) if self.lookalikes.len() < LOOKALIKES => self.lookalikes.push(suspect),
+            _ => self.seen.add(suspect, given),
+        }
+    }
+
+    /// What was seen, with the look-alikes judged by the addresses that were given away until now.
+    fn judged(&self, given: &Given) -> Seen {
+        let mut seen = self.seen.clone();
+        let (leaks, chance): (Vec<_>, Vec<_>) =
+            self.lookalikes.iter().cloned().partition(|suspect| suspect.sighting.is_leak(given));
+        leaks.into_iter().for_each(|suspect| seen.add(suspect, given));
+        if chance.len() <= BY_CHANCE {
+            seen.lookalikes = chance.len();
+        } else {
+            chance.into_iter().for_each(|suspect| seen.add(suspect, given));
+        }
+        seen
+    }
+}
+
+impl Seen {
+    fn add(&mut self, leak: Suspect, given: &Given) {
+        self.leaks += 1;
+        if self.examples.len() < EXAMPLES
+            && let Some(finding) = leak.sighting.into_finding(given)
+        {
+            self.examples.push(Leak { finding, head: leak.head });
         }
     }
 }

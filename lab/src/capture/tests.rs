@@ -102,7 +102,53 @@ fn planted_frames_are_found_and_are_no_leak() {
         };
         capture.plant("left", &there, "right", &samples).unwrap();
         let [seen] = &capture.seen().unwrap()[..] else { panic!("one link") };
-        assert_eq!((seen.planted, seen.found, seen.leaks), (6, 6, 0), "{seen:?}");
+        assert_eq!(
+            (seen.planted, seen.found, seen.leaks),
+            (8, 7, 0),
+            "a header of nobody's in ciphertext: {seen:?}"
+        );
+        capture.given().add(samples.pods.iter().copied());
+        capture.plant("left", &there, "right", &samples).unwrap();
+        let [seen] = &capture.seen().unwrap()[..] else { panic!("one link") };
+        assert_eq!((seen.planted, seen.found, seen.leaks), (16, 15, 0), "{seen:?}");
+    });
+}
+
+/// A header of this pod in the clear, where a WireGuard message has its ciphertext.
+fn in_a_message(pod: Ipv4Addr) -> Vec<u8> {
+    let packet = crate::packet::udp(pod.into(), RIGHT.into(), [1, 2], b"anything");
+    [&[4, 0, 0, 0, 1, 2, 3, 4, 7, 0, 0, 0, 0, 0, 0, 0][..], &packet, &[9; 16]].concat()
+}
+
+#[test]
+fn lookalikes_are_leaks_once_they_name_somebody_or_are_many() {
+    crate::isolated!(|| {
+        let (here, there) = pair();
+        let capture = capture(&here);
+        let socket = there.run(|| UdpSocket::bind((RIGHT, 7)).unwrap()).unwrap();
+        // Somebody listens, so that nothing is quoted back.
+        let _listening = UdpSocket::bind((LEFT, 9)).unwrap();
+        let pods = [2, 3, 4].map(|last| Ipv4Addr::new(10, 244, 1, last));
+        let send = |pod| socket.send_to(&in_a_message(pod), (LEFT, 9)).unwrap();
+        let seen = || {
+            let seen = capture.seen().unwrap();
+            let examples =
+                seen[0].examples.iter().filter_map(|leak| leak.finding.address).collect::<Vec<_>>();
+            (seen[0].leaks, seen[0].lookalikes, examples)
+        };
+        send(pods[0]);
+        send(pods[1]);
+        assert_eq!(seen(), (0, 2, vec![]));
+        capture.given().add([IpAddr::from(pods[1])]);
+        assert_eq!(seen(), (1, 1, vec![pods[1].into()]), "it sent before its address was noted");
+        send(pods[0]);
+        assert_eq!(seen(), (1, 2, vec![pods[1].into()]));
+        send(pods[2]);
+        assert_eq!(seen(), (4, 0, vec![pods[1].into(), pods[0].into(), pods[0].into(), pods[2].into()]));
+        for _ in 0..200 {
+            send(pods[2]);
+        }
+        assert_eq!(seen().0, 204, "no matter how many");
     });
 }
 

@@ -26,7 +26,11 @@ fn judge(seen: &Seen) -> Result<String, Failed> {
         return Err(Failed(format!("{} leaks: {}", seen.leaks, examples.join("; "))));
     }
     let (frames, mib) = (seen.frames, seen.bytes >> 20);
-    Ok(format!("{frames} frames, {mib} MiB, 0 dropped, {} planted and found", seen.found))
+    let lookalikes = match seen.lookalikes {
+        0 => String::new(),
+        count => format!(", {count} by chance like the header of a packet of nobody's"),
+    };
+    Ok(format!("{frames} frames, {mib} MiB, 0 dropped, {} planted and found{lookalikes}", seen.found))
 }
 
 fn describe(leak: &Leak) -> String {

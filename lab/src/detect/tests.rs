@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
-use super::{Detector, What};
+use super::search::{self, Filter};
+use super::{Detector, Finding, Given, Sighting, What};
 
 const CANARY: &[u8] = b"canary-0123456789abcdef";
 
@@ -15,6 +16,14 @@ fn detector() -> Detector {
         &nets(&["10.96.0.0/16", "fd00:10:96::/112"]),
         CANARY,
     )
+}
+
+/// A leak that needs no second look.
+fn leak(frame: &[u8]) -> Option<Finding> {
+    match detector().inspect(frame) {
+        Some(Sighting::Leak(finding)) => Some(finding),
+        _ => None,
+    }
 }
 
 /// A packet and the EtherType and IP protocol that announce it.
@@ -141,7 +150,7 @@ proptest! {
         vlans in 0..3_u8,
     ) {
         let packet = layers.iter().fold(leaked(address, as_source, &payload), |inner, how| wrap(*how, &inner));
-        let found = detector().inspect(&on_wire(vlans, &packet));
+        let found = leak(&on_wire(vlans, &packet));
         let found = found.ok_or_else(|| TestCaseError::fail(format!("missed {address} (v6 {v6}) behind {layers:?}")))?;
         prop_assert_eq!(found.what, if service { What::Service } else { What::Pod });
         prop_assert_eq!(found.address, Some(address));
@@ -151,7 +160,31 @@ proptest! {
     fn the_canary_is_found_at_any_offset(before in clean_payload(), after in clean_payload()) {
         let payload = [&before[..], CANARY, &after].concat();
         let packet = build::ipv4(NODE4[0], NODE4[1], 17, &build::udp(1, 2, &payload));
-        prop_assert_eq!(detector().inspect(&on_wire(0, &packet)).map(|f| f.what), Some(What::Canary));
+        prop_assert_eq!(leak(&on_wire(0, &packet)).map(|found| found.what), Some(What::Canary));
+    }
+
+    #[test]
+    fn a_packet_in_a_message_is_found_at_any_offset(
+        address in any::<bool>().prop_flat_map(|v6| cluster_address(v6, false)),
+        outer_v6: bool,
+        as_source: bool,
+        payload in clean_payload(),
+        before in prop::collection::vec(0x80..0xff_u8, 0..40),
+        after in prop::collection::vec(0x80..0xff_u8, 0..40),
+    ) {
+        let inner = leaked(address, as_source, &payload);
+        let content = [&before[..], &inner.bytes, &after].concat();
+        let sighting = detector().inspect(&on_wire(0, &tunnelled(outer_v6, &message(&content))));
+        let given = Given::default();
+        given.add([address]);
+        prop_assert!(sighting.as_ref().is_some_and(|sighting| sighting.is_leak(&given)), "{sighting:?}");
+    }
+
+    #[test]
+    fn the_canary_is_found_in_a_message(before in clean_payload(), after in clean_payload()) {
+        let content = [&before[..], CANARY, &after].concat();
+        let found = leak(&on_wire(0, &tunnelled(false, &message(&content))));
+        prop_assert_eq!(found.map(|found| found.what), Some(What::Canary));
     }
 
     #[test]
@@ -186,7 +219,7 @@ proptest! {
 }
 
 fn place_of(frame: &[u8]) -> String {
-    detector().inspect(frame).expect("found").to_string()
+    leak(frame).expect("found").to_string()
 }
 
 #[test]
@@ -235,20 +268,151 @@ fn a_quote_whose_header_is_damaged_is_still_found() {
     assert_eq!(place_of(&on_wire(0, &packet)), "pod address 10.244.1.9 in IPv4 > ICMP > quote > IPv4 source");
 }
 
-/// WireGuard datagrams are random bytes: 64 MiB of them must not look like a leak.
+/// Random bytes that are the same in every run (xorshift).
+struct Noise(u64);
+
+impl Noise {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            chunk.copy_from_slice(&self.0.to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// 16 MiB of random bytes must not look like a leak, wherever they are.
 #[test]
 fn random_bytes_are_no_leak() {
-    let detector = detector();
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let (detector, mut noise) = (detector(), Noise(0x9e37_79b9_7f4a_7c15));
     let mut payload = vec![0_u8; 1 << 20];
     for _ in 0..16 {
-        for chunk in payload.chunks_exact_mut(8) {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            chunk.copy_from_slice(&state.to_le_bytes());
-        }
+        noise.fill(&mut payload);
         assert_eq!(detector.inspect(&build::ethernet(0x88b5, &payload)), None);
+    }
+}
+
+/// The formula of the false alarms, with conditions so relaxed that chance meets them often enough to be counted.
+#[test]
+fn chance_meets_the_filter_as_often_as_predicted() {
+    const BYTES: usize = 24 << 20;
+    let mut bytes = vec![0; BYTES];
+    Noise(0x2545_f491_4f6c_dd1d).fill(&mut bytes);
+    let used = Filter::USED;
+    let any = Filter { protocols: Vec::leak((0..=255).collect()), longest: u16::MAX, checksum: 0 };
+    // Each condition of the filter in use is in one of these as it is, and each bit of the checksum.
+    let relaxed = [
+        (Filter { checksum: 0x0001, ..used }, "0.0.0.0/0"),
+        (Filter { checksum: 0x001f, longest: u16::MAX, ..used }, "0.0.0.0/2"),
+        (Filter { checksum: 0xf80f, ..any }, "0.0.0.0/0"),
+        (Filter { checksum: 0x0ff0, ..any }, "0.0.0.0/0"),
+        (any, "10.0.0.0/9"),
+    ];
+    for (filter, range) in relaxed {
+        let range: ipnet::IpNet = range.parse().unwrap();
+        let ranges = super::Ranges { pods: vec![range], services: vec![] };
+        let found = search::ipv4(&bytes, &ranges, &filter);
+        let found = found.filter(|header| header.fits(BYTES, &filter)).count() as f64;
+        let addresses = 1_u64 << (32 - range.prefix_len());
+        let predicted = filter.chance(addresses) * BYTES as f64;
+        println!("addresses of {range}: {found} found, {predicted:.1} predicted");
+        assert!(predicted > 50.0, "too few to tell: {predicted}");
+        assert!((found - predicted).abs() < 5.0 * predicted.sqrt(), "{found} found, {predicted} predicted");
+    }
+}
+
+#[test]
+fn false_alarms_are_below_one_run_in_a_million() {
+    const OFFSETS: f64 = 1e10;
+    let somebody = |addresses| Filter::USED.chance(addresses) * OFFSETS;
+    assert!(somebody(1700) < 1e-6, "{}", somebody(1700));
+    // A real Kubernetes counts all addresses of its nodes' pod CIDRs as somebody's.
+    assert!(somebody(3 * 256 + 16) < 5e-7, "{}", somebody(3 * 256 + 16));
+    // Two of nobody's, and the ICMP error that quotes one of them.
+    let nobody = Filter::USED.chance(2 << 16) * OFFSETS;
+    assert!(nobody < 1e-4 && nobody * nobody / 2.0 < 1e-8, "{nobody}");
+}
+
+/// A UDP datagram between tunnels.
+fn tunnelled(v6: bool, payload: &[u8]) -> Packet {
+    let datagram = build::udp(51830, 51830, payload);
+    match v6 {
+        true => build::ipv6(NODE6[0], NODE6[1], 17, &datagram),
+        false => build::ipv4(NODE4[0], NODE4[1], 17, &datagram),
+    }
+}
+
+/// A WireGuard transport message that has `content` for its ciphertext.
+fn message(content: &[u8]) -> Vec<u8> {
+    [&[4, 0, 0, 0, 0xa1, 0xb2, 0xc3, 0xd4, 9, 0, 0, 0, 0, 0, 0, 0][..], content].concat()
+}
+
+fn names(sighting: Option<Sighting>) -> Vec<IpAddr> {
+    match sighting {
+        Some(Sighting::Lookalike(named)) => named.into_iter().filter_map(|finding| finding.address).collect(),
+        other => panic!("no look-alike: {other:?}"),
+    }
+}
+
+/// As it was met on a link: the ciphertext holds a header at its end, which announces more than there is.
+#[test]
+fn ciphertext_that_looks_like_a_header_is_no_leak() {
+    let mut header = build::ipv4(Ipv4Addr::new(10, 244, 244, 61), NODE4[1], 17, &[0; 200]).bytes;
+    header.truncate(20);
+    let content = [vec![0xee; 1402], header].concat();
+    let frame = on_wire(0, &tunnelled(false, &message(&content)));
+    assert!(frame.windows(2).skip(1460).any(|pair| pair == [0x45, 0]));
+    assert_eq!(detector().inspect(&frame), None);
+    // In the clear the same is a leak.
+    let clear = on_wire(0, &tunnelled(false, &[&[9; 16][..], &content].concat()));
+    assert_eq!(leak(&clear).map(|found| found.what), Some(What::Pod));
+}
+
+#[test]
+fn a_packet_where_ciphertext_should_be_is_judged_by_whom_it_names() {
+    let (pod, nobody) = (Ipv4Addr::new(10, 244, 1, 2), Ipv4Addr::new(10, 244, 200, 5));
+    let inner = build::ipv4(nobody, pod, 17, &build::udp(1, 2, b"anything"));
+    let sighting = detector().inspect(&on_wire(0, &tunnelled(false, &message(&inner.bytes)))).unwrap();
+    let given = Given::default();
+    assert!(!sighting.is_leak(&given));
+    given.add([IpAddr::from(pod)]);
+    assert!(sighting.is_leak(&given));
+    let finding = sighting.into_finding(&given).unwrap();
+    assert_eq!(finding.address, Some(pod.into()), "whoever it was given to");
+    assert!(finding.place.contains("where ciphertext should be"), "{finding}");
+}
+
+/// A device that segments hands the capture many messages in one frame. Each has an end of its own.
+#[test]
+fn a_header_has_to_fit_into_its_own_message() {
+    let pod = Ipv4Addr::new(10, 244, 1, 2);
+    let inner = build::ipv4(pod, NODE4[1], 17, &[0; 100]).bytes;
+    let whole = [message(&[1; 64]), message(&inner), message(&[2; 64])].concat();
+    assert_eq!(names(detector().inspect(&on_wire(0, &tunnelled(false, &whole)))), [IpAddr::from(pod)]);
+    let cut = [message(&[1; 64]), message(&inner[..60]), message(&[2; 64])].concat();
+    assert_eq!(detector().inspect(&on_wire(0, &tunnelled(false, &cut))), None);
+}
+
+/// Where only ciphertext is, whatever stands around it: chance finds headers there too.
+#[test]
+fn streams_fragments_and_quotes_of_messages_count_as_ciphertext() {
+    let pod = Ipv4Addr::new(10, 244, 1, 2);
+    let inner = build::ipv4(pod, NODE4[1], 17, &build::udp(1, 2, b"anything")).bytes;
+    let tcp = [&[0x9c, 0x40, 0x19, 0x2b, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 1, 0, 0, 0, 0, 0][..], &inner]
+        .concat();
+    let mut later = build::ipv4(NODE4[0], NODE4[1], 17, &inner);
+    later.bytes[6..8].copy_from_slice(&[0, 185]);
+    let later6 = [&[17, 0, 0x05, 0xc8, 0, 0, 0, 9][..], &inner].concat();
+    let quoted = tunnelled(false, &message(&inner)).bytes;
+    for packet in [
+        build::ipv4(NODE4[0], NODE4[1], 6, &tcp),
+        build::ipv6(NODE6[0], NODE6[1], 6, &tcp),
+        build::ipv6(NODE6[0], NODE6[1], 44, &later6),
+        later,
+        build::ipv4(NODE4[1], NODE4[0], 1, &[&[3, 3, 0, 0, 0, 0, 0, 0][..], &quoted].concat()),
+    ] {
+        assert_eq!(names(detector().inspect(&on_wire(1, &packet))), [IpAddr::from(pod)], "{packet:x?}");
     }
 }
 

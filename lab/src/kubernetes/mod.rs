@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use selvedge::kernel::netns::NetNs;
 use serde_json::{Value, json};
 
@@ -154,6 +154,7 @@ impl Kubernetes {
             let with = nodes.iter().filter(|node| !pod_cidrs(node).is_empty()).count();
             Ok(with == cluster.machines.len())
         })?;
+        cluster.note_given()?;
         cluster.lay_routes()?;
         Ok(cluster)
     }
@@ -387,10 +388,23 @@ impl Kubernetes {
 
     /// Plants frames that must be found, on every link, and tells what each capture has seen since the beginning.
     pub fn plant(&self) -> Result<Vec<Seen>, Error> {
+        self.note_given()?;
         self.world.plant(|name| match self.machine(name) {
             Some(machine) => Some(machine.namespaces().net()),
             None => (name == OUTSIDE_NAME).then(|| self.control_space().net()),
         })
+    }
+
+    /// Tells the captures which addresses are somebody's: all of the nodes' pod CIDRs, as pods come and go without the lab's
+    /// doing, and those of Services.
+    fn note_given(&self) -> Result<(), Error> {
+        let given = self.world.given();
+        self.nodes()?.iter().for_each(|node| given.add(pod_cidrs(node)));
+        for service in self.client.list::<Service>("/api/v1/services")? {
+            let addresses = service.spec.and_then(|spec| spec.cluster_ips).unwrap_or_default();
+            given.add(addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()));
+        }
+        Ok(())
     }
 
     /// The last lines of what all processes of the cluster and Selvedge's pods have written.
