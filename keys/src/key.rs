@@ -29,9 +29,10 @@ pub enum KeyError {
     NotCanonical,
 }
 
-/// A static private key (X25519, RFC 7748). Never printed, never serialized, wiped on drop.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct PrivateKey([u8; KEY_LEN]);
+/// A static private key (X25519, RFC 7748). Never printed, never serialized, wiped on drop. Its bytes are on the heap, because
+/// moving a value leaves a copy where it was, which nobody wipes.
+#[derive(Clone)]
+pub struct PrivateKey(Box<[u8; KEY_LEN]>);
 
 impl PrivateKey {
     /// A new key from the system's random source.
@@ -52,7 +53,8 @@ impl PrivateKey {
         bytes[0] &= 248;
         bytes[31] &= 127;
         bytes[31] |= 64;
-        let key = Self(bytes);
+        let mut key = Self(Box::new([0; KEY_LEN]));
+        key.0.copy_from_slice(&bytes);
         bytes.zeroize();
         key
     }
@@ -72,17 +74,23 @@ impl PrivateKey {
     /// The key in the type that boringtun takes; that type wipes itself too.
     #[must_use]
     pub fn to_dalek(&self) -> x25519_dalek::StaticSecret {
-        x25519_dalek::StaticSecret::from(self.0)
+        x25519_dalek::StaticSecret::from(*self.0)
     }
 }
 
 impl PartialEq for PrivateKey {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        self.0.ct_eq(&*other.0).into()
     }
 }
 
 impl Eq for PrivateKey {}
+
+impl Drop for PrivateKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

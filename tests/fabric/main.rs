@@ -10,3 +10,4 @@ mod cluster;
 mod hostport;
 mod nodeport;
 mod scenario;
+mod secrets;

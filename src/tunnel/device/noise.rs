@@ -52,14 +52,15 @@ pub(super) enum Content<'a> {
     Garbage,
 }
 
-/// One handshake and its session.
-pub(super) struct Noise(Tunn);
+/// One handshake and its session. On the heap, because the `Tunn` holds our private key, which it wipes where it is dropped:
+/// moving it would leave a copy behind.
+pub(super) struct Noise(Box<Tunn>);
 
 impl Noise {
     /// `index` is the upper 24 bits of the indices on the wire; boringtun counts in the lower 8.
     pub(super) fn new(own: &Identity, peer: &PublicKey, psk: Option<&PresharedKey>, index: u32) -> Self {
         let psk = psk.map(|key| *key.as_bytes());
-        Self(Tunn::new(own.secret(), peer.to_dalek(), psk, None, index, Some(own.unlimited())))
+        Self(Box::new(Tunn::new(own.secret(), peer.to_dalek(), psk, None, index, Some(own.unlimited()))))
     }
 
     /// A new initiation; one made before is void.
