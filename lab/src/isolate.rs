@@ -159,8 +159,24 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 ///
 /// # Panics
 /// When the isolated run fails; its output is printed first.
-#[expect(clippy::print_stdout, reason = "the output of the test inside belongs to the test outside")]
 pub fn isolated(test: &str, body: impl FnOnce()) {
+    isolated_as(test, Isolation { detached: false, own_run: true, own_users: true }, body);
+}
+
+/// As [`isolated`], but with all users of the system, for a test that has to be somebody else for a while ([`as_user`]). That
+/// needs root: for anybody else it is left out, with a line that says so. Use it through
+/// [`isolated_with_users!`](crate::isolated_with_users).
+#[expect(clippy::print_stdout, reason = "who runs the tests has to know which were left out")]
+pub fn isolated_with_users(test: &str, body: impl FnOnce()) {
+    if !nix::unistd::geteuid().is_root() {
+        println!("LEFT OUT: {test} needs more than one user, and so root");
+        return;
+    }
+    isolated_as(test, Isolation { detached: false, own_run: true, own_users: false }, body);
+}
+
+#[expect(clippy::print_stdout, reason = "the output of the test inside belongs to the test outside")]
+fn isolated_as(test: &str, how: Isolation, body: impl FnOnce()) {
     if std::env::var(INSIDE).is_ok_and(|inside| inside == test) {
         return body();
     }
@@ -168,7 +184,7 @@ pub fn isolated(test: &str, body: impl FnOnce()) {
     let mut command = Command::new(program);
     command.args(["--exact", test, "--nocapture", "--test-threads=1", "--include-ignored"]);
     command.env(INSIDE, test).stdin(Stdio::null());
-    let output = isolate(&mut command).output().unwrap_or_else(|error| {
+    let output = how.apply(&mut command).output().unwrap_or_else(|error| {
         panic!("no namespaces for {test}: {error}; are user namespaces allowed here?")
     });
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
@@ -190,8 +206,59 @@ macro_rules! isolated {
     }};
 }
 
+/// The same for a test that is to be [several users](isolate::isolated_with_users).
+#[macro_export]
+macro_rules! isolated_with_users {
+    ($body:expr) => {{
+        fn here() {}
+        let name = std::any::type_name_of_val(&here);
+        let name = name.strip_suffix("::here").unwrap_or(name);
+        let name = name.split_once("::").map_or(name, |(_, rest)| rest);
+        $crate::isolate::isolated_with_users(name, $body)
+    }};
+}
+
+/// Runs `body` as another user, without groups and capabilities, on a thread of its own: the kernel keeps that for each
+/// thread, and so the rest of the process stays what it is.
+///
+/// # Errors
+/// When this process may not become that user.
+///
+/// # Panics
+/// When `body` does.
+pub fn as_user<T: Send>(user: u32, body: impl FnOnce() -> T + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            become_user(user)?;
+            Ok(body())
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+#[expect(unsafe_code, reason = "the C library changes all threads, the system calls only this one")]
+fn become_user(user: u32) -> io::Result<()> {
+    let call = |result: libc::c_long| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+    // SAFETY: system calls without pointers, but for an empty list of groups.
+    unsafe {
+        call(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()))?;
+        call(libc::syscall(libc::SYS_setresgid, user, user, user))?;
+        call(libc::syscall(libc::SYS_setresuid, user, user, user))
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn another_user_is_only_who_asked_to_be() {
+        crate::isolated_with_users!(|| {
+            std::fs::set_permissions("/run", std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+            let seen = || (nix::unistd::geteuid().as_raw(), std::fs::read_dir("/run").is_ok());
+            assert_eq!(super::as_user(65_534, seen).unwrap(), (65_534, false));
+            assert_eq!(seen(), (0, true));
+        });
+    }
+
     #[test]
     fn a_test_runs_alone_in_its_network() {
         crate::isolated!(|| {

@@ -11,3 +11,4 @@ mod hostport;
 mod nodeport;
 mod scenario;
 mod secrets;
+mod sockets;
