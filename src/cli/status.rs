@@ -143,6 +143,7 @@ mod tests {
             name: "worker-2.eu-central.example".into(),
             state: PeerState::Established,
             endpoint: Some("[2001:db8::2]:51830".parse().unwrap()),
+            source: None,
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
             last_handshake: Some("2026-01-01T00:00:00Z".parse().unwrap()),

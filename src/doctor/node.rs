@@ -169,6 +169,7 @@ mod tests {
             name: (*name).into(),
             state: *state,
             endpoint: None,
+            source: None,
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
             last_handshake: None,

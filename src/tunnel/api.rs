@@ -16,7 +16,7 @@
 //! Errors are [`ApiError`] with status 400 (the request), 409 (not in this state) or 500 (ours). A refused
 //! configuration changes nothing.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -166,6 +166,9 @@ pub struct PeerStatus {
     /// Where datagrams go now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
+    /// The own address that they leave from: the one that the peer sends to. Absent when the kernel chooses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
     /// Allowed IPs.
     pub allowed_ips: Vec<IpNet>,
     /// Persistent keepalive, seconds.

@@ -13,6 +13,7 @@ use selvedge_lab::isolated;
 use selvedge_lab::traffic::{Ping, PingReport, Server, upload};
 
 use crate::managed::{Managed, Node};
+use crate::source::{FIREWALL, nft};
 use crate::support::tunnel::Tunnel;
 use crate::support::{Host, SOON, until};
 use crate::{MS, pings, refused};
@@ -322,4 +323,25 @@ fn ask_door(door: &Path, text: &str) -> String {
     let mut answer = [0; 256];
     let length = std::io::Read::read(&mut &socket, &mut answer).unwrap();
     String::from_utf8(answer[..length].to_vec()).unwrap()
+}
+
+/// B's next tunnel is heard through A's firewall only if it sends from the address by which A knows B.
+#[test]
+fn the_next_tunnel_sends_from_the_address_that_peers_know() {
+    isolated!(|| {
+        let mut net = Managed::new();
+        net.b.host.address("wire", "192.0.2.3/24");
+        nft(&net.a.host, FIREWALL);
+        let mut peer = net.b.as_peer();
+        peer.endpoints = vec!["192.0.2.3:51830".parse().unwrap()];
+        net.b.put("/v1/config", &net.b.config(vec![net.a.as_peer()])).unwrap();
+        net.a.put("/v1/config", &net.a.config(vec![peer])).unwrap();
+        let pings = Pings::start(&net);
+        let took = net.b.replace();
+        pings.go_on();
+        println!("handed over within {took:?}");
+        pings.end_with_short_gaps();
+        let source = net.b.tunnel.status().peers[0].source;
+        assert_eq!(source, Some("192.0.2.3".parse().unwrap()));
+    });
 }

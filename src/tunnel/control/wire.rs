@@ -57,6 +57,7 @@ impl From<PeerReport> for PeerStatus {
             name: peer.name,
             state: peer.condition.into(),
             endpoint: peer.endpoint,
+            source: peer.source,
             allowed_ips: peer.allowed_ips,
             persistent_keepalive: peer.persistent_keepalive,
             last_handshake: peer.last_handshake,

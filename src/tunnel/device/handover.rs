@@ -1,11 +1,11 @@
 //! What a device does when its sessions are to be replaced by those of another device.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Device;
 use super::message::Message;
 use super::timing::STARTS_PER_TICK;
+use crate::tunnel::endpoint::Endpoint;
 
 /// A peer that was not heard for longer is not waited for.
 const LATELY: Duration = Duration::from_secs(30);
@@ -19,7 +19,7 @@ pub struct LivePeer {
     /// Its name.
     pub name: String,
     /// Where its datagrams go now.
-    pub endpoint: SocketAddr,
+    pub endpoint: Endpoint,
 }
 
 impl Device {

@@ -1,6 +1,5 @@
 //! Handshake messages that come in: whose they are, and whether there is time for them.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,10 +7,11 @@ use super::Device;
 use super::identity::{Identity, Proof};
 use super::message::{COOKIE_LEN, INITIATION_LEN};
 use super::noise::Refused;
+use crate::tunnel::endpoint::Endpoint;
 
 impl Device {
-    /// Somebody wants a session. Answered to where it came from; endpoints do not change by it.
-    pub(super) fn receive_initiation(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
+    /// Somebody wants a session. Answered to where it came from, from where it came to; endpoints do not change by it.
+    pub(super) fn receive_initiation(&mut self, from: Endpoint, datagram: &[u8], now: Instant) {
         let addressed = self.identities.iter().find(|(_, identity)| identity.is_addressed(datagram));
         let Some(identity) = addressed.map(|(_, identity)| Arc::clone(identity)) else {
             self.shared.counters.bad_mac += 1;
@@ -47,12 +47,13 @@ impl Device {
     }
 
     /// Whether there is time for a handshake. Under load the sender is asked to prove his address first.
-    fn is_admitted(&mut self, identity: &Identity, from: SocketAddr, datagram: &[u8], now: Instant) -> bool {
+    fn is_admitted(&mut self, identity: &Identity, from: Endpoint, datagram: &[u8], now: Instant) -> bool {
         if self.budget.take(now) {
             return true;
         }
-        match identity.prove(datagram, from.ip()) {
-            Some(Proof::Given) => self.budget.take_from(from.ip(), now),
+        let address = from.address.ip();
+        match identity.prove(datagram, address) {
+            Some(Proof::Given) => self.budget.take_from(address, now),
             Some(Proof::Asked(cookie)) => {
                 self.shared.transmit(from, cookie);
                 false

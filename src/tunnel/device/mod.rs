@@ -33,7 +33,7 @@ mod timing;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -53,6 +53,8 @@ pub use report::{DeviceReport, IdentityReport, PeerCondition, PeerReport, Sessio
 use routes::Routes;
 use shared::Shared;
 use timing::{STARTS_PER_TICK, TICK};
+
+use crate::tunnel::endpoint::Endpoint;
 
 /// Bytes that a data message has more than the packet in it: header of 16, authentication tag of 16.
 pub const OVERHEAD: usize = 32;
@@ -96,7 +98,7 @@ pub enum Opened<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit {
     /// Where to.
-    pub to: SocketAddr,
+    pub to: Endpoint,
     /// The UDP payload.
     pub bytes: Vec<u8>,
 }
@@ -155,8 +157,16 @@ impl Device {
     /// Where datagrams for `peer` go now.
     #[must_use]
     #[inline]
-    pub fn endpoint(&self, peer: PeerIndex) -> Option<SocketAddr> {
+    pub fn endpoint(&self, peer: PeerIndex) -> Option<Endpoint> {
         self.peers.get(peer.0 as usize)?.as_ref()?.endpoint
+    }
+
+    /// The kernel no longer sends from the source of `endpoint`: `peer`, if it is still there, is sent to from another.
+    #[cold]
+    pub fn forget_source(&mut self, peer: PeerIndex, endpoint: Endpoint) {
+        if let Some(peer) = at(&mut self.peers, peer).filter(|peer| peer.endpoint == Some(endpoint)) {
+            peer.endpoint = Some(endpoint.address.into());
+        }
     }
 
     /// Encrypts `packet` for `peer` into `out`, which needs [`sealed_room`].
@@ -195,11 +205,11 @@ impl Device {
         if waits { Sealed::Queued } else { Sealed::Dropped }
     }
 
-    /// Takes a datagram that came from `from`. `out` needs room for as many bytes as the datagram has; all of
+    /// Takes a datagram that came from `from`, whose source is the own address that it came to. `out` needs room for as many bytes as the datagram has; all of
     /// it may be written, whatever the outcome.
     pub fn open<'a>(
         &mut self,
-        from: SocketAddr,
+        from: Endpoint,
         datagram: &[u8],
         out: &'a mut [u8],
         now: Instant,
@@ -220,7 +230,7 @@ impl Device {
         &mut self,
         receiver: u32,
         counter: u64,
-        from: SocketAddr,
+        from: Endpoint,
         datagram: &[u8],
         out: &'a mut [u8],
         now: Instant,
@@ -239,7 +249,7 @@ impl Device {
         };
         let first = !session.confirmed;
         peer.received(datagram.len(), !matches!(content, Content::Keepalive), now);
-        if newest && peer.endpoint != Some(from) {
+        if newest && !peer.is_known_at(from) {
             peer.heard_at(from, slot, receiver, &mut self.shared);
         }
         if first {

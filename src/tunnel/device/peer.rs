@@ -14,6 +14,7 @@ use super::session::Session;
 use super::shared::Shared;
 use super::slot::{Place, Slot};
 use super::timing::{KEEPALIVE_TIMEOUT, REKEY_TIMEOUT};
+use crate::tunnel::endpoint::Endpoint;
 
 /// Packets that wait for a handshake with one peer, at most; the oldest makes room.
 const MAX_WAITING: usize = 128;
@@ -23,7 +24,7 @@ pub(super) struct Peer {
     /// As last applied.
     pub(super) config: config::Peer,
     /// Where datagrams go now: a candidate, or where the peer was last heard.
-    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) endpoint: Option<Endpoint>,
     /// Where the peer was heard when that is no candidate.
     roamed: Option<SocketAddr>,
     /// Own keys x the peer's keys, preferred first.
@@ -51,7 +52,7 @@ impl Peer {
         Self {
             index,
             config: config.clone(),
-            endpoint: config.endpoints.first().copied(),
+            endpoint: config.endpoints.first().copied().map(Into::into),
             roamed: None,
             slots: Vec::new(),
             sending: None,
@@ -258,26 +259,40 @@ impl Peer {
         }
     }
 
+    /// Whether `from` is where datagrams go already. A source that is not reported says nothing.
+    #[inline]
+    pub(super) fn is_known_at(&self, from: Endpoint) -> bool {
+        self.endpoint.is_some_and(|known| {
+            known.address == from.address && (from.source.is_none() || known.source == from.source)
+        })
+    }
+
     /// Authenticated data, the newest of the session `local` of slot `at`, came from `from`: the peer is there
     /// now, unless the session is an old one, of which a straggler may come from where the peer was.
     #[cold]
-    pub(super) fn heard_at(&mut self, from: SocketAddr, at: usize, local: u32, shared: &mut Shared) {
+    pub(super) fn heard_at(&mut self, from: Endpoint, at: usize, local: u32, shared: &mut Shared) {
         if !self.slots[at].is_recent(local) {
             return;
         }
+        let endpoint = from.address;
+        let moved = self.endpoint.is_none_or(|known| known.address != endpoint);
         self.endpoint = Some(from);
-        if !self.config.endpoints.contains(&from) {
-            self.roamed = Some(from);
+        if moved {
+            self.note_roamed(endpoint);
+            shared.event(DeviceEvent::Roamed { peer: self.config.name.clone(), endpoint });
         }
-        shared.event(DeviceEvent::Roamed { peer: self.config.name.clone(), endpoint: from });
     }
 
-    /// Another device heard the peer at `endpoint` just now.
-    pub(super) fn is_at(&mut self, endpoint: SocketAddr, now: Instant) {
-        self.endpoint = Some(endpoint);
+    fn note_roamed(&mut self, endpoint: SocketAddr) {
         if !self.config.endpoints.contains(&endpoint) {
             self.roamed = Some(endpoint);
         }
+    }
+
+    /// Another device heard the peer at `endpoint` just now.
+    pub(super) fn is_at(&mut self, endpoint: Endpoint, now: Instant) {
+        self.endpoint = Some(endpoint);
+        self.note_roamed(endpoint.address);
         self.last_received = Some(now);
         self.wanted_since.get_or_insert(now);
     }
@@ -298,13 +313,15 @@ impl Peer {
         self.config.endpoints.iter().copied().chain(roamed)
     }
 
-    /// Tries the next place where the peer may be.
+    /// Tries the next place where the peer may be, which may be the same, from an address of the kernel's choice: the one
+    /// that the peer knew us by may be why it is not heard.
     pub(super) fn try_elsewhere(&mut self) {
         let count = self.places().count();
-        let here = self.places().position(|place| Some(place) == self.endpoint);
+        let here = self.endpoint.map(|endpoint| endpoint.address);
+        let here = self.places().position(|place| Some(place) == here);
         let next = here.map_or(0, |here| (here + 1) % count.max(1));
-        let place = self.places().nth(next);
-        self.endpoint = place.or(self.endpoint);
+        let place = self.places().nth(next).or(self.endpoint.map(|endpoint| endpoint.address));
+        self.endpoint = place.map(Into::into);
     }
 
     /// Uses another configuration; names and allowed IPs are the device's business. True when it differs.
@@ -314,12 +331,13 @@ impl Peer {
         }
         let first_choice = config.endpoints.first();
         let renewed = first_choice != self.config.endpoints.first();
-        let kept = self.endpoint.is_some_and(|endpoint| config.endpoints.contains(&endpoint));
-        let withdrawn = self.endpoint.is_some() && self.endpoint != self.roamed && !kept;
+        let here = self.endpoint.map(|endpoint| endpoint.address);
+        let kept = here.is_some_and(|here| config.endpoints.contains(&here));
+        let withdrawn = here.is_some() && here != self.roamed && !kept;
         if let Some(first) = first_choice
-            && (self.endpoint.is_none() || renewed && !kept || withdrawn)
+            && (here.is_none() || renewed && !kept || withdrawn)
         {
-            self.endpoint = Some(*first);
+            self.endpoint = Some((*first).into());
         }
         if config.persistent_keepalive != self.config.persistent_keepalive {
             self.persistent_due = config.persistent_keepalive.map(|_| now);

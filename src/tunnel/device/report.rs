@@ -1,6 +1,6 @@
 //! The state of a device at one moment.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -53,6 +53,8 @@ pub struct PeerReport {
     pub condition: PeerCondition,
     /// Where datagrams go now.
     pub endpoint: Option<SocketAddr>,
+    /// The own address that they leave from; none when the kernel chooses it.
+    pub source: Option<IpAddr>,
     /// Allowed IPs.
     pub allowed_ips: Vec<IpNet>,
     /// Persistent keepalive in seconds.
@@ -121,7 +123,8 @@ impl Peer {
         PeerReport {
             name: self.config.name.clone(),
             condition: self.condition(clock.now),
-            endpoint: self.endpoint,
+            endpoint: self.endpoint.map(|endpoint| endpoint.address),
+            source: self.endpoint.and_then(|endpoint| endpoint.source),
             allowed_ips: self.config.allowed_ips.clone(),
             persistent_keepalive: self.config.persistent_keepalive.filter(|seconds| *seconds > 0),
             last_handshake: self

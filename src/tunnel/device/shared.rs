@@ -1,7 +1,6 @@
 //! What all peers of a device write to: datagrams and events on their way out, counters, indices in use.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::Transmit;
@@ -11,6 +10,7 @@ use super::indices::{Indices, SlotId};
 use super::noise::Padding;
 use super::random::Random;
 use super::timing::STARTS_PER_TICK;
+use crate::tunnel::endpoint::Endpoint;
 
 /// Datagrams that wait to be sent, at most; the caller takes them after each batch.
 const MAX_TRANSMITS: usize = 16 * 1024;
@@ -60,7 +60,7 @@ impl Shared {
         SlotId(self.slots_made)
     }
 
-    pub(super) fn transmit(&mut self, to: SocketAddr, bytes: Vec<u8>) {
+    pub(super) fn transmit(&mut self, to: Endpoint, bytes: Vec<u8>) {
         if self.transmits.len() < MAX_TRANSMITS {
             self.transmits.push_back(Transmit { to, bytes });
         } else {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::tunnel::device::LivePeer;
+use crate::tunnel::endpoint::Endpoint;
 
 /// A message, of either direction: both ends are the same program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub enum Signal {
 struct Entry {
     name: String,
     endpoint: SocketAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<IpAddr>,
 }
 
 /// The signals without content, by kind.
@@ -114,7 +117,11 @@ impl Signal {
         match self {
             Self::Peers(peers) => {
                 // Cannot fail: names and addresses always have a JSON form.
-                let entry = |peer: &LivePeer| Entry { name: peer.name.clone(), endpoint: peer.endpoint };
+                let entry = |LivePeer { name, endpoint }: &LivePeer| Entry {
+                    name: name.clone(),
+                    endpoint: endpoint.address,
+                    source: endpoint.source,
+                };
                 let json =
                     serde_json::to_vec(&peers.iter().map(entry).collect::<Vec<_>>()).unwrap_or_default();
                 [&[PEERS], &json[..]].concat()
@@ -131,7 +138,10 @@ impl Signal {
         match kind {
             PEERS => {
                 let entries: Vec<Entry> = serde_json::from_slice(rest).ok()?;
-                let peer = |Entry { name, endpoint }| LivePeer { name, endpoint };
+                let peer = |Entry { name, endpoint: address, source }| LivePeer {
+                    name,
+                    endpoint: Endpoint { address, source },
+                };
                 Some(Self::Peers(entries.into_iter().map(peer).collect()))
             }
             INDICES => {
@@ -156,9 +166,11 @@ mod tests {
 
     #[test]
     fn messages_survive_their_encoding() {
-        let endpoint = "192.0.2.1:51830".parse().unwrap();
+        let address: SocketAddr = "192.0.2.1:51830".parse().unwrap();
+        let endpoint = Endpoint { address, source: Some("192.0.2.2".parse().unwrap()) };
         let lists = [
             Signal::Peers(vec![LivePeer { name: "node2".into(), endpoint }]),
+            Signal::Peers(vec![LivePeer { name: "node3".into(), endpoint: address.into() }]),
             Signal::Indices(vec![0, 0xff_ffff]),
         ];
         for signal in PLAIN.into_iter().map(|(_, signal)| signal).chain(lists) {

@@ -31,7 +31,7 @@ impl Role {
         if let Self::Successor(successor) = self { successor.deadline() } else { None }
     }
 
-    /// Whether handshakes have to wait: the predecessor still reads UDP and would get the responses.
+    /// Whether handshakes have to wait for the predecessor: see [`Successor::must_wait`].
     pub(crate) fn must_wait(&self) -> bool {
         matches!(self, Self::Successor(successor) if successor.must_wait())
     }

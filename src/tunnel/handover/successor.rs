@@ -81,9 +81,10 @@ impl Successor {
         self.stage.reads()
     }
 
-    /// Whether handshakes have to wait: the predecessor still reads UDP and would get the responses.
+    /// Whether handshakes have to wait: the predecessor still reads UDP and would get the responses, or the device does not
+    /// know yet where its predecessor reaches peers, and from which address.
     pub(super) fn must_wait(&self) -> bool {
-        matches!(self.stage, Stage::Asking { .. })
+        matches!(self.stage, Stage::Asking { .. } | Stage::Connecting { introduced: false, .. })
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

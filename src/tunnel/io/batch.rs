@@ -1,19 +1,19 @@
-//! Datagrams of one size for one address, gathered until one send takes them all.
+//! Datagrams of one size for one endpoint, gathered until one send takes them all.
 
 use std::io;
-use std::net::SocketAddr;
 
-use super::udp::{MAX_SEGMENTS, MAX_SEND, UdpSockets};
+use super::udp::{Delivery, MAX_SEGMENTS, MAX_SEND, UdpSockets};
+use crate::tunnel::endpoint::Endpoint;
 
 /// A full send, and the longest datagram made behind it.
 const ROOM: usize = MAX_SEND + super::MAX_PACKET + 128;
 
-/// What is to be sent to one address. Every datagram is as long as the first, but the last may be shorter.
+/// What is to be sent to one endpoint. Every datagram is as long as the first, but the last may be shorter.
 #[derive(Debug)]
 pub struct Batch {
     bytes: Box<[u8]>,
     len: usize,
-    to: Option<SocketAddr>,
+    to: Option<Endpoint>,
     segment: usize,
     count: usize,
     /// A shorter one is in: nothing can follow.
@@ -25,6 +25,8 @@ pub struct Batch {
 pub enum Sent {
     /// Nothing.
     All,
+    /// Nothing, but the kernel took it only from another source address than that of the endpoint.
+    FromElsewhere,
     /// The kernel has no room now; the rest stays in the batch.
     Waiting,
     /// What could not be sent is dropped, and why.
@@ -47,13 +49,13 @@ impl Batch {
 
     /// Where what is in goes.
     #[must_use]
-    pub fn to(&self) -> Option<SocketAddr> {
+    pub fn to(&self) -> Option<Endpoint> {
         self.to.filter(|_| !self.is_empty())
     }
 
     /// Whether a datagram of at most `len` bytes to `to` may be able to join what is in.
     #[must_use]
-    pub fn fits(&self, to: SocketAddr, len: usize) -> bool {
+    pub fn fits(&self, to: Endpoint, len: usize) -> bool {
         self.is_empty()
             || (self.to == Some(to)
                 && !self.closed
@@ -68,7 +70,7 @@ impl Batch {
 
     /// Takes the datagram of `len` bytes that was made in [`room`](Self::room). False if it is longer than
     /// those before and thus cannot join: send them, and call [`start_over`](Self::start_over).
-    pub fn push(&mut self, to: SocketAddr, len: usize) -> bool {
+    pub fn push(&mut self, to: Endpoint, len: usize) -> bool {
         if self.is_empty() {
             (self.to, self.segment, self.count, self.closed) = (Some(to), len, 0, false);
         } else if len > self.segment || self.len + len > MAX_SEND {
@@ -81,7 +83,7 @@ impl Batch {
     }
 
     /// After `before` bytes were sent: takes the datagram of `len` bytes that stands behind them as the first.
-    pub fn start_over(&mut self, before: usize, to: SocketAddr, len: usize) {
+    pub fn start_over(&mut self, before: usize, to: Endpoint, len: usize) {
         self.clear();
         self.bytes.copy_within(before..before + len, 0);
         self.push(to, len);
@@ -101,11 +103,12 @@ impl Batch {
     /// Sends what is in.
     pub fn send(&mut self, udp: &mut UdpSockets) -> Sent {
         let Some(to) = self.to() else { return Sent::All };
-        let Some(socket) = udp.to_mut(&to) else {
+        let Some(socket) = udp.to_mut(&to.address) else {
             self.clear();
             return Sent::Failed(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
         };
-        let (done, result) = socket.send(&self.bytes[..self.len], self.segment, to);
+        let Delivery { done, result, source_refused } =
+            socket.send(&self.bytes[..self.len], self.segment, to);
         match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.bytes.copy_within(done..self.len, 0);
@@ -115,7 +118,11 @@ impl Batch {
             }
             result => {
                 self.clear();
-                result.map_or_else(Sent::Failed, |()| Sent::All)
+                match result {
+                    Ok(()) if source_refused => Sent::FromElsewhere,
+                    Ok(()) => Sent::All,
+                    Err(error) => Sent::Failed(error),
+                }
             }
         }
     }
@@ -123,10 +130,12 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
     use super::*;
 
-    fn to(port: u16) -> SocketAddr {
-        ([127, 0, 0, 1], port).into()
+    fn to(port: u16) -> Endpoint {
+        SocketAddr::from(([127, 0, 0, 1], port)).into()
     }
 
     #[test]
@@ -135,6 +144,8 @@ mod tests {
         assert!(batch.push(to(1), 100));
         assert!(batch.fits(to(1), 100) && batch.push(to(1), 100));
         assert!(!batch.fits(to(2), 100), "another address");
+        let source = Some(IpAddr::from([127, 0, 0, 2]));
+        assert!(!batch.fits(Endpoint { source, ..to(1) }, 100), "from another address");
         assert!(batch.push(to(1), 60));
         assert!(!batch.fits(to(1), 60), "it is closed");
     }

@@ -9,8 +9,10 @@
 
 use std::io;
 use std::mem::{self, MaybeUninit};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+
+use crate::tunnel::endpoint::Endpoint;
 
 /// A name and flags for an interface ioctl.
 #[derive(Clone, Copy)]
@@ -94,14 +96,55 @@ pub(super) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) 
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size) }).map(drop)
 }
 
-/// Room for the one control message that is sent or received, aligned as `cmsghdr` must be.
+/// Room for the control messages of one call, in bytes: a segment size and an address, with some to spare.
+const CONTROL: usize = 128;
+
+/// The control messages to send, or room for those to receive, aligned as `cmsghdr` must be.
 #[repr(C, align(8))]
-struct Control([u8; 64]);
+struct Control([u8; CONTROL]);
+
+impl Control {
+    /// Appends a control message behind the `len` bytes that are in; the length with it.
+    fn push<T: Copy>(&mut self, len: usize, level: libc::c_int, kind: libc::c_int, value: T) -> usize {
+        let size = size_of::<T>() as libc::c_uint;
+        // SAFETY: CMSG_SPACE and CMSG_LEN only compute.
+        let (space, own) = unsafe { (libc::CMSG_SPACE(size) as usize, libc::CMSG_LEN(size) as usize) };
+        assert!(len + space <= CONTROL, "the control messages of a send fit into their buffer");
+        // SAFETY: header and value stand inside of the buffer (asserted), at a multiple of the header's alignment:
+        // the buffer is aligned, and so is every CMSG_SPACE.
+        unsafe {
+            let header = self.0.as_mut_ptr().add(len).cast::<libc::cmsghdr>();
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = kind;
+            (*header).cmsg_len = own;
+            libc::CMSG_DATA(header).cast::<T>().write_unaligned(value);
+        }
+        len + space
+    }
+
+    /// Appends the address that the datagrams are to leave from.
+    fn push_source(&mut self, len: usize, source: IpAddr) -> usize {
+        match source {
+            IpAddr::V4(source) => {
+                let address = libc::in_addr { s_addr: u32::from(source).to_be() };
+                let any = libc::in_addr { s_addr: 0 };
+                let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: any };
+                self.push(len, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+            }
+            IpAddr::V6(source) => {
+                let address = libc::in6_addr { s6_addr: source.octets() };
+                let info = libc::in6_pktinfo { ipi6_addr: address, ipi6_ifindex: 0 };
+                self.push(len, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+            }
+        }
+    }
+}
 
 /// What one `recvmsg` brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Received {
-    pub(super) from: SocketAddr,
+    /// The sender, and the own address that it sent to.
+    pub(super) from: Endpoint,
     /// Bytes received.
     pub(super) len: usize,
     /// Size of each datagram but the last, when there are several.
@@ -111,7 +154,7 @@ pub(super) struct Received {
 /// Receives without waiting; with `UDP_GRO` on, possibly many datagrams of one sender.
 pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
     let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
-    let mut control = Control([0; 64]);
+    let mut control = Control([0; CONTROL]);
     let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: an all-zero `msghdr` is valid; every pointer set below outlives the call.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -125,24 +168,40 @@ pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Recei
     let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
     let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
     // SAFETY: zeroed at first, so initialised whatever the kernel wrote.
-    let from = address_from(unsafe { address.assume_init_ref() }).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Received { from, len, segment: segment_size(&message) })
+    let address = address_from(unsafe { address.assume_init_ref() }).ok_or(io::ErrorKind::InvalidData)?;
+    let (segment, source) = received_control(&message);
+    Ok(Received { from: Endpoint { address, source }, len, segment })
 }
 
-/// The `UDP_GRO` control message of a received `message`.
-fn segment_size(message: &libc::msghdr) -> Option<usize> {
-    // SAFETY: `message` was filled in by the kernel; CMSG_* stay inside its control buffer.
+/// The control messages of a received `message`: `UDP_GRO`, and `IP_PKTINFO` or `IPV6_PKTINFO`.
+fn received_control(message: &libc::msghdr) -> (Option<usize>, Option<IpAddr>) {
+    let (mut segment, mut source) = (None, None::<IpAddr>);
+    // SAFETY: `message` was filled in by the kernel; CMSG_* stay inside its control buffer, and the kernel writes a
+    // value of the type that level and type of its header announce.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(message);
         while !header.is_null() {
-            if (*header).cmsg_level == libc::SOL_UDP && (*header).cmsg_type == libc::UDP_GRO {
-                let size = libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned();
-                return usize::try_from(size).ok().filter(|size| *size > 0);
+            let data = libc::CMSG_DATA(header);
+            match ((*header).cmsg_level, (*header).cmsg_type) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    let size = data.cast::<libc::c_int>().read_unaligned();
+                    segment = usize::try_from(size).ok().filter(|size| *size > 0);
+                }
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    // Not `ipi_addr`, the destination in the header, from which no answer to a broadcast may leave.
+                    let address = data.cast::<libc::in_pktinfo>().read_unaligned().ipi_spec_dst;
+                    source = Some(Ipv4Addr::from(u32::from_be(address.s_addr)).into());
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let address = data.cast::<libc::in6_pktinfo>().read_unaligned().ipi6_addr;
+                    source = Some(Ipv6Addr::from(address.s6_addr).into());
+                }
+                _ => {}
             }
             header = libc::CMSG_NXTHDR(message, header);
         }
     }
-    None
+    (segment, source.filter(|source| !source.is_unspecified() && !source.is_multicast()))
 }
 
 /// Sends `bytes` without waiting, as one datagram or as datagrams of `segment` bytes each (the last may be
@@ -150,11 +209,18 @@ fn segment_size(message: &libc::msghdr) -> Option<usize> {
 pub(super) fn send(
     fd: BorrowedFd<'_>,
     bytes: &[u8],
-    to: SocketAddr,
+    to: Endpoint,
     segment: Option<u16>,
 ) -> io::Result<usize> {
-    let (mut address, address_len) = address_to(to);
-    let mut control = Control([0; 64]);
+    let (mut address, address_len) = address_to(to.address);
+    let mut control = Control([0; CONTROL]);
+    let mut control_len = 0;
+    if let Some(size) = segment {
+        control_len = control.push(control_len, libc::SOL_UDP, libc::UDP_SEGMENT, size);
+    }
+    if let Some(source) = to.source {
+        control_len = control.push_source(control_len, source);
+    }
     let mut slice = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: an all-zero `msghdr` is valid; every pointer set below outlives the call.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -162,18 +228,9 @@ pub(super) fn send(
     message.msg_namelen = address_len;
     message.msg_iov = &raw mut slice;
     message.msg_iovlen = 1;
-    if let Some(size) = segment {
+    if control_len > 0 {
         message.msg_control = control.0.as_mut_ptr().cast();
-        // SAFETY: the control buffer is aligned for `cmsghdr` and larger than CMSG_SPACE of two bytes, and it
-        // is zeroed, so the first header is inside it.
-        unsafe {
-            message.msg_controllen = libc::CMSG_SPACE(2) as usize;
-            let header = libc::CMSG_FIRSTHDR(&raw const message);
-            (*header).cmsg_level = libc::SOL_UDP;
-            (*header).cmsg_type = libc::UDP_SEGMENT;
-            (*header).cmsg_len = libc::CMSG_LEN(2) as usize;
-            libc::CMSG_DATA(header).cast::<u16>().write_unaligned(size);
-        }
+        message.msg_controllen = control_len;
     }
     // SAFETY: `message` describes live buffers with their true lengths; sendmsg only reads them.
     let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT) };

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::sys::{self, set_option};
+use crate::tunnel::endpoint::Endpoint;
 
 /// Largest payload of one send, over IPv4 and IPv6 alike, in bytes.
 pub const MAX_SEND: usize = 65_535 - 20 - 8;
@@ -118,12 +119,23 @@ pub struct UdpSocket {
 /// Datagrams of one sender, from one receive.
 #[derive(Debug, Clone, Copy)]
 pub struct Datagrams {
-    /// The sender.
-    pub from: SocketAddr,
+    /// The sender, and the own address that it sent to.
+    pub from: Endpoint,
     /// Bytes of all of them.
     pub len: usize,
     /// Size of each but the last; never 0.
     pub segment: usize,
+}
+
+/// What became of a send.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Bytes for which the kernel is done. Fewer than all only with an error, which is then about the rest.
+    pub done: usize,
+    /// `WouldBlock` if there is no room for the rest now; whatever else the kernel reported.
+    pub result: io::Result<()>,
+    /// The kernel took the datagrams only after the choice of their source address was left to it.
+    pub source_refused: bool,
 }
 
 impl UdpSocket {
@@ -143,7 +155,7 @@ impl UdpSocket {
         Ok(Self::setup(socket))
     }
 
-    /// Asks for large buffers and segmentation, each of which it can do without.
+    /// Asks for large buffers, segmentation and the own address of datagrams, each of which it can do without.
     fn setup(socket: Socket) -> Self {
         let fd = socket.as_fd();
         for (force, plain) in
@@ -152,6 +164,9 @@ impl UdpSocket {
             let _ = set_option(fd, libc::SOL_SOCKET, force, BUFFER)
                 .or_else(|_| set_option(fd, libc::SOL_SOCKET, plain, BUFFER));
         }
+        // The own address of each datagram is reported by the one that is of the socket's family.
+        let _ = set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1);
+        let _ = set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1);
         let gro = set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
         let gso = set_option(fd, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
         Self { socket, gso, gro }
@@ -184,15 +199,30 @@ impl UdpSocket {
         Ok(Datagrams { from: received.from, len: received.len, segment })
     }
 
-    /// Sends `bytes` to `to` as datagrams of `segment` bytes each, the last of which may be shorter. Gives the
-    /// number of bytes for which the kernel is done: fewer only with an error, which is then about the rest.
+    /// Sends `bytes` to `to` as datagrams of `segment` bytes each, the last of which may be shorter.
     ///
     /// Where the kernel refuses segmentation they go one by one: for this once if a datagram is larger than
-    /// the path takes unfragmented (`EINVAL`), for good if the device can't (`EIO`).
-    ///
-    /// # Errors
-    /// `WouldBlock` if there is no room to send now; with it the count of bytes already sent.
-    pub fn send(&mut self, bytes: &[u8], segment: usize, to: SocketAddr) -> (usize, io::Result<()>) {
+    /// the path takes unfragmented (`EINVAL`), for good if the device can't (`EIO`). Where it refuses the source
+    /// address, which may be gone, it chooses one.
+    pub fn send(&mut self, bytes: &[u8], segment: usize, to: Endpoint) -> Delivery {
+        match self.send_from(bytes, segment, to) {
+            (done, Err(error)) if to.source.is_some() && may_mean_source(&error) => {
+                self.send_from_any(bytes, done, segment, to)
+            }
+            (done, result) => Delivery { done, result, source_refused: false },
+        }
+    }
+
+    /// Sends what is behind the first `done` bytes from an address of the kernel's choice.
+    #[cold]
+    fn send_from_any(&mut self, bytes: &[u8], done: usize, segment: usize, to: Endpoint) -> Delivery {
+        let (more, result) = self.send_from(&bytes[done..], segment, to.address.into());
+        // If this fails as well, the source was not the reason.
+        Delivery { done: done + more, source_refused: result.is_ok(), result }
+    }
+
+    /// As [`send`](Self::send), from the source of `to` and no other.
+    fn send_from(&mut self, bytes: &[u8], segment: usize, to: Endpoint) -> (usize, io::Result<()>) {
         if bytes.len() <= segment {
             return match sys::send(self.as_fd(), bytes, to, None) {
                 Ok(_) => (bytes.len(), Ok(())),
@@ -214,12 +244,13 @@ impl UdpSocket {
         self.send_singly(bytes, segment, to)
     }
 
-    fn send_singly(&self, bytes: &[u8], segment: usize, to: SocketAddr) -> (usize, io::Result<()>) {
+    fn send_singly(&self, bytes: &[u8], segment: usize, to: Endpoint) -> (usize, io::Result<()>) {
         let mut done = 0;
         let mut failure = Ok(());
         for datagram in bytes.chunks(segment.max(1)) {
             match sys::send(self.as_fd(), datagram, to, None) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (done, Err(error)),
+                Err(error) if to.source.is_some() && may_mean_source(&error) => return (done, Err(error)),
                 Err(error) => failure = Err(error),
                 Ok(_) => {}
             }
@@ -241,6 +272,13 @@ impl From<UdpSocket> for OwnedFd {
     }
 }
 
+/// Whether `error` may say that datagrams can't leave from the address they were to: it is no address of this host any
+/// more, or there is no route from there.
+fn may_mean_source(error: &io::Error) -> bool {
+    let errors = [libc::EINVAL, libc::EADDRNOTAVAIL, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ENODEV];
+    error.raw_os_error().is_some_and(|error| errors.contains(&error))
+}
+
 /// Why there are no sockets.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} UDP port {port}: {source}")]
@@ -258,6 +296,7 @@ impl UdpError {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::time::{Duration, Instant};
 
     use super::*;
@@ -302,8 +341,8 @@ mod tests {
         for gso in [true, false] {
             let (mut from, to, address) = pair();
             from.v4.gso &= gso;
-            let (sent, result) = from.to_mut(&address).unwrap().send(&payload(), 1000, address);
-            assert!(result.is_ok() && sent == 10_500, "{result:?}");
+            let sent = from.to_mut(&address).unwrap().send(&payload(), 1000, address.into());
+            assert!(sent.result.is_ok() && sent.done == 10_500, "{sent:?}");
             let got = receive(to.v4(), 11);
             assert_eq!(got, payload().chunks(1000).map(<[u8]>::to_vec).collect::<Vec<_>>(), "gso {gso}");
         }
@@ -318,8 +357,8 @@ mod tests {
             lo.set_mtu(800);
             lo.call(&socket, libc::SIOCSIFMTU).unwrap();
             let (mut from, to, address) = pair();
-            let (sent, result) = from.to_mut(&address).unwrap().send(&payload(), 1000, address);
-            assert!(result.is_ok() && sent == 10_500, "{result:?}");
+            let sent = from.to_mut(&address).unwrap().send(&payload(), 1000, address.into());
+            assert!(sent.result.is_ok() && sent.done == 10_500, "{sent:?}");
             assert_eq!(receive(to.v4(), 11).len(), 11);
             assert!(from.v4().gso(), "other paths are larger");
         });
@@ -331,7 +370,7 @@ mod tests {
         let port = to.port();
         let to = UdpSockets::from_fds(to.v4.into(), to.v6.map(OwnedFd::from)).unwrap();
         assert_eq!(to.port(), port);
-        from.to_mut(&address).unwrap().send(b"hello", 5, address).1.unwrap();
+        from.to_mut(&address).unwrap().send(b"hello", 5, address.into()).result.unwrap();
         assert_eq!(receive(to.v4(), 1), [b"hello"]);
     }
 
@@ -340,8 +379,8 @@ mod tests {
         selvedge_lab::isolated!(|| {
             let (mut from, to) = (UdpSockets::bind(0).unwrap(), UdpSockets::bind(0).unwrap());
             let Some(socket) = to.v6() else { return };
-            let address = (Ipv6Addr::LOCALHOST, to.port()).into();
-            from.to_mut(&address).unwrap().send(&payload(), 1000, address).1.unwrap();
+            let address: SocketAddr = (Ipv6Addr::LOCALHOST, to.port()).into();
+            from.to_mut(&address).unwrap().send(&payload(), 1000, address.into()).result.unwrap();
             assert_eq!(receive(socket, 11).concat(), payload());
         });
     }
@@ -352,9 +391,97 @@ mod tests {
         let closed = UdpSockets::bind(0).unwrap().port();
         let socket = from.to_mut(&address).unwrap();
         for port in [closed, address.port()] {
-            socket.send(b"hello", 5, (Ipv4Addr::LOCALHOST, port).into()).1.unwrap();
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            socket.send(b"hello", 5, to.into()).result.unwrap();
         }
         assert_eq!(receive(to.v4(), 1), [b"hello"]);
         assert_eq!(socket.receive(&mut [0; 100]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    /// The next batch that `socket` gets.
+    fn receive_batch(socket: &UdpSocket) -> Datagrams {
+        let mut buffer = vec![0; 65_536];
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            match socket.receive(&mut buffer) {
+                Ok(batch) => return batch,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+            assert!(Instant::now() < deadline, "nothing came");
+        }
+    }
+
+    /// Gives `lo` of the namespace further addresses.
+    fn with_addresses(test: impl FnOnce()) {
+        use crate::kernel::address::Address;
+        use crate::kernel::netlink::Netlink;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let netlink = Netlink::new().unwrap();
+            let lo = netlink.link_named("lo").await.unwrap().unwrap().index;
+            for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2"] {
+                let address: IpAddr = address.parse().unwrap();
+                netlink.apply([Address::new(lo, ipnet::IpNet::from(address)).add()]).await.unwrap();
+                // The kernel takes an IPv6 address into use a moment later.
+                let deadline = Instant::now() + Duration::from_secs(5);
+                while !netlink.is_local(address).await.unwrap() {
+                    assert!(Instant::now() < deadline, "{address} is not in use");
+                }
+            }
+        });
+        test();
+    }
+
+    #[test]
+    fn an_answer_leaves_from_the_address_that_was_addressed() {
+        selvedge_lab::isolated!(|| with_addresses(|| {
+            let addresses: [IpAddr; 3] =
+                ["192.0.2.3", "192.0.2.2", "2001:db8::2"].map(|text| text.parse().unwrap());
+            for (addressed, gso) in
+                addresses.into_iter().flat_map(|address| [(address, true), (address, false)])
+            {
+                let (mut from, mut to) = (UdpSockets::bind(0).unwrap(), UdpSockets::bind(0).unwrap());
+                let address = SocketAddr::new(addressed, to.port());
+                from.to_mut(&address).unwrap().send(&payload(), 1000, address.into()).result.unwrap();
+                let answerer = to.to_mut(&address).unwrap();
+                answerer.gso &= gso;
+                let batch = receive_batch(answerer);
+                assert_eq!(batch.from.source, Some(addressed));
+                assert!(!gso || batch.len == 10_500, "addresses do not keep datagrams from coming at once");
+                let sent = answerer.send(&payload(), 1000, batch.from);
+                assert!(sent.result.is_ok() && sent.done == 10_500 && !sent.source_refused, "{sent:?}");
+                let answer = receive_batch(from.to(&address).unwrap());
+                assert_eq!(answer.from.address, address, "gso {gso}");
+            }
+        }));
+    }
+
+    #[test]
+    fn an_address_that_is_gone_holds_nothing_back() {
+        selvedge_lab::isolated!(|| with_addresses(|| {
+            for (here, gone) in [("192.0.2.1", "192.0.2.77"), ("2001:db8::1", "2001:db8::77")] {
+                for (size, count) in [(10_500, 11), (700, 1)] {
+                    let (mut from, to) = (UdpSockets::bind(0).unwrap(), UdpSockets::bind(0).unwrap());
+                    let address = SocketAddr::new(here.parse().unwrap(), to.port());
+                    let endpoint = Endpoint { address, source: Some(gone.parse().unwrap()) };
+                    let socket = from.to_mut(&address).unwrap();
+                    let sent = socket.send(&payload()[..size], 1000, endpoint);
+                    assert!(sent.result.is_ok() && sent.done == size && sent.source_refused, "{sent:?}");
+                    assert!(socket.gso(), "segmentation is not what was refused");
+                    assert_eq!(receive(to.to(&address).unwrap(), count).concat(), payload()[..size]);
+                }
+            }
+        }));
+    }
+
+    #[test]
+    fn a_source_is_kept_while_nothing_can_be_sent_at_all() {
+        selvedge_lab::isolated!(|| {
+            let mut from = UdpSockets::bind(0).unwrap();
+            let address: SocketAddr = "203.0.113.1:9".parse().unwrap();
+            let endpoint = Endpoint { address, source: Some(Ipv4Addr::LOCALHOST.into()) };
+            let sent = from.to_mut(&address).unwrap().send(&payload(), 1000, endpoint);
+            assert!(sent.result.is_err() && !sent.source_refused, "{sent:?}");
+        });
     }
 }

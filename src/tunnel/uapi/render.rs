@@ -166,6 +166,7 @@ mod tests {
             name: "node-b".into(),
             condition: PeerCondition::Established,
             endpoint: Some("[fd00::1]:51830".parse().unwrap()),
+            source: None,
             allowed_ips: vec!["10.1.0.0/16".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
             persistent_keepalive: Some(25),
             last_handshake: Some(Timestamp::new(1_700_000_000, 5).unwrap()),

@@ -2,10 +2,10 @@
 //! before, and written as super-packets.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::tunnel::device::{Device, Opened};
+use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::handover::Successor;
 use crate::tunnel::io::coalesce::Coalescer;
 use crate::tunnel::io::tun::TunQueue;
@@ -108,7 +108,7 @@ fn sink(tun: &TunQueue, refused: &mut u64) -> impl FnMut(&[u8]) {
 /// Opens `datagram` when it is told where to; gives the length of the packet in it.
 fn open<'a>(
     device: &'a mut Device,
-    from: SocketAddr,
+    from: Endpoint,
     datagram: &'a [u8],
     now: Instant,
 ) -> impl FnOnce(&mut [u8]) -> Option<usize> + 'a {
@@ -133,7 +133,7 @@ fn hand_back_foreign(
         end += datagram.len();
         if device.expects(datagram) {
             if !foreign.is_empty() {
-                successor.hand_back(batch.from, batch.segment, &bytes[foreign], now);
+                successor.hand_back(batch.from.address, batch.segment, &bytes[foreign], now);
             }
             foreign = end..end;
         } else {
@@ -142,6 +142,6 @@ fn hand_back_foreign(
         }
     }
     if !foreign.is_empty() {
-        successor.hand_back(batch.from, batch.segment, &bytes[foreign], now);
+        successor.hand_back(batch.from.address, batch.segment, &bytes[foreign], now);
     }
 }

@@ -248,7 +248,7 @@ impl Worker {
                     continue;
                 }
                 Received::Message(Message::Datagrams { from, segment, bytes }) => {
-                    let handed = Datagrams { from, len: bytes.len(), segment: segment.into() };
+                    let handed = Datagrams { from: from.into(), len: bytes.len(), segment: segment.into() };
                     self.inbound.take_back(handed, bytes, tun, device, now);
                     continue;
                 }

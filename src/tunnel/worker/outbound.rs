@@ -4,7 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::tunnel::device::{Device, Sealed, Transmit, sealed_room};
+use crate::tunnel::device::{Device, PeerIndex, Sealed, Transmit, sealed_room};
+use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::io::MAX_PACKET;
 use crate::tunnel::io::batch::{Batch, Sent};
 use crate::tunnel::io::packet::destination;
@@ -25,6 +26,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub(super) struct Outbound {
     packet: Box<[u8]>,
     batch: Batch,
+    /// Whose packet was the first in the batch; none for what the device made by itself.
+    peer: Option<PeerIndex>,
     /// Since when the batch waits for room in the socket; the TUN is not read meanwhile.
     waiting: Option<Instant>,
     unreachable: Unreachable,
@@ -51,7 +54,13 @@ pub(super) enum Turn {
 impl Outbound {
     pub(super) fn new(now: Instant) -> Self {
         let packet = vec![0; vnet::LEN + MAX_PACKET + 64].into_boxed_slice();
-        Self { packet, batch: Batch::default(), waiting: None, unreachable: Unreachable::new(now) }
+        Self {
+            packet,
+            batch: Batch::default(),
+            peer: None,
+            waiting: None,
+            unreachable: Unreachable::new(now),
+        }
     }
 
     /// When waiting is over at the latest; none if nothing waits.
@@ -61,7 +70,7 @@ impl Outbound {
 
     /// The address of what waits for room in the socket.
     pub(super) fn waits_for(&self) -> Option<SocketAddr> {
-        self.waiting.and_then(|_| self.batch.to())
+        self.waiting.and_then(|_| self.batch.to()).map(|to| to.address)
     }
 
     /// Tries again to send what waits, and gives up on it after a while. True if the way is free.
@@ -146,7 +155,7 @@ impl Outbound {
             }
             let sealed = way.device.seal(peer, segment, self.batch.room(), way.now);
             if let (Sealed::Data(len), Some(to)) = (sealed, to) {
-                self.push(to, len, way);
+                self.push(Some(peer), to, len, way);
             }
         }
     }
@@ -158,18 +167,22 @@ impl Outbound {
                 way.device.counters_mut().send_errors += 1;
             } else if let Some(room) = self.batch.room().get_mut(..bytes.len()) {
                 room.copy_from_slice(&bytes);
-                self.push(to, bytes.len(), way);
+                self.push(None, to, bytes.len(), way);
             }
         }
     }
 
     /// Takes the datagram that was made behind the batch.
-    fn push(&mut self, to: SocketAddr, len: usize, way: &mut Way<'_>) {
+    fn push(&mut self, peer: Option<PeerIndex>, to: Endpoint, len: usize, way: &mut Way<'_>) {
         let before = self.batch.len();
+        if before == 0 {
+            self.peer = peer;
+        }
         if self.batch.push(to, len) {
             return;
         }
         if self.send(way) {
+            self.peer = peer;
             self.batch.start_over(before, to, len);
         } else {
             way.device.counters_mut().send_errors += 1;
@@ -181,8 +194,15 @@ impl Outbound {
         if self.waiting.is_some() {
             return false;
         }
+        let to = self.batch.to();
         match self.batch.send(way.udp) {
             Sent::All => true,
+            Sent::FromElsewhere => {
+                if let (Some(peer), Some(to)) = (self.peer, to) {
+                    way.device.forget_source(peer, to);
+                }
+                true
+            }
             Sent::Failed(_) => {
                 way.device.counters_mut().send_errors += 1;
                 true
@@ -228,14 +248,14 @@ mod tests {
             link_to_nobody();
             let (tun, mut udp) = (TunQueue::open("sel0").unwrap(), UdpSockets::bind(0).unwrap());
             SockRef::from(udp.v4()).set_send_buffer_size(1).unwrap();
-            let (begin, to) = (Instant::now(), (Ipv4Addr::new(192, 0, 2, 9), 9).into());
+            let (begin, to) = (Instant::now(), SocketAddr::from((Ipv4Addr::new(192, 0, 2, 9), 9)));
             let mut device = Device::new(1420, begin);
             let mut outbound = Outbound::new(begin);
             let (udp, device) = (&mut udp, &mut device);
             let mut way = Way { tun: &tun, udp, device, now: begin };
             while outbound.deadline().is_none() {
                 assert!(begin.elapsed() < PATIENCE * 10, "the socket has always room");
-                assert!(outbound.batch.push(to, 1000));
+                assert!(outbound.batch.push(to.into(), 1000));
                 outbound.send(&mut way);
             }
             assert_eq!(outbound.waits_for(), Some(to));

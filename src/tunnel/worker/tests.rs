@@ -161,7 +161,7 @@ fn datagrams_sent_and_carried_as_one_arrive_as_many() {
         let sent: Vec<_> = (0..20_500_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
         let mut buffer = [0; 2000];
         for round in 0..5 {
-            client.to_mut(&to).unwrap().send(&sent, 1000, to).1.unwrap();
+            client.to_mut(&to).unwrap().send(&sent, 1000, to.into()).result.unwrap();
             for expected in sent.chunks(1000) {
                 let (count, _) =
                     server.recv_from(&mut buffer).unwrap_or_else(|error| panic!("round {round}: {error}"));

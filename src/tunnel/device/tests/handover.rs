@@ -34,7 +34,7 @@ fn a_successor_meets_the_peers_that_were_heard_lately_where_they_are() {
     let live = net.nodes[0].device.retire(now);
     assert_eq!(
         live.iter().map(|peer| (peer.name.as_str(), peer.endpoint)).collect::<Vec<_>>(),
-        [("node-1", moved)]
+        [("node-1", moved.into())]
     );
     let old = succeed(&mut net);
     assert!(!net.nodes[0].device.reaches("node-1", now));

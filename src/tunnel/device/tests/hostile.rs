@@ -52,7 +52,7 @@ fn a_counter_at_the_end_of_its_range_is_refused_before_anybody_computes_with_it(
     for counter in [u64::MAX, u64::MAX - 1024, u64::MAX - 8192] {
         bytes[8..16].copy_from_slice(&counter.to_le_bytes());
         let (mut out, now) = ([0; 128], net.now);
-        net.nodes[0].device.open(address(1), &bytes, &mut out, now);
+        net.nodes[0].device.open(address(1).into(), &bytes, &mut out, now);
         assert_eq!(out, [0; 128], "boringtun copies what it opens");
     }
     assert_eq!(net.counters(0).bad_mac, 3);
@@ -67,7 +67,10 @@ fn too_little_room_is_survived() {
     assert_eq!(device.seal(peer, &packet, &mut [0; 60], now), Sealed::Dropped);
     let mut out = [0; 128];
     let Sealed::Data(length) = device.seal(peer, &packet, &mut out, now) else { panic!("no session") };
-    assert_eq!(net.nodes[1].device.open(address(0), &out[..length], &mut [0; 8], now), Opened::Nothing);
+    assert_eq!(
+        net.nodes[1].device.open(address(0).into(), &out[..length], &mut [0; 8], now),
+        Opened::Nothing
+    );
 }
 
 /// Feeds `datagrams` to a device amid sessions and handshakes; also each cut to where it may be known.

@@ -190,7 +190,7 @@ impl Net {
     pub(super) fn deliver(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) {
         let mut out = vec![0; bytes.len()];
         let now = self.now;
-        let opened = self.nodes[node].device.open(from, bytes, &mut out, now);
+        let opened = self.nodes[node].device.open(from.into(), bytes, &mut out, now);
         if let Opened::Packet { packet, .. } = opened {
             let packet = packet.to_vec();
             self.nodes[node].received.push(packet);
@@ -209,7 +209,7 @@ impl Net {
     }
 
     fn launch(&mut self, node: usize, Transmit { to, bytes }: Transmit) {
-        let flight = Flight { at: self.now, from: self.nodes[node].address, to, bytes };
+        let flight = Flight { at: self.now, from: self.nodes[node].address, to: to.address, bytes };
         self.log.push(flight.clone());
         let dropped = self.drop.as_mut().is_some_and(|drop| drop(&flight));
         if dropped || self.cut.contains(&node) || self.below(100) < self.wire.lose {
