@@ -177,6 +177,7 @@ impl Group {
 /// Whether `packet` is of the flow whose first packet has the headers `first`, or may be a part of one that is.
 pub(super) fn same_flow(first: &[u8], packet: &[u8]) -> bool {
     let same = |from: usize, to: usize| packet.len() >= to && first[from..to] == packet[from..to];
+    let ports = |at: usize| packet.len() < at + 4 || same(at, at + 4);
     let Some(version) = packet.first().map(|byte| byte >> 4).filter(|version| *version == first[0] >> 4)
     else {
         return false;
@@ -184,10 +185,10 @@ pub(super) fn same_flow(first: &[u8], packet: &[u8]) -> bool {
     if version == 4 {
         let fragment = packet.len() >= IPV4 && word(packet, 6) & 0x3fff != 0;
         let options = packet[0] != 0x45;
-        return same(12, 20) && same(9, 10) && (fragment || options || same(IPV4, IPV4 + 4));
+        return same(12, 20) && same(9, 10) && (fragment || options || ports(IPV4));
     }
     let known = packet.len() > IPV6 && matches!(packet[6], TCP | UDP);
-    same(8, IPV6) && if known { same(6, 7) && same(IPV6, IPV6 + 4) } else { true }
+    same(8, IPV6) && if known { same(6, 7) && ports(IPV6) } else { true }
 }
 
 /// Whether the checksums of a packet are right.

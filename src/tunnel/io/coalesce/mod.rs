@@ -94,15 +94,17 @@ impl Coalescer {
     fn place(&mut self, at: usize, len: usize, sink: &mut impl FnMut(&[u8])) {
         let packet = &self.slots[at].buffer[START..START + len];
         let group = Group::of(packet).filter(|group| if group.udp { self.udp } else { self.tcp });
-        let flow = self.slots.iter().position(|slot| slot.is_of_flow(packet));
+        let mut flow = self.oldest_of_flow(at, len);
         if let (Some(group), Some(flow)) = (&group, flow)
             && self.append(at, group.headers, len, flow, sink)
         {
             self.current = flow;
             return;
         }
-        if let Some(flow) = flow {
-            self.slots[flow].flush(sink);
+        // A fragment may be of any flow between its addresses: it overtakes none of them.
+        while let Some(before) = flow {
+            self.slots[before].flush(sink);
+            flow = self.oldest_of_flow(at, len);
         }
         match group {
             Some(group) if !group.ends => {
@@ -113,6 +115,13 @@ impl Coalescer {
             }
             _ => self.slots[at].write(&VnetHeader::default(), len, sink),
         }
+    }
+
+    /// Of the groups whose flow may be that of the packet of `len` bytes in the slot `at`: the one begun first.
+    fn oldest_of_flow(&self, at: usize, len: usize) -> Option<usize> {
+        let packet = &self.slots[at].buffer[START..START + len];
+        let of_flow = self.slots.iter().enumerate().filter(|(_, slot)| slot.is_of_flow(packet));
+        of_flow.min_by_key(|(_, slot)| slot.age).map(|(at, _)| at)
     }
 
     /// Joins the packet in the slot `at` to the group of the slot `to`, if it continues that.
@@ -148,11 +157,16 @@ impl Coalescer {
         at
     }
 
-    /// Gives all that is open to `sink`.
+    /// Gives all that is open to `sink`, in the order in which it was begun.
     pub fn flush(&mut self, sink: &mut impl FnMut(&[u8])) {
-        for slot in &mut self.slots {
+        while let Some(slot) = self.oldest() {
             slot.flush(sink);
         }
+    }
+
+    fn oldest(&mut self) -> Option<&mut Slot> {
+        let open = self.slots.iter_mut().filter(|slot| slot.group.is_some());
+        open.min_by_key(|slot| slot.age)
     }
 }
 

@@ -1,7 +1,10 @@
+use std::collections::{HashMap, VecDeque};
+
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
+use crate::tunnel::io::packet::{TCP, UDP, put_word};
 use crate::tunnel::io::segment::Segments;
 use crate::tunnel::io::testing::{Flow, naive_cut, transport_of};
 use crate::tunnel::io::vnet::Gso;
@@ -147,10 +150,38 @@ enum Arrival {
     Next(usize, usize, u8),
     /// Bytes of anything.
     Odd(Vec<u8>),
+    /// A packet that does not show its ports, of one of the flows: see [`blind`].
+    Blind(usize, Hidden),
     /// One of the packets before, with a byte changed and its checksums put right or left wrong.
     Changed(Index, Index, u8, bool),
     /// Nothing that could be opened, but the buffer is written to.
     Refused(usize),
+}
+
+/// Why a packet does not show its ports.
+#[derive(Debug, Clone, Copy)]
+enum Hidden {
+    Fragment,
+    Options,
+}
+
+/// A packet between the addresses of all flows, whose ports cannot be seen.
+fn blind(v6: bool, udp: bool, hidden: Hidden, number: u16) -> Vec<u8> {
+    let mut packet = Flow::new(v6, udp, 1).packet(64);
+    match (v6, hidden) {
+        (false, Hidden::Fragment) => put_word(&mut packet, 6, 0x2000 | number & 0x1fff),
+        (false, Hidden::Options) => {
+            packet[0] = 0x46;
+            packet.splice(20..20, [1, 1, 1, 1]);
+            let len = u16::try_from(packet.len()).unwrap();
+            put_word(&mut packet, 2, len);
+        }
+        (true, Hidden::Fragment) => packet[6] = 44,
+        (true, Hidden::Options) => packet[6] = 60,
+    }
+    let end = packet.len() - 2;
+    put_word(&mut packet, end, number);
+    packet
 }
 
 fn arrival() -> impl Strategy<Value = Arrival> {
@@ -159,6 +190,8 @@ fn arrival() -> impl Strategy<Value = Arrival> {
     prop_oneof![
         12 => (0..12_usize, size, flags).prop_map(|(flow, size, flags)| Arrival::Next(flow, size, flags)),
         1 => prop::collection::vec(any::<u8>(), 20..200).prop_map(Arrival::Odd),
+        2 => (0..12_usize, prop_oneof![Just(Hidden::Fragment), Just(Hidden::Options)])
+            .prop_map(|(flow, hidden)| Arrival::Blind(flow, hidden)),
         2 => (any::<Index>(), any::<Index>(), any::<u8>(), any::<bool>())
             .prop_map(|(which, at, byte, right)| Arrival::Changed(which, at, byte, right)),
         1 => (0..1500_usize).prop_map(Arrival::Refused),
@@ -167,8 +200,9 @@ fn arrival() -> impl Strategy<Value = Arrival> {
 
 /// Feeds the arrivals; gives the packets taken, and what was written.
 fn run(arrivals: &[Arrival]) -> (Vec<Vec<u8>>, Vec<Written>) {
+    let kind = |at: usize| (at.is_multiple_of(3), at % 4 == 3);
     let mut flows: Vec<_> =
-        (0..12).map(|at| Flow::new(at % 3 == 0, at % 4 == 3, u16::try_from(at).unwrap())).collect();
+        (0..12).map(|at| Flow::new(kind(at).0, kind(at).1, u16::try_from(at).unwrap())).collect();
     let (mut taken, mut written): (Vec<Vec<u8>>, Vec<_>) = (Vec::new(), Vec::new());
     let mut coalescer = Coalescer::new(true, true);
     let mut sink = |bytes: &[u8]| written.push(decode(bytes));
@@ -180,6 +214,10 @@ fn run(arrivals: &[Arrival]) -> (Vec<Vec<u8>>, Vec<Written>) {
                 Some(packet)
             }
             Arrival::Odd(bytes) => Some(bytes.clone()),
+            Arrival::Blind(flow, hidden) => {
+                let (v6, udp) = kind(*flow);
+                Some(blind(v6, udp, *hidden, u16::try_from(taken.len()).unwrap()))
+            }
             Arrival::Changed(which, at, byte, right) => (!taken.is_empty()).then(|| {
                 let mut packet = taken[which.index(taken.len())].clone();
                 let at = at.index(packet.len());
@@ -207,15 +245,59 @@ fn run(arrivals: &[Arrival]) -> (Vec<Vec<u8>>, Vec<Written>) {
     (taken, written)
 }
 
-/// Addresses, protocol and ports: what keeps its order.
-fn flow_of(packet: &[u8]) -> Vec<u8> {
-    match transport_of(packet) {
-        Some(at) if packet.len() >= at + 4 => {
-            let addresses = if at == 20 { &packet[12..20] } else { &packet[8..40] };
-            let protocol = packet[if at == 20 { 9 } else { 6 }];
-            [addresses, &[protocol], &packet[at..at + 4]].concat()
+/// What a packet shows of its flow: addresses, protocol and ports.
+struct Shown<'a> {
+    addresses: &'a [u8],
+    protocol: Option<u8>,
+    ports: Option<&'a [u8]>,
+}
+
+impl<'a> Shown<'a> {
+    fn of(packet: &'a [u8]) -> Option<Self> {
+        let (addresses, protocol) = match packet.first()? >> 4 {
+            4 => (packet.get(12..20)?, Some(packet[9])),
+            6 => (packet.get(8..40)?, Some(packet[6]).filter(|protocol| matches!(*protocol, TCP | UDP))),
+            _ => return None,
+        };
+        let ports = transport_of(packet).and_then(|at| packet.get(at..at + 4));
+        Some(Self { addresses, protocol, ports })
+    }
+
+    /// Whether both may be of one flow.
+    fn may_be(&self, other: &Self) -> bool {
+        let same =
+            |one: Option<&[u8]>, other: Option<&[u8]>| one.is_none() || other.is_none() || one == other;
+        let protocol = |shown: &Self| shown.protocol.map(|protocol| vec![protocol]);
+        self.addresses == other.addresses
+            && same(protocol(self).as_deref(), protocol(other).as_deref())
+            && same(self.ports, other.ports)
+    }
+}
+
+/// Where in `after` each packet of `before` is; the same packets are in both.
+fn places(before: &[Vec<u8>], after: &[Vec<u8>]) -> Vec<usize> {
+    let mut left: HashMap<&[u8], VecDeque<usize>> = HashMap::new();
+    for (at, packet) in after.iter().enumerate() {
+        left.entry(packet).or_default().push_back(at);
+    }
+    before.iter().map(|packet| left.get_mut(&packet[..]).unwrap().pop_front().unwrap()).collect()
+}
+
+#[test]
+fn a_fragment_overtakes_no_flow_between_its_addresses() {
+    for v6 in [false, true] {
+        for hidden in [Hidden::Fragment, Hidden::Options] {
+            let mut flows = [1, 2, 3].map(|port| Flow::new(v6, false, port));
+            let mut packets: Vec<_> = (0..6).map(|at| flows[at % 3].packet(500)).collect();
+            packets.push(blind(v6, false, hidden, 7));
+            packets.extend((0..6).map(|at| flows[at % 3].packet(500)));
+            let written = join(&packets);
+            assert_eq!(written.len(), 7, "v6 {v6}, {hidden:?}: joined before it and after it");
+            assert_eq!(written[3].1, packets[6], "v6 {v6}, {hidden:?}");
+            let first: Vec<_> =
+                written.iter().map(|(header, packet)| naive_cut(header, packet)[0].clone()).collect();
+            assert_eq!(first[..3], packets[..3], "in the order in which they were begun");
         }
-        _ => packet.to_vec(),
     }
 }
 
@@ -230,11 +312,13 @@ proptest! {
         sorted.sort();
         sorted_again.sort();
         prop_assert_eq!(sorted, sorted_again);
-        for flow in taken.iter().map(|packet| flow_of(packet)) {
-            let of = |packets: &[Vec<u8>]| -> Vec<Vec<u8>> {
-                packets.iter().filter(|packet| flow_of(packet) == flow).cloned().collect()
-            };
-            prop_assert_eq!(of(&taken), of(&again), "order within a flow");
+        let places = places(&taken, &again);
+        for (at, earlier) in taken.iter().enumerate() {
+            let Some(shown) = Shown::of(earlier) else { continue };
+            for later in at + 1..taken.len() {
+                let ordered = Shown::of(&taken[later]).is_some_and(|other| shown.may_be(&other));
+                prop_assert!(!ordered || places[at] < places[later], "packet {} before {}", later, at);
+            }
         }
     }
 
