@@ -136,6 +136,38 @@ pub struct Features {
     pub udp_gso: bool,
     /// One receive brings many datagrams (`UDP_GRO`).
     pub udp_gro: bool,
+    /// How packets are joined for the TUN. Absent when the tunnel is of a version that did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joins: Option<JoinStatus>,
+}
+
+/// How far packets are joined for the TUN, by kind: less than the kernel offers once it refused too many super-packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinStatus {
+    /// TCP over IPv4.
+    pub tcp_v4: JoinState,
+    /// TCP over IPv6.
+    pub tcp_v6: JoinState,
+    /// UDP over either.
+    pub udp: JoinState,
+    /// Super-packets that the kernel refused; their packets were written one by one.
+    pub refused: u64,
+}
+
+/// How far packets of one kind are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum JoinState {
+    /// Not at all.
+    Nothing,
+    /// Those of one size.
+    Equal,
+    /// Those of one size, and a last one that may be shorter.
+    All,
+    /// Something that a later version tells.
+    #[serde(other)]
+    Unknown,
 }
 
 /// How a peer is doing.

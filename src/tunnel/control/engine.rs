@@ -13,7 +13,7 @@ use super::keep::{Draft, Roamed, keep_in_memory, load, read_memory};
 use super::link::{self, MtuWatch};
 use super::plane::{Outlets, Plane, PlaneEnd, bind, open_tun, open_udp};
 use super::resolve::resolve;
-use super::wire::counters;
+use super::wire::{counters, features};
 use crate::paths::Paths;
 use crate::tunnel::api::{Applied, DeviceConfig, DeviceStatus, Event, PeerConfig};
 use crate::tunnel::descriptors::{Descriptors, slot};
@@ -226,13 +226,15 @@ impl Engine {
     /// While the data plane starts again.
     pub async fn status(&self) -> Result<DeviceStatus, ChangeError> {
         let state = self.state.lock().await;
-        let WorkerReport { device, offloads } = state.plane.report().await?;
+        let report = state.plane.report().await?;
+        let features = features(&report);
+        let WorkerReport { device, .. } = report;
         Ok(DeviceStatus {
             device: self.options.name.clone(),
             managed: self.options.managed,
             listen_port: state.plane.port(),
             identities: device.identities.into_iter().map(Into::into).collect(),
-            features: offloads.into(),
+            features,
             peers: device.peers.into_iter().map(Into::into).collect(),
             counters: counters(&device.counters, self.descriptors.restarts),
         })

@@ -1,13 +1,15 @@
 //! From the types of worker and device to those of the control API.
 
 use crate::tunnel::api::{
-    Applied, Counters, Event, Features, IdentityStatus, PeerState, PeerStatus, SessionStatus,
+    Applied, Counters, Event, Features, IdentityStatus, JoinState, JoinStatus, PeerState, PeerStatus,
+    SessionStatus,
 };
 use crate::tunnel::device::config::PeerChanges;
 use crate::tunnel::device::{
     DeviceCounters, DeviceEvent, IdentityReport, PeerCondition, PeerReport, SessionReport,
 };
-use crate::tunnel::worker::Offloads;
+use crate::tunnel::io::joins::{Joining, Joins};
+use crate::tunnel::worker::{Offloads, WorkerReport};
 
 impl From<PeerChanges> for Applied {
     fn from(PeerChanges { added, changed, removed }: PeerChanges) -> Self {
@@ -34,9 +36,22 @@ impl From<IdentityReport> for IdentityStatus {
     }
 }
 
-impl From<Offloads> for Features {
-    fn from(Offloads { tun_tso, tun_uso, udp_gso, udp_gro }: Offloads) -> Self {
-        Self { tun_tso, tun_uso, udp_gso, udp_gro }
+/// What the worker makes use of.
+pub(super) fn features(report: &WorkerReport) -> Features {
+    let Offloads { tun_tso, tun_uso, udp_gso, udp_gro } = report.offloads;
+    let Joins { tcp_v4, tcp_v6, udp } = report.joins;
+    let joins =
+        JoinStatus { tcp_v4: tcp_v4.into(), tcp_v6: tcp_v6.into(), udp: udp.into(), refused: report.resent };
+    Features { tun_tso, tun_uso, udp_gso, udp_gro, joins: Some(joins) }
+}
+
+impl From<Joining> for JoinState {
+    fn from(joining: Joining) -> Self {
+        match joining {
+            Joining::Nothing => Self::Nothing,
+            Joining::Equal => Self::Equal,
+            Joining::All => Self::All,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! In the order in which data passes: [`tun`] reads a super-packet with its [`vnet`] header, [`segment`] cuts it,
 //! [`udp`] sends many sealed datagrams with one call; the other way [`udp`] receives many at once, [`coalesce`]
-//! joins what was opened and [`tun`] takes it in one write. [`checksum`] and [`packet`] serve both ways;
+//! joins what was opened, as far as [`joins`] says, and [`tun`] takes it in one write of the [`writer`]. [`checksum`] and [`packet`] serve both ways;
 //! [`unreachable`] answers what has nowhere to go.
 //!
 //! The pure parts ([`segment`], [`coalesce`], [`checksum`], [`packet`], [`vnet`]) never panic on any bytes.
@@ -10,6 +10,7 @@
 pub mod batch;
 pub mod checksum;
 pub mod coalesce;
+pub mod joins;
 pub mod packet;
 #[cfg(test)]
 mod replay;
@@ -21,6 +22,7 @@ pub mod tun;
 pub mod udp;
 pub mod unreachable;
 pub mod vnet;
+pub mod writer;
 
 /// Largest IP packet a TUN carries, in bytes.
 pub const MAX_PACKET: usize = 65_535;

@@ -8,8 +8,10 @@ use crate::tunnel::device::{Device, Opened};
 use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::handover::Successor;
 use crate::tunnel::io::coalesce::Coalescer;
+use crate::tunnel::io::joins::Joins;
 use crate::tunnel::io::tun::TunQueue;
 use crate::tunnel::io::udp::{Datagrams, UdpSocket};
+use crate::tunnel::io::writer::Writer;
 
 /// Receives in a turn, so that the other direction gets its own.
 const RECEIVES: usize = 4;
@@ -21,8 +23,7 @@ const ROOM: usize = 65_536;
 pub(super) struct Inbound {
     datagrams: Box<[u8]>,
     coalescer: Coalescer,
-    /// Packets that the TUN refused.
-    refused: u64,
+    writer: Writer,
 }
 
 impl Inbound {
@@ -31,13 +32,13 @@ impl Inbound {
         Self {
             datagrams: vec![0; ROOM].into_boxed_slice(),
             coalescer: Coalescer::new(offload.tso, offload.uso),
-            refused: 0,
+            writer: Writer::new(Joins::new(offload.tso, offload.uso)),
         }
     }
 
-    /// Packets and super-packets that the TUN refused.
-    pub(super) fn refused(&self) -> u64 {
-        self.refused
+    /// What became of what was written.
+    pub(super) fn writer(&self) -> &Writer {
+        &self.writer
     }
 
     /// Moves a share of what the socket has; what is not ours goes to the predecessor of `successor`.
@@ -53,8 +54,8 @@ impl Inbound {
         now: Instant,
     ) -> io::Result<()> {
         let mut result = Ok(());
-        let Self { datagrams, coalescer, refused } = self;
-        let mut sink = sink(tun, refused);
+        let Self { datagrams, coalescer, writer } = self;
+        let mut sink = |packet: &[u8]| writer.write(tun, packet);
         for _ in 0..RECEIVES {
             let batch = match socket.receive(datagrams) {
                 Ok(batch) => batch,
@@ -76,6 +77,7 @@ impl Inbound {
             }
         }
         coalescer.flush(&mut sink);
+        coalescer.set_joins(writer.joins());
         result
     }
 
@@ -88,20 +90,11 @@ impl Inbound {
         device: &mut Device,
         now: Instant,
     ) {
-        let mut sink = sink(tun, &mut self.refused);
+        let mut sink = |packet: &[u8]| self.writer.write(tun, packet);
         for datagram in bytes.chunks(handed.segment) {
             self.coalescer.take(open(device, handed.from, datagram, now), &mut sink);
         }
         self.coalescer.flush(&mut sink);
-    }
-}
-
-/// Writes to the TUN, and counts what it refuses.
-fn sink(tun: &TunQueue, refused: &mut u64) -> impl FnMut(&[u8]) {
-    move |packet| {
-        if tun.write(packet).is_err() {
-            *refused += 1;
-        }
     }
 }
 

@@ -177,7 +177,8 @@ impl Worker {
 
     fn report(&self, now: Instant) -> WorkerReport {
         let mut device = self.device.report(now, Timestamp::now());
-        device.counters.send_errors += self.inbound.refused();
+        let writer = self.inbound.writer();
+        device.counters.send_errors += writer.lost();
         let offload = self.tun.offload();
         let offloads = Offloads {
             tun_tso: offload.tso,
@@ -185,7 +186,7 @@ impl Worker {
             udp_gso: self.udp.all().all(UdpSocket::gso),
             udp_gro: self.udp.all().all(UdpSocket::gro),
         };
-        WorkerReport { device, offloads }
+        WorkerReport { device, offloads, joins: writer.joins(), resent: writer.resent() }
     }
 
     fn receive(&mut self, ready: Ready, now: Instant) {

@@ -1,6 +1,7 @@
 //! The state of a worker at one moment.
 
 use crate::tunnel::device::DeviceReport;
+use crate::tunnel::io::joins::Joins;
 
 /// The state of a worker and its device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +10,10 @@ pub struct WorkerReport {
     pub device: DeviceReport,
     /// Offloads in use.
     pub offloads: Offloads,
+    /// How far packets are joined for the TUN: less than it offers once it refused too many.
+    pub joins: Joins,
+    /// Super-packets that the TUN refused; their parts were written one by one.
+    pub resent: u64,
 }
 
 /// The offloads that the kernel offers and the worker uses.

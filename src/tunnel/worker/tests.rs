@@ -12,6 +12,7 @@ use crate::kernel::link::{End, Id, Update, Veth, delete, update};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::NetNs;
 use crate::tunnel::device::config::{Config, Identity, Peer, PeerKey};
+use crate::tunnel::io::joins::Joins;
 
 const OUTER: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
 const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(10, 99, 0, 2)];
@@ -122,7 +123,8 @@ fn two_workers_carry_what_they_are_given() {
         assert!(carry(&ends, &bytes) == bytes, "8 MB came back changed");
         let event = block_on(async { tokio::time::timeout(LIMIT, ends[0].events.recv()).await });
         assert!(matches!(event, Ok(Some(DeviceEvent::Confirmed { .. }))), "{event:?}");
-        let WorkerReport { device, offloads } = report(&ends[1]);
+        let WorkerReport { device, offloads, joins, resent } = report(&ends[1]);
+        assert_eq!((joins, resent), (Joins::new(offloads.tun_tso, offloads.tun_uso), 0));
         assert!(offloads.tun_tso && offloads.udp_gso && offloads.udp_gro, "{offloads:?}");
         assert!(device.peers[0].rx_bytes > 8_000_000);
         assert_eq!((device.counters.wrong_source, device.counters.invalid_packet), (0, 0), "{device:?}");

@@ -3,6 +3,7 @@
 
 use crate::tunnel::io::MAX_PACKET;
 use crate::tunnel::io::checksum::{Sum, pseudo_header};
+use crate::tunnel::io::joins::{Joining, Joins};
 use crate::tunnel::io::packet::{IPV4, IPV6, TCP, UDP, long, put_word, word};
 use crate::tunnel::io::segment::checksum_at;
 use crate::tunnel::io::vnet::{Gso, VnetHeader};
@@ -27,7 +28,10 @@ pub(super) struct Group {
     pub(super) len: usize,
     /// Length of the headers of each packet.
     pub(super) headers: usize,
-    pub(super) udp: bool,
+    udp: bool,
+    gso: Gso,
+    /// A shorter packet may follow as the last.
+    uneven: bool,
     transport: usize,
     /// Payload of the first packet, and of every other but the last.
     payload: usize,
@@ -41,8 +45,8 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// A group of the one packet `packet`; none for what is never joined.
-    pub(super) fn of(packet: &[u8]) -> Option<Self> {
+    /// A group of the one packet `packet`; none for what is not joined, ever or by `joins`.
+    pub(super) fn of(packet: &[u8], joins: Joins) -> Option<Self> {
         let len = packet.len();
         let (transport, protocol) = match packet.first()? >> 4 {
             4 if len > IPV4 => {
@@ -68,18 +72,29 @@ impl Group {
         if header >= rest.len() || (!udp && header < TCP_HEADER) {
             return None;
         }
+        let gso = match (udp, transport) {
+            (true, _) => Gso::Udp,
+            (false, IPV4) => Gso::TcpV4,
+            (false, _) => Gso::TcpV6,
+        };
+        let uneven = match joins.of(gso) {
+            Joining::Nothing => return None,
+            Joining::Equal => false,
+            Joining::All => true,
+        };
         let payload = rest.len() - header;
         let sequence = if udp { 0 } else { long(rest, 4).wrapping_add(as_u32(payload)) };
         let headers = transport + header;
         let ends = !udp && rest[13] & FIN_PSH != 0;
-        Some(Self { len, headers, udp, transport, payload, count: 1, sequence, ends, verified: false })
+        let (count, verified) = (1, false);
+        Some(Self { len, headers, udp, gso, uneven, transport, payload, count, sequence, ends, verified })
     }
 
     /// Whether a packet of these `headers` and this `payload` continues the group, whose bytes are `packet`.
     pub(super) fn accepts(&mut self, packet: &[u8], headers: &[u8], payload: &[u8]) -> bool {
         headers.len() == self.headers
             && !payload.is_empty()
-            && payload.len() <= self.payload
+            && (payload.len() == self.payload || self.uneven && payload.len() < self.payload)
             && packet.len() + payload.len() <= MAX_PACKET
             && self.continues(packet, headers, payload.len())
             && self.is_verified(packet)
@@ -146,15 +161,15 @@ impl Group {
         }
         let (network, transport) = packet.split_at_mut(self.transport);
         let len = transport.len() as u16;
-        let (addresses, gso) = if self.transport == IPV4 {
+        let addresses = if self.transport == IPV4 {
             put_word(network, 2, self.len as u16);
             put_word(network, 10, 0);
             let checksum = Sum::default().bytes(network).checksum();
             network[10..12].copy_from_slice(&checksum);
-            (&network[12..20], Gso::TcpV4)
+            &network[12..20]
         } else {
             put_word(network, 4, len);
-            (&network[8..40], Gso::TcpV6)
+            &network[8..40]
         };
         let protocol = if self.udp { UDP } else { TCP };
         let sum = pseudo_header(addresses, protocol).number(len).folded();
@@ -165,7 +180,7 @@ impl Group {
         transport[checksum..checksum + 2].copy_from_slice(&sum);
         VnetHeader {
             needs_checksum: true,
-            gso: if self.udp { Gso::Udp } else { gso },
+            gso: self.gso,
             header_len: self.headers as u16,
             gso_size: self.payload as u16,
             checksum_start: self.transport as u16,

@@ -10,6 +10,7 @@
 mod group;
 
 use super::MAX_PACKET;
+use super::joins::Joins;
 use super::vnet::{self, VnetHeader};
 use group::{Group, MAX_HEADERS};
 
@@ -29,8 +30,7 @@ pub struct Coalescer {
     current: usize,
     /// Counts groups, to find the oldest.
     age: u64,
-    tcp: bool,
-    udp: bool,
+    joins: Joins,
 }
 
 #[derive(Debug)]
@@ -46,7 +46,12 @@ impl Coalescer {
     pub fn new(tcp: bool, udp: bool) -> Self {
         let slots =
             std::array::from_fn(|_| Slot { buffer: vec![0; ROOM].into_boxed_slice(), group: None, age: 0 });
-        Self { slots, current: 0, age: 0, tcp, udp }
+        Self { slots, current: 0, age: 0, joins: Joins::new(tcp, udp) }
+    }
+
+    /// Joins packets only as far as `joins` says, beginning with the next super-packets.
+    pub fn set_joins(&mut self, joins: Joins) {
+        self.joins = joins;
     }
 
     /// Has `open` write a packet to the start of a buffer of 65,535 bytes or more, all of which it may use, and
@@ -93,7 +98,7 @@ impl Coalescer {
     /// Takes a packet of `len` bytes that stands at the start of the empty slot `at`.
     fn place(&mut self, at: usize, len: usize, sink: &mut impl FnMut(&[u8])) {
         let packet = &self.slots[at].buffer[START..START + len];
-        let group = Group::of(packet).filter(|group| if group.udp { self.udp } else { self.tcp });
+        let group = Group::of(packet, self.joins);
         let mut flow = self.oldest_of_flow(at, len);
         if let (Some(group), Some(flow)) = (&group, flow)
             && self.append(at, group.headers, len, flow, sink)
