@@ -9,6 +9,7 @@
 mod handover;
 mod managed;
 mod mtu;
+mod nat;
 mod source;
 #[path = "../support/mod.rs"]
 mod support;

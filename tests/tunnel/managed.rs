@@ -26,7 +26,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn new(host: Host, number: u8) -> Self {
+    pub(crate) fn new(host: Host, number: u8) -> Self {
         let name = format!("wg{number}");
         let tunnel = Tunnel::start(&host, &name, &["--managed"]);
         let keys = KeyStore::open(tunnel.run.join("keys")).unwrap().ensure(Timestamp::now()).unwrap();

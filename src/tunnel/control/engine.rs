@@ -43,8 +43,6 @@ struct State {
     mode: Mode,
     wanted: Wanted,
     roamed: Roamed,
-    /// As it was when this data plane started: see [`Roamed`].
-    roamed_before: Roamed,
     /// The data plane before, in another process, is still there.
     is_taking: bool,
 }
@@ -107,7 +105,7 @@ impl Engine {
         }
         plane.sockets().keep(&descriptors)?;
         let wanted = Wanted { config: Config::default(), port, mark, mtu: None };
-        let state = State { plane, mode, wanted, roamed: roamed.clone(), roamed_before: roamed, is_taking };
+        let state = State { plane, mode, wanted, roamed, is_taking };
         let (events, _) = broadcast::channel(EVENTS);
         let engine = Arc::new(Self { options, paths, descriptors, events, state: Mutex::new(state) });
         engine.apply_kept().await;
@@ -321,7 +319,6 @@ impl Engine {
         if wanted.mark != 0 {
             udp.set_mark(wanted.mark).map_err(|source| ChangeError::Udp { source, remedy: "" })?;
         }
-        state.renew_places();
         let config = state.with_places(&wanted.config);
         state.plane.rebind(udp, config).await?;
         info!(port = state.plane.port(), "the data plane runs anew");
@@ -376,16 +373,9 @@ impl Engine {
 }
 
 impl State {
-    /// `config` as the data plane gets it, with where peers were heard from in front.
+    /// `config` as the data plane gets it, with where peers were heard.
     fn with_places(&self, config: &Config) -> Config {
-        let mut config = config.clone();
-        self.roamed_before.put_in_front(&mut config);
-        config
-    }
-
-    /// A new plane knows no more than a new process: where peers were heard from.
-    fn renew_places(&mut self) {
-        self.roamed_before = self.roamed.clone();
+        Config { heard: self.roamed.places(config), ..config.clone() }
     }
 }
 

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::tunnel::api::DeviceConfig;
 use crate::tunnel::descriptors::Descriptors;
-use crate::tunnel::device::config::Config;
+use crate::tunnel::device::config::{Config, Peer};
 
 /// A configuration written beside the kept one, to take its place or to go again.
 #[derive(Debug)]
@@ -85,8 +85,9 @@ pub(super) fn read_memory(descriptor: OwnedFd) -> io::Result<Zeroizing<Vec<u8>>>
 
 /// Where peers were heard from, other than where they were said to be.
 ///
-/// Only a new data plane looks at this: it tries that place first, for as long as the configuration names
-/// the same endpoints as then. While one lives, the device itself knows better.
+/// Only a new data plane looks at this: it tries that place first, also where the configuration proposes other endpoints
+/// than then; but where it orders them, only for as long as it orders the same. While one lives, the device itself knows
+/// better.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Roamed(BTreeMap<String, Place>);
 
@@ -105,14 +106,14 @@ impl Roamed {
         self.0.insert(peer.to_owned(), place.clone()) != Some(place)
     }
 
-    /// Puts the place where a peer was last heard from in front of its endpoints.
-    pub(super) fn put_in_front(&self, config: &mut Config) {
-        for peer in &mut config.peers {
-            match self.0.get(&peer.name) {
-                Some(place) if place.configured == peer.endpoints => peer.endpoints = place.with_front(),
-                _ => {}
-            }
-        }
+    /// Where the peers of `config` were last heard from, by name.
+    pub(super) fn places(&self, config: &Config) -> BTreeMap<String, SocketAddr> {
+        let place = |peer: &Peer| {
+            let place = self.0.get(&peer.name)?;
+            let counts = config.proposes || place.configured == peer.endpoints;
+            counts.then(|| (peer.name.clone(), place.heard_from))
+        };
+        if self.0.is_empty() { BTreeMap::new() } else { config.peers.iter().filter_map(place).collect() }
     }
 
     /// Forgets peers that are not in `config`.
@@ -124,17 +125,9 @@ impl Roamed {
     }
 }
 
-impl Place {
-    fn with_front(&self) -> Vec<SocketAddr> {
-        let others = self.configured.iter().copied().filter(|endpoint| *endpoint != self.heard_from);
-        std::iter::once(self.heard_from).chain(others).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::device::config::Peer;
 
     fn config(endpoints: &[&str]) -> Config {
         let endpoints = endpoints.iter().map(|text| text.parse().unwrap()).collect();
@@ -145,25 +138,29 @@ mod tests {
             allowed_ips: vec![],
             persistent_keepalive: None,
         };
-        Config { identities: vec![], peers: vec![peer] }
+        Config { peers: vec![peer], ..Config::default() }
     }
 
-    fn front(roamed: &Roamed, endpoints: &[&str]) -> Vec<String> {
-        let mut config = config(endpoints);
-        roamed.put_in_front(&mut config);
-        config.peers[0].endpoints.iter().map(ToString::to_string).collect()
+    /// Where the peer was heard, if that counts for a configuration that orders or proposes these endpoints.
+    fn place(roamed: &Roamed, endpoints: &[&str], proposes: bool) -> Option<String> {
+        let config = Config { proposes, ..config(endpoints) };
+        roamed.places(&config).get("b").map(ToString::to_string)
     }
 
     #[test]
-    fn a_roamed_endpoint_comes_first_until_the_configuration_changes() {
+    fn a_roamed_endpoint_counts_until_the_configuration_orders_another() {
         let mut roamed = Roamed::default();
         assert!(roamed.note(&config(&["1.1.1.1:1", "2.2.2.2:2"]), "b", "2.2.2.2:2".parse().unwrap()));
-        assert_eq!(front(&roamed, &["1.1.1.1:1", "2.2.2.2:2"]), ["2.2.2.2:2", "1.1.1.1:1"]);
-        assert_eq!(front(&roamed, &["3.3.3.3:3"]), ["3.3.3.3:3"]);
+        for proposes in [false, true] {
+            let place = place(&roamed, &["1.1.1.1:1", "2.2.2.2:2"], proposes);
+            assert_eq!(place.as_deref(), Some("2.2.2.2:2"));
+        }
+        assert_eq!(place(&roamed, &["3.3.3.3:3"], false), None);
+        assert_eq!(place(&roamed, &["3.3.3.3:3"], true).as_deref(), Some("2.2.2.2:2"));
         let again = config(&["1.1.1.1:1", "2.2.2.2:2"]);
         assert!(!roamed.note(&again, "b", "2.2.2.2:2".parse().unwrap()));
         assert!(roamed.note(&again, "b", "4.4.4.4:4".parse().unwrap()));
-        assert_eq!(front(&roamed, &["1.1.1.1:1", "2.2.2.2:2"]), ["4.4.4.4:4", "1.1.1.1:1", "2.2.2.2:2"]);
+        assert_eq!(place(&roamed, &["1.1.1.1:1", "2.2.2.2:2"], false).as_deref(), Some("4.4.4.4:4"));
         assert!(!roamed.note(&again, "unknown", "4.4.4.4:4".parse().unwrap()));
     }
 

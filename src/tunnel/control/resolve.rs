@@ -12,7 +12,12 @@ pub(super) fn resolve(config: &DeviceConfig) -> Result<Config, ChangeError> {
     check(config)?;
     let identities: Result<Vec<_>, _> =
         config.identities.iter().map(|identity| load(config, identity.epoch)).collect();
-    Ok(Config { identities: identities?, peers: config.peers.iter().map(peer).collect() })
+    Ok(Config {
+        identities: identities?,
+        peers: config.peers.iter().map(peer).collect(),
+        proposes: true,
+        ..Config::default()
+    })
 }
 
 fn check(config: &DeviceConfig) -> Result<(), ChangeError> {

@@ -1,5 +1,6 @@
 //! The configuration of a device, with the secrets.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
@@ -12,6 +13,11 @@ pub struct Config {
     pub identities: Vec<Identity>,
     /// All peers.
     pub peers: Vec<Peer>,
+    /// Whether endpoints are proposals: a peer that was heard somewhere is sent to there until it answers at a new one.
+    /// Otherwise a new first endpoint is used at once, which is what `wg set` means.
+    pub proposes: bool,
+    /// Where another device heard peers, by name. Counts for peers that this device does not have yet.
+    pub heard: BTreeMap<String, SocketAddr>,
 }
 
 /// An own static key.

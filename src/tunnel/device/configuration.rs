@@ -25,7 +25,7 @@ impl Device {
         let rekeyed = self.apply_identities(&config.identities);
         let mut rerouted = self.remove_absent(config, &mut changes);
         for peer in &config.peers {
-            rerouted |= self.apply_peer(peer, rekeyed, now, &mut changes);
+            rerouted |= self.apply_peer(peer, config, rekeyed, now, &mut changes);
         }
         self.keys = self
             .peers()
@@ -78,6 +78,7 @@ impl Device {
     fn apply_peer(
         &mut self,
         config: &config::Peer,
+        &Config { proposes, ref heard, .. }: &Config,
         rekeyed: bool,
         now: Instant,
         changes: &mut PeerChanges,
@@ -85,7 +86,7 @@ impl Device {
         let known = self.names.get(&config.name).and_then(|index| super::at(&mut self.peers, *index));
         if let Some(peer) = known {
             let rerouted = peer.config.allowed_ips != config.allowed_ips;
-            let changed = peer.configure(config, now);
+            let changed = peer.configure(config, proposes, now);
             if changed {
                 changes.changed.push(config.name.clone());
             }
@@ -94,7 +95,7 @@ impl Device {
             }
             return rerouted;
         }
-        let mut peer = Peer::new(self.free_place(), config);
+        let mut peer = Peer::new(self.free_place(), config, heard.get(&config.name).copied());
         peer.arrange(&self.identities, &mut self.shared, now);
         peer.persistent_due = config.persistent_keepalive.map(|_| now);
         peer.wanted_since = peer.endpoint.map(|_| now); // the other end may hold sessions that we lost

@@ -68,7 +68,7 @@ impl Device {
         let Some(peer) = super::at(&mut self.peers, owner.peer) else { return };
         let Some(at) = peer.slot_at(owner.slot) else { return };
         match peer.slots[at].complete(receiver, datagram, &mut self.shared, now) {
-            Ok(keepalive) => peer.established(at, keepalive, &mut self.shared, now),
+            Ok((keepalive, asked)) => peer.established(at, keepalive, asked, &mut self.shared, now),
             Err(refused) => self.count(refused),
         }
     }

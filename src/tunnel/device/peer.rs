@@ -18,6 +18,8 @@ use crate::tunnel::endpoint::Endpoint;
 
 /// Packets that wait for a handshake with one peer, at most; the oldest makes room.
 const MAX_WAITING: usize = 128;
+/// Handshakes by which new candidates are asked, at most. A renewal that is due meanwhile waits for them.
+const MAX_ASKED: usize = 4;
 
 pub(super) struct Peer {
     pub(super) index: PeerIndex,
@@ -25,8 +27,12 @@ pub(super) struct Peer {
     pub(super) config: config::Peer,
     /// Where datagrams go now: a candidate, or where the peer was last heard.
     pub(super) endpoint: Option<Endpoint>,
-    /// Where the peer was heard when that is no candidate.
-    roamed: Option<SocketAddr>,
+    /// Where the peer was last heard, or answered.
+    heard: Option<SocketAddr>,
+    /// That is where datagrams go.
+    is_proven: bool,
+    /// New candidates: asked by handshakes, while datagrams go where the peer was heard.
+    asking: VecDeque<SocketAddr>,
     /// Own keys x the peer's keys, preferred first.
     pub(super) slots: Vec<Slot>,
     /// The slot that packets go by.
@@ -48,12 +54,15 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(index: PeerIndex, config: &config::Peer) -> Self {
+    /// `heard`: where another device heard the peer.
+    pub(super) fn new(index: PeerIndex, config: &config::Peer, heard: Option<SocketAddr>) -> Self {
         Self {
             index,
             config: config.clone(),
-            endpoint: config.endpoints.first().copied().map(Into::into),
-            roamed: None,
+            endpoint: heard.or(config.endpoints.first().copied()).map(Into::into),
+            heard,
+            is_proven: heard.is_some(),
+            asking: VecDeque::new(),
             slots: Vec::new(),
             sending: None,
             waiting: VecDeque::new(),
@@ -202,9 +211,20 @@ impl Peer {
     /// Sends a message to where the peer is.
     pub(super) fn transmit(&mut self, bytes: Vec<u8>, data: bool, shared: &mut Shared, now: Instant) {
         if let Some(to) = self.endpoint {
-            self.sent(bytes.len(), data, now);
-            shared.transmit(to, bytes);
+            self.transmit_to(to, bytes, data, shared, now);
         }
+    }
+
+    pub(super) fn transmit_to(
+        &mut self,
+        to: Endpoint,
+        bytes: Vec<u8>,
+        data: bool,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        self.sent(bytes.len(), data, now);
+        shared.transmit(to, bytes);
     }
 
     /// Sends a keepalive by the slot that sending uses.
@@ -249,9 +269,21 @@ impl Peer {
         }
     }
 
-    /// The handshake that we began in slot `at` was answered; `keepalive` is the first message on its session.
-    pub(super) fn established(&mut self, at: usize, keepalive: Vec<u8>, shared: &mut Shared, now: Instant) {
+    /// The handshake that we began in slot `at` was answered; `keepalive` is the first message on its session. `asked` is
+    /// the candidate that was asked by it.
+    pub(super) fn established(
+        &mut self,
+        at: usize,
+        keepalive: Vec<u8>,
+        asked: Option<SocketAddr>,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
         self.received(super::message::RESPONSE_LEN, false, now);
+        if let Some(candidate) = asked {
+            self.asking.clear();
+            self.found_at(candidate.into(), shared);
+        }
         self.reselect(now);
         let flushed = if self.sending == Some(at) { self.flush(shared, now) } else { 0 };
         if flushed == 0 {
@@ -259,12 +291,19 @@ impl Peer {
         }
     }
 
-    /// Whether `from` is where datagrams go already. A source that is not reported says nothing.
+    /// Whether the peer was last heard at `from`, and datagrams go there. A source that is not reported says nothing.
     #[inline]
     pub(super) fn is_known_at(&self, from: Endpoint) -> bool {
-        self.endpoint.is_some_and(|known| {
-            known.address == from.address && (from.source.is_none() || known.source == from.source)
-        })
+        self.is_proven
+            && self.endpoint.is_some_and(|known| {
+                known.address == from.address && (from.source.is_none() || known.source == from.source)
+            })
+    }
+
+    /// Sends datagrams to `address` from now on, from an address of the kernel's choice.
+    fn go_to(&mut self, address: SocketAddr) {
+        self.endpoint = Some(address.into());
+        self.is_proven = self.heard == Some(address);
     }
 
     /// Authenticated data, the newest of the session `local` of slot `at`, came from `from`: the peer is there
@@ -274,25 +313,28 @@ impl Peer {
         if !self.slots[at].is_recent(local) {
             return;
         }
-        let endpoint = from.address;
-        let moved = self.endpoint.is_none_or(|known| known.address != endpoint);
-        self.endpoint = Some(from);
-        if moved {
-            self.note_roamed(endpoint);
-            shared.event(DeviceEvent::Roamed { peer: self.config.name.clone(), endpoint });
-        }
+        self.found_at(from, shared);
     }
 
-    fn note_roamed(&mut self, endpoint: SocketAddr) {
-        if !self.config.endpoints.contains(&endpoint) {
-            self.roamed = Some(endpoint);
+    /// The peer is at `endpoint`. That is told unless it is where a new device would look for it first.
+    fn found_at(&mut self, endpoint: Endpoint, shared: &mut Shared) {
+        let address = endpoint.address;
+        let known = self.endpoint.filter(|known| known.address == address);
+        let source = endpoint.source.or(known.and_then(|known| known.source));
+        let expected = self.heard.or(self.config.endpoints.first().copied());
+        self.endpoint = Some(Endpoint { address, source });
+        self.heard = Some(address);
+        self.is_proven = true;
+        if expected != self.heard {
+            shared.event(DeviceEvent::Roamed { peer: self.config.name.clone(), endpoint: address });
         }
     }
 
     /// Another device heard the peer at `endpoint` just now.
     pub(super) fn is_at(&mut self, endpoint: Endpoint, now: Instant) {
         self.endpoint = Some(endpoint);
-        self.note_roamed(endpoint.address);
+        self.heard = Some(endpoint.address);
+        self.is_proven = true;
         self.last_received = Some(now);
         self.wanted_since.get_or_insert(now);
     }
@@ -309,8 +351,8 @@ impl Peer {
 
     /// Where the peer may be.
     fn places(&self) -> impl Iterator<Item = SocketAddr> {
-        let roamed = self.roamed.filter(|roamed| !self.config.endpoints.contains(roamed));
-        self.config.endpoints.iter().copied().chain(roamed)
+        let heard = self.heard.filter(|heard| !self.config.endpoints.contains(heard));
+        self.config.endpoints.iter().copied().chain(heard)
     }
 
     /// Tries the next place where the peer may be, which may be the same, from an address of the kernel's choice: the one
@@ -320,25 +362,31 @@ impl Peer {
         let here = self.endpoint.map(|endpoint| endpoint.address);
         let here = self.places().position(|place| Some(place) == here);
         let next = here.map_or(0, |here| (here + 1) % count.max(1));
-        let place = self.places().nth(next).or(self.endpoint.map(|endpoint| endpoint.address));
-        self.endpoint = place.map(Into::into);
+        let place = self.places().nth(next);
+        if let Some(place) = place.or(self.endpoint.map(|endpoint| endpoint.address)) {
+            self.go_to(place);
+        }
+    }
+
+    /// The new candidate to ask by the next handshake. None is asked without a session that carries packets meanwhile.
+    pub(super) fn next_to_ask(&mut self) -> Option<SocketAddr> {
+        if self.sending.is_none() {
+            self.asking.clear();
+        }
+        self.asking.pop_front()
+    }
+
+    /// Whether a candidate waits to be asked.
+    pub(super) fn has_to_ask(&self) -> bool {
+        !self.asking.is_empty()
     }
 
     /// Uses another configuration; names and allowed IPs are the device's business. True when it differs.
-    pub(super) fn configure(&mut self, config: &config::Peer, now: Instant) -> bool {
+    pub(super) fn configure(&mut self, config: &config::Peer, proposes: bool, now: Instant) -> bool {
         if self.config == *config {
             return false;
         }
-        let first_choice = config.endpoints.first();
-        let renewed = first_choice != self.config.endpoints.first();
-        let here = self.endpoint.map(|endpoint| endpoint.address);
-        let kept = here.is_some_and(|here| config.endpoints.contains(&here));
-        let withdrawn = here.is_some() && here != self.roamed && !kept;
-        if let Some(first) = first_choice
-            && (here.is_none() || renewed && !kept || withdrawn)
-        {
-            self.endpoint = Some((*first).into());
-        }
+        self.choose_endpoint(config, proposes);
         if config.persistent_keepalive != self.config.persistent_keepalive {
             self.persistent_due = config.persistent_keepalive.map(|_| now);
         }
@@ -347,6 +395,24 @@ impl Peer {
         }
         self.config = config.clone();
         true
+    }
+
+    /// Where datagrams go with another configuration. Where the peer was heard they go on going, until it answers at a new
+    /// candidate: what NAT or a firewall lets through on the way there may be all that works.
+    fn choose_endpoint(&mut self, config: &config::Peer, proposes: bool) {
+        let Some(first) = config.endpoints.first().copied() else { return };
+        let is_same =
+            self.config.keys.iter().any(|old| config.keys.iter().any(|new| new.public_key == old.public_key));
+        let ordered = !proposes && self.config.endpoints.first() != Some(&first);
+        let kept = self.endpoint.is_some_and(|here| config.endpoints.contains(&here.address));
+        if kept {
+            self.asking.clear();
+        } else if !self.is_proven || !is_same || ordered {
+            self.go_to(first);
+        } else if proposes && config.endpoints != self.config.endpoints {
+            let candidates = config.endpoints.iter().copied();
+            self.asking = candidates.clone().chain(candidates).take(MAX_ASKED).collect();
+        }
     }
 
     /// Lays out the slots for own and peer's keys. Pairs that stay keep their sessions.

@@ -1,6 +1,7 @@
 //! A slot holds the sessions between one own key and one key of a peer: the one that sending uses, one that
 //! waits to be confirmed, and those before, which still open what was under way.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,6 +30,8 @@ pub(super) struct Initiation {
     noise: Noise,
     /// Our index in the newest message; a response to one before is void, as it is at the peer.
     index: u32,
+    /// The candidate that the newest message went to, to ask whether the peer is there.
+    pub(super) asked: Option<SocketAddr>,
     /// When the first message was sent.
     pub(super) started: Instant,
     /// When the next message is sent if no response comes.
@@ -159,17 +162,29 @@ impl Slot {
         self.initiation.is_none() && !answered && !recent
     }
 
+    /// Whether a handshake is under way with where the peer is.
+    pub(super) fn is_initiating(&self) -> bool {
+        self.initiation.as_ref().is_some_and(|initiation| initiation.asked.is_none())
+    }
+
     /// Whether the pause after vain attempts is over.
     pub(super) fn is_rested(&self, now: Instant) -> bool {
         self.rests_until.is_none() || due(self.rests_until, now)
     }
 
-    /// A message that begins a handshake, or begins it again.
-    pub(super) fn initiate(&mut self, owner: Owner, shared: &mut Shared, now: Instant) -> Option<Vec<u8>> {
+    /// A message that begins a handshake, or begins it again; `asked` is the candidate that it is to ask.
+    pub(super) fn initiate(
+        &mut self,
+        owner: Owner,
+        asked: Option<SocketAddr>,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
         let initiation = self.initiation.get_or_insert_with(|| {
             let index = shared.indices.claim(owner, &mut shared.random);
             let noise = Noise::new(&self.identity, &self.peer_key, self.psk.as_ref(), index);
-            Box::new(Initiation { noise, index: index << 8, started: now, retry_at: now, responses: 0 })
+            let index = index << 8;
+            Box::new(Initiation { noise, index, asked, started: now, retry_at: now, responses: 0 })
         });
         let is_hurried = shared.hurried_until.is_some_and(|end| now < end);
         let timeout = if is_hurried { HURRIED_TIMEOUT } else { REKEY_TIMEOUT };
@@ -177,18 +192,20 @@ impl Slot {
         self.last_initiation = Some(now);
         let message = initiation.noise.initiate()?;
         initiation.index = message::sender(&message);
+        initiation.asked = asked;
         initiation.responses = 0;
         Some(message)
     }
 
-    /// Takes the response to our initiation `receiver`: a new current session. Gives a keepalive on it.
+    /// Takes the response to our initiation `receiver`: a new current session. Gives a keepalive on it, and
+    /// the candidate that was asked.
     pub(super) fn complete(
         &mut self,
         receiver: u32,
         response: &[u8],
         shared: &mut Shared,
         now: Instant,
-    ) -> Result<Vec<u8>, Refused> {
+    ) -> Result<(Vec<u8>, Option<SocketAddr>), Refused> {
         let waiting = self.initiation.as_mut().filter(|initiation| initiation.index == receiver);
         let initiation = waiting.ok_or(Refused::Unexpected)?;
         initiation.responses += 1;
@@ -196,13 +213,14 @@ impl Slot {
             return Err(Refused::Unexpected);
         }
         let keepalive = initiation.noise.complete(response)?;
+        let asked = initiation.asked;
         if let Some(Initiation { noise, index, .. }) = self.initiation.take().map(|initiation| *initiation) {
             let mut session = Session::new(noise, index, true, now, shared.random.jitter(REKEY_JITTER));
             session.sent = 1;
             self.make_current(Box::new(session), &mut shared.indices);
             self.last_handshake = Some(now);
         }
-        Ok(keepalive)
+        Ok((keepalive, asked))
     }
 
     /// Answers an initiation with a response; its session waits as the next.

@@ -10,7 +10,7 @@ use super::timing::{KEEPALIVE_TIMEOUT, REKEY_ATTEMPT_TIME, REST, due};
 impl Peer {
     /// Whether time changes anything for it.
     pub(super) fn is_active(&self) -> bool {
-        let timed = self.wanted_since.is_some() || self.persistent_due.is_some();
+        let timed = self.wanted_since.is_some() || self.persistent_due.is_some() || self.has_to_ask();
         timed || self.slots.iter().any(super::slot::Slot::is_active)
     }
 
@@ -22,6 +22,7 @@ impl Peer {
         self.retry(shared, now);
         self.renew(shared, now);
         self.pursue(shared, now);
+        self.ask(shared, now);
     }
 
     fn keep_alive(&mut self, shared: &mut Shared, now: Instant) {
@@ -49,7 +50,7 @@ impl Peer {
             return;
         }
         let asked = match self.sending {
-            Some(at) => self.slots[at].initiation.is_some() || self.start(at, shared, now),
+            Some(at) => self.slots[at].is_initiating() || self.start(at, shared, now),
             None => {
                 self.wanted_since.get_or_insert(now);
                 true
@@ -74,7 +75,12 @@ impl Peer {
                 self.tell_silence(shared, now);
                 continue;
             }
-            if !moved && self.is_unheard(now) {
+            let asks = initiation.asked.is_some();
+            if asks && !self.has_to_ask() {
+                self.slots[at].abandon(&mut shared.indices); // what else wants a handshake begins one
+                continue;
+            }
+            if !asks && !moved && self.is_unheard(now) {
                 self.try_elsewhere();
                 moved = true;
             }
@@ -109,6 +115,13 @@ impl Peer {
                     self.start(sending, shared, now); // both ends of a rotation have to know
                 }
             }
+        }
+    }
+
+    /// Begins a handshake with a new candidate.
+    fn ask(&mut self, shared: &mut Shared, now: Instant) {
+        if let Some(sending) = self.sending.filter(|_| self.has_to_ask()) {
+            self.start(sending, shared, now);
         }
     }
 
@@ -154,8 +167,10 @@ impl Peer {
     fn initiate(&mut self, at: usize, shared: &mut Shared, now: Instant) {
         shared.starts = shared.starts.saturating_sub(1);
         let owner = self.owner(at);
-        if let Some(message) = self.slots[at].initiate(owner, shared, now) {
-            self.transmit(message, false, shared, now);
+        let asked = self.next_to_ask();
+        let message = self.slots[at].initiate(owner, asked, shared, now);
+        if let (Some(message), Some(to)) = (message, asked.map(Into::into).or(self.endpoint)) {
+            self.transmit_to(to, message, false, shared, now);
         }
     }
 }

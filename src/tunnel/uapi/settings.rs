@@ -103,6 +103,7 @@ impl Settings {
         config::Config {
             identities: self.private_key.iter().map(identity).collect(),
             peers: self.peers.iter().map(PeerSettings::resolve).collect(),
+            ..config::Config::default()
         }
     }
 

@@ -80,6 +80,7 @@ fn connect(ends: &[Side; 2]) {
                 allowed_ips: vec![ipnet::IpNet::from(IpAddr::from(INNER[other]))],
                 persistent_keepalive: None,
             }],
+            ..Config::default()
         };
         let (reply, answer) = oneshot::channel();
         ends[own].worker.send(Command::Apply { config, reply }).unwrap();

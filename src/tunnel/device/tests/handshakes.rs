@@ -21,7 +21,11 @@ fn both_ends_know_at_once_that_a_session_works() {
     net.restart(1); // it only answers
     net.apply(
         1,
-        &Config { identities: vec![identity(1, 1)], peers: vec![Peer { endpoints: vec![], ..peer(0) }] },
+        &Config {
+            identities: vec![identity(1, 1)],
+            peers: vec![Peer { endpoints: vec![], ..peer(0) }],
+            ..Config::default()
+        },
     );
     let took = net.run_until(SECOND, |net| net.is_established(0, 1) && net.is_established(1, 0));
     assert!(took.unwrap() <= 25 * MILLISECOND, "four flights of 5 ms, not {took:?}");
@@ -198,10 +202,10 @@ fn a_changed_preshared_key_loses_no_packet() {
 #[test]
 fn strangers_get_no_answer() {
     let mut net = mesh(2);
-    net.apply(1, &Config { identities: vec![identity(1, 1)], peers: vec![] });
+    net.apply(1, &Config { identities: vec![identity(1, 1)], ..Config::default() });
     net.run(SECOND);
     assert_eq!(net.counters(1).unknown_datagram, 1, "a key that nobody has");
-    net.apply(1, &Config { identities: vec![identity(1, 2)], peers: vec![peer(0)] });
+    net.apply(1, &Config { identities: vec![identity(1, 2)], peers: vec![peer(0)], ..Config::default() });
     net.run(6 * SECOND);
     assert!(net.counters(1).bad_mac >= 1, "addressed to a key that we do not have");
     assert_eq!(responses(&net), 0);

@@ -61,7 +61,7 @@ fn peer(node: u8) -> Peer {
 /// The configuration of `node` in a mesh of so many.
 fn config(node: u8, count: u8) -> Config {
     let peers = (0..count).filter(|other| *other != node).map(peer).collect();
-    Config { identities: vec![identity(node, 1)], peers }
+    Config { identities: vec![identity(node, 1)], peers, ..Config::default() }
 }
 
 /// So many nodes that know each other, silent: nothing sent yet, not even the first handshakes.

@@ -203,3 +203,108 @@ fn a_new_endpoint_of_a_silent_peer_is_tried_without_traffic() {
     net.run(SECOND);
     assert!(net.is_established(0, 1));
 }
+
+/// A place where nobody is.
+fn nowhere() -> SocketAddr {
+    "10.1.1.1:51830".parse().unwrap()
+}
+
+/// Node 0's configuration that proposes these endpoints of node 1.
+fn proposing(endpoints: &[SocketAddr]) -> Config {
+    let peer = Peer { endpoints: endpoints.to_vec(), ..peer(1) };
+    Config { peers: vec![peer], proposes: true, ..config(0, 2) }
+}
+
+/// Node 0 heard node 1 from behind a NAT, and was told of `endpoints`.
+fn behind_nat(idle: Duration, endpoints: &[SocketAddr]) -> Net {
+    let mut net = mesh(2);
+    net.apply(0, &proposing(&[]));
+    net.relocate(1, elsewhere());
+    net.run(SECOND);
+    net.send(1, &packet(1, 0, 1, 0));
+    net.run(idle);
+    assert_eq!(net.peer(0, 1).endpoint, Some(elsewhere()));
+    net.received(1);
+    net.log.clear();
+    net.apply(0, &proposing(endpoints));
+    net
+}
+
+fn asked(net: &Net, place: SocketAddr) -> usize {
+    net.log.iter().filter(|flight| flight.is_initiation() && flight.to == place).count()
+}
+
+#[test]
+fn where_a_peer_was_heard_stays_until_it_answers_elsewhere() {
+    // In use; idle, but with a session; without one.
+    for idle in [SECOND, 100 * SECOND, 400 * SECOND] {
+        let mut net = behind_nat(idle, &[nowhere()]);
+        assert_eq!(net.peer(0, 1).endpoint, Some(elsewhere()));
+        for number in 0..150 {
+            net.send(0, &packet(0, 1, number, 0));
+            net.run(SECOND);
+        }
+        assert_eq!(net.received(1).len(), 150, "idle for {idle:?}: nothing is sent to where nobody is");
+        assert_eq!(net.peer(0, 1).endpoint, Some(elsewhere()));
+        let attempts = asked(&net, nowhere());
+        assert!(attempts <= 4 && (attempts > 0 || idle > 180 * SECOND), "{attempts} after {idle:?}");
+    }
+}
+
+#[test]
+fn a_peer_that_answers_at_a_new_candidate_is_there() {
+    let there: SocketAddr = "203.0.113.7:51830".parse().unwrap();
+    for candidates in [vec![there], vec![nowhere(), there]] {
+        let mut net = behind_nat(SECOND, &[]);
+        // It moved without a word, and what is sent to where it was is lost.
+        net.relocate(1, there);
+        net.apply(0, &proposing(&candidates));
+        // Five seconds, and jitter, after the initiation before.
+        let limit = 6 * SECOND * u32::try_from(candidates.len()).unwrap();
+        net.run_until(limit, |net| net.peer(0, 1).endpoint == Some(there)).expect("found");
+        let event = DeviceEvent::Roamed { peer: "node-1".into(), endpoint: there };
+        assert!(net.nodes[0].events.contains(&event));
+        net.send(0, &packet(0, 1, 2, 0));
+        net.run(SECOND);
+        assert_eq!(net.received(1), [packet(0, 1, 2, 0)]);
+        let attempts = asked(&net, there);
+        net.run(60 * SECOND);
+        assert_eq!(asked(&net, there), attempts, "once it has answered it is not asked any more");
+    }
+}
+
+#[test]
+fn a_peer_that_is_gone_from_where_it_was_heard_is_looked_for_everywhere() {
+    let there: SocketAddr = "203.0.113.7:51830".parse().unwrap();
+    let nobody = (1..=4).map(|number| SocketAddr::from(([10, 1, 1, number], 51830)));
+    let mut net = behind_nat(SECOND, &[]);
+    net.relocate(1, there);
+    net.apply(0, &proposing(&nobody.chain([there]).collect::<Vec<_>>()));
+    for number in 0..60 {
+        net.send(0, &packet(0, 1, number, 0));
+        net.run(SECOND);
+    }
+    assert_eq!(net.peer(0, 1).endpoint, Some(there), "the last of five");
+    assert!(!net.received(1).is_empty());
+}
+
+#[test]
+fn another_node_of_the_same_name_is_not_where_the_one_before_was() {
+    let mut net = behind_nat(SECOND, &[]);
+    let mut other = proposing(&[nowhere()]);
+    other.peers[0].keys = vec![key(9, 1, None)];
+    net.apply(0, &other);
+    assert_eq!(net.peer(0, 1).endpoint, Some(nowhere()));
+}
+
+#[test]
+fn a_device_that_starts_again_knows_where_peers_were_heard() {
+    let mut net = behind_nat(SECOND, &[nowhere()]);
+    net.restart(0);
+    let heard = [("node-1".to_owned(), elsewhere())].into();
+    net.apply(0, &Config { heard, ..proposing(&[nowhere()]) });
+    net.run(SECOND);
+    assert!(net.is_established(0, 1));
+    net.apply(0, &proposing(&["10.1.1.2:51830".parse().unwrap()]));
+    assert_eq!(net.peer(0, 1).endpoint, Some(elsewhere()));
+}

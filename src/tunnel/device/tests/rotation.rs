@@ -5,7 +5,11 @@ use super::*;
 fn with(node: u8, own: &[u8], other: u8, keys: &[u8]) -> Config {
     let mut peer = peer(other);
     peer.keys = keys.iter().map(|epoch| key(other, *epoch, None)).collect();
-    Config { identities: own.iter().map(|epoch| identity(node, *epoch)).collect(), peers: vec![peer] }
+    Config {
+        identities: own.iter().map(|epoch| identity(node, *epoch)).collect(),
+        peers: vec![peer],
+        ..Config::default()
+    }
 }
 
 /// The pair (own epoch, peer epoch) that `node` sends by.

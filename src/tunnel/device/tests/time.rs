@@ -325,7 +325,7 @@ fn a_thousand_new_peers_are_begun_with_in_ticks() {
         let keys = vec![PeerKey { public_key: secret.public_key(), epoch: 1, preshared_key: None }];
         Peer { name: format!("p{n}"), keys, allowed_ips: vec![], ..peer(9) }
     });
-    net.apply(0, &Config { identities: vec![identity(0, 1)], peers: peers.collect() });
+    net.apply(0, &Config { identities: vec![identity(0, 1)], peers: peers.collect(), ..Config::default() });
     net.run(MILLISECOND);
     assert_eq!(net.initiations(), 64);
     net.run(SECOND);
