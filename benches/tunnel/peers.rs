@@ -34,10 +34,8 @@ impl Implementation {
             PathBuf::from,
         );
         let bin = cache.join("selvedge/bin");
-        let before = std::env::var_os("BENCH_BEFORE").map(|program| Self {
-            name: "selvedge before",
-            command: Some((program.into(), &["tunnel"])),
-        });
+        let before = std::env::var_os("BENCH_BEFORE")
+            .map(|program| Self { name: "selvedge before", command: Some((program.into(), &["tunnel"])) });
         let mut all = vec![
             Self { name: "selvedge", command: Some((env!("CARGO_BIN_EXE_selvedge").into(), &["tunnel"])) },
             Self { name: "wireguard-go", command: Some((bin.join("wireguard-go"), &["-f"])) },
