@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::time::Duration;
 
-use super::listing::{Entry, Listing};
+use super::listing::{Entry, Gone, Listing};
 use super::{Error, Lease, Leases, Locked};
 
 /// How long a pod has to be gone before its lease is released: longer than an ADD, a DEL or a GC lasts, so that whoever
@@ -59,6 +59,9 @@ impl Locked {
     pub fn expire(&self, gone: &BTreeSet<String>, now: Duration) -> Result<(Vec<Lease>, usize), Error> {
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let listing = Listing::read(&self.folder)?;
+        // Somebody may have removed a lease by hand.
+        let has_lease = |note: &&Gone| listing.leases.iter().any(|entry| entry.port == note.port);
+        listing.gone.iter().filter(|note| !has_lease(note)).try_for_each(|note| self.remove(&note.name))?;
         let (mut expired, mut waiting) = (vec![], 0);
         for lease in listing.open(&self.folder).0 {
             let port = lease.attachment.port().name;
@@ -176,6 +179,19 @@ mod tests {
                 prop_assert!(listing.gone.iter().all(|note| pods.keys().any(|name| port(name) == note.port)));
             }
         }
+    }
+
+    #[test]
+    fn a_note_without_a_lease_goes() {
+        let (_folder, leases) = leases();
+        let lease = leases.lock().unwrap().take(&pool("10.1.0.0/24"), holder("a")).unwrap();
+        let port = lease.attachment.port().name;
+        let expire = || leases.lock().unwrap().expire(&BTreeSet::from([port.clone()]), GRACE).unwrap();
+        assert_eq!(expire(), (vec![], 1));
+        std::fs::remove_file(leases.folder.join(format!("{}@{port}", lease.addresses))).unwrap();
+        assert!(leases.may_expire(|_| false, |_| false).unwrap());
+        assert_eq!(expire(), (vec![], 0));
+        assert!(!leases.may_expire(|_| false, |_| false).unwrap());
     }
 
     #[test]
