@@ -6,6 +6,7 @@
     reason = "a helper that fails fails its test; each scenario prints what it measured"
 )]
 
+mod absent;
 mod claims;
 mod flow;
 mod flush;
