@@ -1,9 +1,9 @@
 //! Files that after a crash are either as they were or as they should be, never between, and on disk once the
 //! call returns.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Ending of the file that is written before it is renamed. A crash can leave one behind.
@@ -66,6 +66,29 @@ pub fn finish_wipe(doomed: &Path) -> io::Result<()> {
     fs::remove_file(doomed)?;
     step()?;
     sync_folder(doomed)
+}
+
+/// Makes the folder `path` with `mode`, and the ones above it that are missing. A folder that is there is left as it is,
+/// and nothing is written then.
+///
+/// # Errors
+/// Those of the file system.
+pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.mode(mode);
+    let made = match (builder.create(path), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            make_folder(parent, mode)?;
+            builder.create(path)
+        }
+        (made, _) => made,
+    };
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made?,
+    }
+    step()?;
+    sync_folder(path)
 }
 
 /// Puts the entries of the folder that holds `path` on disk.

@@ -10,4 +10,4 @@ mod store;
 
 pub use file::{Damage, NodeKeys};
 pub use key::{KEY_LEN, KeyError, PresharedKey, PrivateKey, PublicKey};
-pub use store::{KeyStore, StoreError};
+pub use store::{KeyReader, KeyStore, StoreError};

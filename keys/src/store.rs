@@ -4,11 +4,12 @@
 //! A rotation is: [`create`](KeyStore::create) the next epoch, publish it, [`promote`](KeyStore::promote) it,
 //! [`retire`](KeyStore::retire) the old one. After a kill at any point, each of these either has happened or
 //! has not, and calling it again finishes the work. Writers exclude each other with a lock on the folder;
-//! readers (the tunnel) need none.
+//! readers (the tunnel) need none, and change nothing on the disk: see [`KeyReader`].
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::ops::Deref;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -116,8 +117,83 @@ pub enum StoreError {
 
 /// The key store of one node.
 #[derive(Debug)]
-pub struct KeyStore {
+pub struct KeyStore(KeyReader);
+
+/// The key store of one node, to read. Nothing is written, made or synced.
+#[derive(Debug)]
+pub struct KeyReader {
     dir: PathBuf,
+}
+
+impl Deref for KeyStore {
+    type Target = KeyReader;
+
+    fn deref(&self) -> &KeyReader {
+        &self.0
+    }
+}
+
+impl KeyReader {
+    /// Opens the store that is there.
+    ///
+    /// # Errors
+    /// When the folder is missing or a symbolic link, belongs to somebody else or lets others in.
+    pub fn open(dir: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let dir = dir.into();
+        let folder = open_folder(&dir)?;
+        check_access(&dir, &folder, 0o700)?;
+        Ok(Self { dir })
+    }
+
+    /// The keys of one epoch.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], or [`StoreError::Damaged`] naming the file.
+    pub fn load(&self, epoch: u64) -> Result<NodeKeys, StoreError> {
+        let path = self.path(epoch);
+        let bytes = read(&path)?.ok_or_else(|| StoreError::Missing { dir: self.dir.clone(), epoch })?;
+        file::decode(&bytes, epoch).map_err(|damage| StoreError::Damaged { path, damage })
+    }
+
+    /// The epochs there are keys of, ascending.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn epochs(&self) -> Result<Vec<u64>, StoreError> {
+        let mut epochs: Vec<u64> = self.names()?.iter().filter_map(|name| epoch_of(name)).collect();
+        epochs.sort_unstable();
+        Ok(epochs)
+    }
+
+    /// The epoch in use, None before first start.
+    ///
+    /// # Errors
+    /// When the file that says so cannot be read or is damaged.
+    pub fn current(&self) -> Result<Option<u64>, StoreError> {
+        let path = self.dir.join(CURRENT);
+        let Some(bytes) = read(&path)? else { return Ok(None) };
+        let parsed = parse_current(&bytes);
+        parsed.map(Some).map_err(|damage| StoreError::Damaged { path, damage })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn names(&self) -> Result<Vec<String>, StoreError> {
+        let list = || -> io::Result<Vec<String>> {
+            fs::read_dir(&self.dir)?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect()
+        };
+        list().map_err(|source| io_error("list", &self.dir, source))
+    }
+
+    fn path(&self, epoch: u64) -> PathBuf {
+        self.dir.join(name_of(epoch))
+    }
 }
 
 impl KeyStore {
@@ -127,12 +203,8 @@ impl KeyStore {
     /// When the folder cannot be made, is a symbolic link, belongs to somebody else or lets others in.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let dir = dir.into();
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-        made.map_err(|source| io_error("make folder", &dir, source))?;
-        let folder = open_folder(&dir)?;
-        check_access(&dir, &folder, 0o700)?;
-        durable::sync_folder(&dir).map_err(|source| io_error("sync the folder of", &dir, source))?;
-        Ok(Self { dir })
+        durable::make_folder(&dir, 0o700).map_err(|source| io_error("make folder", &dir, source))?;
+        KeyReader::open(dir).map(Self)
     }
 
     /// The keys in use; makes and promotes epoch 1 on first start.
@@ -181,37 +253,6 @@ impl KeyStore {
         self.add(epoch, now)
     }
 
-    /// The keys of one epoch.
-    ///
-    /// # Errors
-    /// [`StoreError::Missing`], or [`StoreError::Damaged`] naming the file.
-    pub fn load(&self, epoch: u64) -> Result<NodeKeys, StoreError> {
-        let path = self.path(epoch);
-        let bytes = read(&path)?.ok_or_else(|| StoreError::Missing { dir: self.dir.clone(), epoch })?;
-        file::decode(&bytes, epoch).map_err(|damage| StoreError::Damaged { path, damage })
-    }
-
-    /// The epochs there are keys of, ascending.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
-    pub fn epochs(&self) -> Result<Vec<u64>, StoreError> {
-        let mut epochs: Vec<u64> = self.names()?.iter().filter_map(|name| epoch_of(name)).collect();
-        epochs.sort_unstable();
-        Ok(epochs)
-    }
-
-    /// The epoch in use, None before first start.
-    ///
-    /// # Errors
-    /// When the file that says so cannot be read or is damaged.
-    pub fn current(&self) -> Result<Option<u64>, StoreError> {
-        let path = self.dir.join(CURRENT);
-        let Some(bytes) = read(&path)? else { return Ok(None) };
-        let parsed = parse_current(&bytes);
-        parsed.map(Some).map_err(|damage| StoreError::Damaged { path, damage })
-    }
-
     /// Makes an epoch the one in use, after checking that its keys can be read. Promoting it again is fine.
     ///
     /// # Errors
@@ -241,12 +282,6 @@ impl KeyStore {
         }
     }
 
-    /// The folder.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// With the lock held: writes the keys of a new epoch.
     fn add(&self, epoch: u64, now: Timestamp) -> Result<NodeKeys, StoreError> {
         let current = self.current()?.unwrap_or(0);
@@ -257,6 +292,9 @@ impl KeyStore {
             return Err(self.backward(epoch, current));
         }
         let keys = NodeKeys::generate(epoch, 0, now)?;
+        // A kill may have come between making the folder and its own sync.
+        durable::sync_folder(&self.dir)
+            .map_err(|source| io_error("sync the folder of", &self.dir, source))?;
         self.write(&name_of(epoch), file::encode(&keys).as_bytes())?;
         Ok(keys)
     }
@@ -283,19 +321,6 @@ impl KeyStore {
             }
         }
         Ok(lock)
-    }
-
-    fn names(&self) -> Result<Vec<String>, StoreError> {
-        let list = || -> io::Result<Vec<String>> {
-            fs::read_dir(&self.dir)?
-                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-                .collect()
-        };
-        list().map_err(|source| io_error("list", &self.dir, source))
-    }
-
-    fn path(&self, epoch: u64) -> PathBuf {
-        self.dir.join(name_of(epoch))
     }
 
     fn backward(&self, epoch: u64, current: u64) -> StoreError {

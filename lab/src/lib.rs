@@ -26,6 +26,7 @@ pub mod sandbox;
 pub mod scenario;
 pub mod space;
 pub mod state;
+pub mod trace;
 pub mod traffic;
 pub mod underlay;
 pub mod wire;

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use selvedge_keys::{KeyStore, StoreError};
+use selvedge_keys::{KeyReader, StoreError};
 use serde::Serialize;
 
 use super::finding::Finding;
@@ -60,14 +60,13 @@ pub(super) enum Facts {
 
 impl Facts {
     pub(super) fn gather(folder: &Path) -> Self {
-        // Opening it would make it.
         match is_there(folder) {
             Ok(true) => {}
             Ok(false) => return Self::Absent,
             Err(error) => return Self::Unseen(error),
         }
         let read = || {
-            let store = KeyStore::open(folder)?;
+            let store = KeyReader::open(folder)?;
             let epochs = store.epochs()?;
             epochs.iter().try_for_each(|epoch| store.load(*epoch).map(drop))?;
             Ok((store.current()?, epochs.len()))
@@ -127,7 +126,7 @@ mod tests {
     fn modes_and_damage_are_problems_and_no_key_is_shown() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("keys");
-        let keys = KeyStore::open(&dir).unwrap().ensure(jiff::Timestamp::UNIX_EPOCH).unwrap();
+        let keys = selvedge_keys::KeyStore::open(&dir).unwrap().ensure(jiff::Timestamp::UNIX_EPOCH).unwrap();
         let secret = std::fs::read_to_string(dir.join("epoch-1")).unwrap();
         let secret = secret.lines().find_map(|line| line.strip_prefix("private ")).unwrap().to_owned();
         let look = || {

@@ -28,6 +28,7 @@ use selvedge::tunnel::api::{
     Applied, DeviceConfig, DeviceStatus, Event, IdentityConfig, PeerConfig, PeerKeyConfig, PeerState,
 };
 use selvedge_lab::isolated;
+use selvedge_lab::trace::{Call, trace};
 use selvedge_lab::traffic::{Canary, Ping, Server, ask, ask_udp, upload};
 use support::tunnel::{Keys, Pair, Tunnel, hex, program};
 use support::{Host, RUNTIME, SOON, until, wire};
@@ -488,5 +489,35 @@ fn killing_the_parent_costs_what_its_supervisor_takes() {
             report.sent
         );
         assert!(report.longest_gap < Duration::from_secs(3), "{report:?}");
+    });
+}
+
+#[test]
+fn a_worker_reads_its_keys_without_a_write_or_a_sync() {
+    isolated!(|| {
+        let net = Managed::configured();
+        let config = net.a.config(vec![net.b.as_peer()]);
+        let worker = net.a.tunnel.worker();
+        let calls = std::thread::scope(|scope| {
+            let put = || {
+                net.a.put("/v1/config", &config).unwrap();
+                kill(worker, Signal::SIGKILL).unwrap(); // ends the trace
+            };
+            trace(worker, || {
+                scope.spawn(put);
+                Ok(())
+            })
+        });
+        let calls = calls.unwrap();
+        assert!(
+            calls.contains(&Call::Open(config.key_store.join("epoch-1"))),
+            "the detector sees reads: {calls:#?}"
+        );
+        let written = |call: &&Call| match call {
+            Call::Sync(_) => true,
+            Call::Open(_) => false,
+            other => other.path().starts_with(&config.key_store),
+        };
+        assert_eq!(calls.iter().filter(written).collect::<Vec<_>>(), Vec::<&Call>::new());
     });
 }

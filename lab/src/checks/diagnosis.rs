@@ -7,7 +7,7 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use selvedge::paths::Paths;
-use selvedge_keys::KeyStore;
+use selvedge_keys::KeyReader;
 use serde_json::Value;
 
 use super::{Failed, Report, check};
@@ -139,7 +139,7 @@ fn unpack(archive: &[u8]) -> io::Result<Files> {
 fn keys(cluster: &Kubernetes, node: &str) -> Result<Vec<String>, Failed> {
     let space = cluster.node_space(node).ok_or_else(|| Failed(format!("no node {node}")))?;
     let keys = space.run(|| {
-        let store = KeyStore::open(Paths::default().keys()).map_err(|error| error.to_string())?;
+        let store = KeyReader::open(Paths::default().keys()).map_err(|error| error.to_string())?;
         let epochs = store.epochs().map_err(|error| error.to_string())?;
         let load = |epoch: &u64| store.load(*epoch).map_err(|error| error.to_string());
         let key = |epoch: &u64| load(epoch).map(|stored| STANDARD.encode(stored.private_key.as_bytes()));

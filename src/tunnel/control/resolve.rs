@@ -1,6 +1,6 @@
 //! From the control API's configuration to the device's, with the private keys from the store.
 
-use selvedge_keys::KeyStore;
+use selvedge_keys::KeyReader;
 
 use super::ChangeError;
 use crate::mtu;
@@ -32,12 +32,11 @@ fn check(config: &DeviceConfig) -> Result<(), ChangeError> {
 }
 
 fn load(config: &DeviceConfig, epoch: u64) -> Result<Identity, ChangeError> {
-    // Opening a store makes its folder; one that is not there holds no key.
     if !config.key_store.is_dir() {
         let folder = config.key_store.display();
         return Err(ChangeError::Invalid(format!("the key store {folder} is no folder")));
     }
-    let keys = KeyStore::open(&config.key_store).and_then(|store| store.load(epoch));
+    let keys = KeyReader::open(&config.key_store).and_then(|store| store.load(epoch));
     let keys = keys.map_err(|source| ChangeError::Key { epoch, source })?;
     Ok(Identity { epoch, private_key: keys.private_key })
 }
