@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use selvedge::agent::status::AgentStatus;
+use selvedge::forwarding;
 use selvedge::kernel::LINK_GROUP;
+use selvedge::kernel::iptables::{FILTER, FORWARD};
 use selvedge::kernel::link::{self, Id, Link};
 use selvedge::kernel::netlink::Netlink;
 use selvedge::kernel::nft::{self, Chain, ChainKind, Family, Hook, Meta, Rule, Table, octets};
@@ -45,6 +47,7 @@ persistentKeepalive = 21
 location = "site-a"
 datapath = "routed"
 firewallMark = {MARK}
+iptablesForwardRules = true
 [cni]
 binDir = "{DISK}/other/bin"
 confDir = "{DISK}/other/net.d"
@@ -52,6 +55,7 @@ confDir = "{DISK}/other/net.d"
 metricsAddress = "127.0.0.1:59831"
 kubeconfig = "{DISK}/etc/other"
 startupTaint = "example.com/wait"
+missingNodeGrace = 0
 "#
     )
 }
@@ -82,7 +86,9 @@ impl Configured {
         let marked = Rule::new().meta(Meta::Mark, MARK.to_ne_bytes()).count(MARKED);
         let mut table = Table::new(Family::Inet, MARKED);
         table.counter(MARKED).chain("out", Chain::base(ChainKind::Filter, Hook::Output, 0, vec![marked]));
-        space.run(|| nft::apply(&[table]).map(drop).unwrap()).unwrap();
+        let mut filter = Table::new(Family::Ipv4, FILTER);
+        filter.chain(FORWARD, Chain::base(ChainKind::Filter, Hook::Forward, 0, vec![]));
+        space.run(|| nft::apply(&[table, filter]).map(drop).unwrap()).unwrap();
         let run = |what: &str, args: &[&str]| {
             let mut env = environment();
             env.retain(|(name, _)| name != "SELVEDGE_CONFIG");
@@ -154,7 +160,7 @@ fn rename_host(uts: &std::fs::File) {
 type Effect = fn(&Configured) -> bool;
 
 /// What each option does, by its name in the file.
-const EFFECTS: [(&str, Effect); 18] = [
+const EFFECTS: [(&str, Effect); 20] = [
     ("clusterPodCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 244, 0, 0])),
     ("serviceCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 96, 0, 0])),
     ("nonMasqueradeCIDRs", |node| node.has_range(selvedge::egress::TABLE, [198, 51, 100, 0])),
@@ -180,11 +186,17 @@ const EFFECTS: [(&str, Effect); 18] = [
                 .is_ok_and(|text| text.contains("\"datapath\": \"routed\""))
     }),
     ("firewallMark", |node| node.run(|| nft::counters(Family::Inet, MARKED).unwrap()[MARKED].packets > 0)),
+    ("iptablesForwardRules", |node| node.run(|| !forwarding::kept().unwrap().is_empty())),
     ("cni.binDir", |node| node.is_on_disk(&format!("other/bin/{PLUGIN}"))),
     ("cni.confDir", |node| node.is_on_disk(&format!("other/net.d/{CONFLIST}"))),
     ("agent.metricsAddress", |node| node.run(|| TcpStream::connect("127.0.0.1:59831").is_ok())),
     ("agent.kubeconfig", |node| node.status().is_some_and(|status| status.ready)),
     ("agent.startupTaint", |node| node.taints() == ["selvedge.dev/not-ready"]),
+    // The last one: node2 is no longer a peer.
+    ("agent.missingNodeGrace", |node| {
+        let _ = node.cluster.lab.store().lose(&NODES, "", "node2"); // at the first call
+        crate::cluster::peer(&node.cluster, "node2").is_none()
+    }),
 ];
 
 /// The options that the reference page names, those of a table with its name before them.
