@@ -87,7 +87,10 @@ impl List<'_> {
         self.cluster.delete_pod(POD)?;
         let least = Duration::from_millis((BYTES - BURST) * 8 * 1000 / RATE) * 3 / 4;
         if took < least {
-            return Err(Failed(format!("{BYTES} bytes in {}, which is more than {RATE} bit/s behind the burst", Short(took))));
+            return Err(Failed(format!(
+                "{BYTES} bytes in {}, which is more than {RATE} bit/s behind the burst",
+                Short(took)
+            )));
         }
         Ok(format!("{BYTES} bytes in {} at {RATE} bit/s", Short(took)))
     }
