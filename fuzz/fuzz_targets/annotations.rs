@@ -7,7 +7,8 @@ use libfuzzer_sys::fuzz_target;
 use selvedge::mesh::annotation::{PREFIX, parse, render};
 
 fuzz_target!(|text: &str| {
-    let entry = |line: &str| line.split_once('=').map(|(name, value)| (format!("{PREFIX}{name}"), value.into()));
+    let entry =
+        |line: &str| line.split_once('=').map(|(name, value)| (format!("{PREFIX}{name}"), value.into()));
     let texts: BTreeMap<String, String> = text.lines().filter_map(entry).collect();
     match parse(&texts) {
         Ok(None) => {}
