@@ -11,8 +11,7 @@ use super::raw::{self, List, Raw};
 use super::value::Value;
 use super::{Agent, Cni, Config, DEFAULT_MISSING_NODE_GRACE, Datapath, cidr, range};
 use crate::mtu;
-use crate::pod::attachment::is_port;
-use crate::pod::gateway::BRIDGE;
+use crate::pod::attachment::{BRIDGE, is_port};
 
 /// A week, in seconds.
 const MOST_GRACE: i64 = 7 * 24 * 3600;

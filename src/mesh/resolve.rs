@@ -8,6 +8,7 @@
 mod address;
 mod candidate;
 mod claim;
+mod usable;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,8 +23,8 @@ use super::record::{Reach, Record, Records};
 use super::refusal::{Reason, Refusal};
 use crate::config::ClusterRanges;
 use crate::config::range;
-pub use address::node_addresses;
 use candidate::Candidate;
+pub use usable::node_addresses;
 
 /// Most epochs whose keys are remembered of a Node: the one in use, the next, and the last retired ones.
 const MAX_EPOCHS: usize = 4;

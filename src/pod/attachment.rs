@@ -7,6 +7,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::kernel::mac::Mac;
 
+/// Name of the bridge that the pods' ports are in.
+pub const BRIDGE: &str = "selvedge-br";
+
 /// Longest name of a network device.
 const NAME_LIMIT: usize = 15;
 

@@ -17,10 +17,8 @@ use crate::kernel::netlink::{self, Netlink};
 use crate::kernel::nft;
 use crate::kernel::sysctl;
 
+pub use super::attachment::BRIDGE;
 use super::node::NodeInfo;
-
-/// Name of the bridge that the pods' ports are in.
-pub const BRIDGE: &str = "selvedge-br";
 
 /// Its Ethernet address. The same on every node, because bridges of different nodes never meet, and for ever,
 /// because running pods know it as their gateway's.

@@ -312,7 +312,7 @@ impl Store {
     /// gone, and every watch has to begin with a list.
     ///
     /// # Errors
-    /// There is no such object.
+    /// When the object does not exist.
     pub fn lose(
         &self,
         resource: &'static Resource,

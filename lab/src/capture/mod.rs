@@ -135,7 +135,7 @@ impl Capture {
         Self { detector: Arc::new(detector), given: Given::default(), headers_only, links: Vec::new() }
     }
 
-    /// The addresses that were given to pods, Services and gateways; whoever gives one away adds it.
+    /// The addresses that were given to pods, Services and gateways; whoever assigns one adds it.
     #[must_use]
     pub fn given(&self) -> &Given {
         &self.given

@@ -29,7 +29,7 @@ const REPAIRED: Duration = Duration::from_secs(90);
 const RUNNING: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Runs these checks and tells `report` of each as it begins and ends.
+/// Runs these checks and calls `report` when each begins and ends.
 pub fn chained(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
     let Some(node) = cluster.node_names().into_iter().next() else { return };
     let list = List { cluster, node: &node };

@@ -17,7 +17,7 @@
 //! - names an address that somebody of the cluster has or had ([`Given`]): 2 * G * 2^-32 for G such addresses.
 //!
 //! That is 6 * 10^-20 * G for each offset, 6 * 10^-10 * G for 10^10 of them, and below 10^-6 for up to 1,700 addresses; a
-//! lab gives away some dozens, and a real Kubernetes with three nodes 768 and its Services (5 * 10^-7). An IPv6 header in
+//! lab assigns a few dozen, and a real Kubernetes with three nodes 768 and its Services (5 * 10^-7). An IPv6 header in
 //! ciphertext has a prefix of 56 bits to meet and counts for nothing. A test measures the filter, relaxed, against the same
 //! formula.
 //!

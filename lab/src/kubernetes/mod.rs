@@ -395,7 +395,7 @@ impl Kubernetes {
         })
     }
 
-    /// Tells the captures which addresses are somebody's: all of the nodes' pod CIDRs, as pods come and go without the lab's
+    /// Passes the addresses in use to the captures: all of the nodes' pod CIDRs, as pods come and go without the lab's
     /// doing, and those of Services.
     fn note_given(&self) -> Result<(), Error> {
         let given = self.world.given();

@@ -26,7 +26,7 @@ impl Forwarding {
         Ok(Self { context, reported: None })
     }
 
-    /// Tells the cluster: `selvedge install` shows it.
+    /// Writes an Event about the node, which `selvedge install` prints.
     fn report(&mut self, dropping: Vec<Dropping>) {
         if dropping.is_empty() {
             self.reported = None;

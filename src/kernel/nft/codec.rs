@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use super::element::milliseconds;
 use super::expression::{
     Comparison, Conntrack, ConntrackTuple, Expression, FibResult, Ip, Meta, NatKind, Numgen, PayloadBase,
     Register, Reject, SetOperation, Verdict,
 };
 use super::message::{DATA_VALUE, DATA_WITH_VERDICT};
-use super::wire::{Writer, attributes, be32, be64, find, text};
+use super::wire::{Writer, attributes, be32, be64, find, milliseconds, text};
 
 const NAME: u16 = 1;
 const DATA: u16 = 2;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::element::milliseconds;
 use super::field::Type;
 use super::message::*;
 use super::set::{DataType, Expiry, Set};
 use super::user_data;
+use super::wire::milliseconds;
 use super::wire::{Writer, be32, be64, find};
 
 /// Writes all of a set but its elements.

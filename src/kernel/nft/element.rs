@@ -7,7 +7,7 @@ use super::Verdict;
 use super::codec::{decode_value, decode_verdict, encode_verdict};
 use super::key::{Concat, Key};
 use super::message::*;
-use super::wire::{Writer, be32, be64, find};
+use super::wire::{Writer, be32, be64, find, milliseconds};
 
 /// What belongs to a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,10 +134,6 @@ pub(super) fn ranges(mut found: Vec<Raw>) -> BTreeMap<Key, Element> {
         ranges.insert(Key::Range(start.key, last), start.element);
     }
     ranges
-}
-
-pub(super) fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The next number, as long as there is one of the same length.

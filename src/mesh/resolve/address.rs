@@ -1,22 +1,12 @@
-//! Node addresses: which of them can be a node's at all, and whose they are if more than one Node has them, because two
-//! clouds may use the same private ones.
+//! Whose a node address is if more than one Node has it, because two clouds may use the same private ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::candidate::Candidate;
+use super::usable::node_addresses;
 use super::{Fabric, ObservedNode, Reason, Record, Refusal};
-use crate::config::{ClusterRanges, range};
 use crate::mesh::annotation::MAX_NODE_ADDRESSES;
-
-/// Those of `given` that can be the addresses of one node, ascending: not in a special range, not a pod's or a Service's,
-/// and at most [`MAX_NODE_ADDRESSES`]. The one judgement for what a node publishes and for what others take from it.
-#[must_use]
-pub fn node_addresses(ranges: &ClusterRanges, given: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
-    let usable = |address: &IpAddr| range::special(*address).is_none() && !ranges.contains(*address);
-    let addresses: BTreeSet<IpAddr> = given.into_iter().filter(usable).collect();
-    addresses.into_iter().take(MAX_NODE_ADDRESSES).collect()
-}
 
 /// Every address of every other Node, peer or refused, ascending: pods reach them through the tunnel or not at all. This
 /// node's own addresses are not among them, whoever claims them.

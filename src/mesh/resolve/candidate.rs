@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use selvedge_keys::PublicKey;
 
-use super::address::node_addresses;
+use super::usable::node_addresses;
 use super::{Fabric, ObservedNode, PeerKeys, Reason, Record, Refusal, Resolution};
 use crate::mesh::annotation::NodeAnnotations;
 

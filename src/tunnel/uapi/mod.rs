@@ -4,6 +4,7 @@
 //! of them are pure ([`Zones`] has the devices that endpoints name). [`serve`] does the talking. Two differences from other implementations: `get` shows no
 //! private and no preshared key of a managed device, and a `set` changes all that it says or nothing.
 
+mod decimal;
 mod parse;
 mod render;
 mod server;

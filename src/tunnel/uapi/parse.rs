@@ -1,12 +1,12 @@
 //! Requests: text in, values out.
 
 use std::net::SocketAddr;
-use std::str::FromStr;
 
 use ipnet::IpNet;
 use selvedge_keys::{KEY_LEN, PresharedKey, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
+use super::decimal::number;
 use super::zone::{self, Zones};
 
 /// One request.
@@ -196,11 +196,6 @@ impl Place<'_> {
 
 fn yes(value: &str) -> Option<bool> {
     (value == "true").then_some(true)
-}
-
-/// Decimal digits alone: `FromStr` would take a sign too.
-pub(super) fn number<T: FromStr>(value: &str) -> Option<T> {
-    value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok())?
 }
 
 /// Without a port nothing can be sent, so 0 is refused.

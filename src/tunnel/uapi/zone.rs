@@ -49,7 +49,7 @@ pub(super) fn parse(text: &str, zones: &impl Zones) -> Option<SocketAddr> {
 fn named(text: &str, zones: &impl Zones) -> Option<SocketAddr> {
     let (host, port) = text.strip_prefix('[')?.rsplit_once("]:")?;
     let (address, zone) = host.split_once('%')?;
-    let (address, port) = (address.parse::<Ipv6Addr>().ok()?, super::parse::number(port)?);
+    let (address, port) = (address.parse::<Ipv6Addr>().ok()?, super::decimal::number(port)?);
     Some(SocketAddrV6::new(address, port, 0, zones.index(zone)?).into())
 }
 
