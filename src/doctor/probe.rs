@@ -13,7 +13,7 @@ use crate::kernel::mac::Mac;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::NetNs;
 use crate::kernel::nft::{self, Chain, Family, Rule, Table};
-use crate::pod::hostport;
+use crate::pod::{hostport, spoof};
 use crate::tunnel::io::tun::{Offload, TunQueue};
 
 /// What of a TUN device works.
@@ -40,19 +40,25 @@ pub(super) struct Tried {
 /// When there is no namespace to try it in: usually for want of CAP_SYS_ADMIN.
 pub(super) async fn run() -> Result<Tried, String> {
     let ns = NetNs::create().map_err(|error| error.to_string())?;
-    let inside = ns.run(|| (tun(), nftables().map_err(|error| error.to_string())));
-    let (tun, nftables) = inside.map_err(|error| error.to_string())?;
+    let inside = ns.run(|| (tun(), nftables().map_err(|error| error.to_string()), bridge_rules()));
+    let (tun, nftables, bridge_rules) = inside.map_err(|error| error.to_string())?;
     let (bridge, veth) = match Netlink::in_ns(&ns) {
         Ok(netlink) => links(&netlink).await,
         Err(error) => (Err(error.to_string()), Err(error.to_string())),
     };
-    Ok(Tried { tun, nftables, bridge, veth })
+    Ok(Tried { tun, nftables, bridge: bridge.and(bridge_rules), veth })
 }
 
 fn tun() -> Result<Tun, String> {
     let first = TunQueue::open("probe0").map_err(|error| error.to_string())?;
     let queues = TunQueue::open(first.name()).is_ok();
     Ok(Tun { offload: first.offload(), queues })
+}
+
+/// What the ports of a bridge need of nftables.
+fn bridge_rules() -> Result<(), String> {
+    let made = nft::apply(&[spoof::empty(Family::Bridge)]).map(drop);
+    made.map_err(|error| format!("nftables' family bridge (CONFIG_NF_TABLES_BRIDGE): {error}"))
 }
 
 /// The very tables that Selvedge needs, for ranges of documentation.
@@ -62,7 +68,8 @@ fn nftables() -> Result<(), nft::Error> {
     let rule = Rule::new().ethertype(0x0806).count("dropped").drop();
     ports.chain("lo", Chain::ingress("lo", 0, vec![rule]));
     let tables = [guard::table(&guard_config()), egress::table(&egress_config()), hostport::empty(), ports];
-    nft::apply(&tables).map(drop)
+    nft::apply(&tables)?;
+    nft::apply(&[Family::Inet, Family::Arp].map(spoof::empty)).map(drop)
 }
 
 fn nets(texts: [&str; 2]) -> Vec<IpNet> {

@@ -14,8 +14,8 @@ use super::pool::Pool;
 use super::release::release;
 use super::reply::{Added, Wired};
 use super::request::{Config, Version};
-use super::vanished;
 use super::wiring::{self, Wiring};
+use super::{spoof, vanished};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::NetNs;
 use crate::local::Client;
@@ -43,6 +43,7 @@ impl Add {
         let vanished = vanished::release(&leases, &node, &self.netns);
         let lease = self.lease(&leases, &node, &netns).map_err(|error| with_vanished(error, vanished))?;
         let built = async {
+            spoof::ensure_behind(&leases.list()?.0, &node).map_err(wiring::Error::from)?;
             Wiring { lease: &lease, node: &node, bridge }.build(&netlink, &netns).await?;
             hostport::open(&netlink, &leases, &lease, &node).await?;
             admit(&self.agent(), &lease).await

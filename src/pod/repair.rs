@@ -57,7 +57,7 @@ pub async fn repair(netlink: &Netlink, paths: &Paths, node: &NodeInfo) -> Result
         _ => gateway::ensure(netlink, node).await?,
     };
     let seen = Seen::read(netlink).await.map_err(Error::Read)?;
-    let mut result = Ok(());
+    let mut result = restore_behind(&leases, node, &seen);
     for lease in &leases {
         let wiring = Wiring { lease, node, bridge };
         let Some(port) = seen.port(&lease.attachment.port().name) else { continue };
@@ -74,6 +74,16 @@ pub async fn repair(netlink: &Netlink, paths: &Paths, node: &NodeInfo) -> Result
     }
     host_ports?;
     result.map(|()| problems)
+}
+
+/// Puts the rules of all ports behind the ingress hook back at once, so that no pod waits for another's.
+fn restore_behind(leases: &[Lease], node: &NodeInfo, seen: &Seen) -> Result<(), Error> {
+    let ports = leases.iter().filter(|lease| seen.port(&lease.attachment.port().name).is_some());
+    let ports: Vec<spoof::Port> = ports.map(|lease| spoof::Port::new(lease, node)).collect();
+    if ports.iter().all(|port| seen.chains.behind_problem(port).is_none()) {
+        return Ok(());
+    }
+    spoof::restore_behind(&ports).map_err(|error| Error::Read(error.into()))
 }
 
 /// Whether DEL has taken the port of `lease` away since it was seen. Then the rules against spoofing, which may have been
@@ -126,7 +136,13 @@ mod tests {
             let port = lease.attachment.port();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let is_gone = || {
-                spoof::protect(&port.name, port.pod_mac, &lease.addresses).unwrap();
+                spoof::protect(&spoof::Port {
+                    name: port.name.clone(),
+                    mac: port.pod_mac,
+                    addresses: lease.addresses.clone(),
+                    datapath: lease.datapath,
+                })
+                .unwrap();
                 let gone =
                     runtime.block_on(async { is_gone(&Netlink::new().unwrap(), &leases, &lease).await });
                 (gone.unwrap(), spoof::protected().unwrap().len())

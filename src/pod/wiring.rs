@@ -87,7 +87,7 @@ pub struct Seen {
     neighbours: BTreeSet<Neighbour>,
     forwardings: BTreeSet<Forwarding>,
     addresses: Vec<Address>,
-    chains: spoof::Chains,
+    pub(super) chains: spoof::Chains,
 }
 
 impl Seen {
@@ -125,7 +125,12 @@ impl Wiring<'_> {
     /// The pod's addresses. One that is in none of the node's pod CIDRs any more, because its Node object is another one
     /// now, belongs to another node: no packet may come from it or go to it.
     fn addresses(&self) -> Addresses {
-        self.lease.addresses.within(&self.node.pod_cidrs)
+        self.speaker().addresses
+    }
+
+    /// The port, for the rules against spoofing.
+    fn speaker(&self) -> spoof::Port {
+        spoof::Port::new(self.lease, self.node)
     }
 
     /// Builds it. The rules against spoofing are there before the port is up or in the bridge; the pod's end comes
@@ -140,7 +145,7 @@ impl Wiring<'_> {
             peer_ns: Some(pod),
         };
         netlink.apply([veth.create()]).await?;
-        spoof::protect(&port.name, port.pod_mac, &self.addresses())?;
+        spoof::protect(&self.speaker())?;
         let ends = self.ends(netlink, &port.name).await?;
         self.port_sysctls(&port.name)?;
         let inside = self.enter(pod)?;
@@ -283,7 +288,7 @@ impl Wiring<'_> {
     /// Puts the node's side right, whatever of it was taken away or is stale; the port is there.
     pub async fn restore(&self, netlink: &Netlink, port: u32, seen: &Seen) -> Result<(), Error> {
         let names = self.lease.attachment.port();
-        spoof::protect(&names.name, names.pod_mac, &self.addresses())?;
+        spoof::protect(&self.speaker())?;
         self.port_sysctls(&names.name)?;
         let stale = self.stale_addresses(port, seen).into_iter().map(Address::delete);
         let changes = stale.chain(self.stale_routes(port, seen).map(Route::delete));
@@ -353,7 +358,7 @@ impl Wiring<'_> {
         for missing in neighbours.iter().filter(|wanted| !seen.neighbours.contains(wanted)) {
             problems.push(format!("the node's neighbour {} is missing or changed", missing.address));
         }
-        problems.extend(seen.chains.problem(name, names.pod_mac, &self.addresses()));
+        problems.extend(seen.chains.problem(&self.speaker()));
         problems
     }
 

@@ -148,6 +148,9 @@ fn tables() -> Vec<u8> {
         (Family::Inet, guard::TABLE),
         (Family::Inet, egress::TABLE),
         (Family::Netdev, spoof::TABLE),
+        (Family::Bridge, spoof::TABLE),
+        (Family::Inet, spoof::TABLE),
+        (Family::Arp, spoof::TABLE),
         (Family::Inet, hostport::TABLE),
     ];
     let one = |(family, name): (Family, &str)| match nft::read(family, name) {

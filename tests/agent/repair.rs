@@ -6,10 +6,13 @@ use selvedge_lab::isolated;
 use crate::cluster::Cluster;
 
 /// Every nftables table of a node with a pod, by family.
-const TABLES: [(Family, &str); 3] = [
+const TABLES: [(Family, &str); 6] = [
     (Family::Inet, selvedge::guard::TABLE),
     (Family::Inet, selvedge::egress::TABLE),
     (Family::Netdev, "selvedge-ports"),
+    (Family::Bridge, "selvedge-ports"),
+    (Family::Inet, "selvedge-ports"),
+    (Family::Arp, "selvedge-ports"),
 ];
 
 #[test]
@@ -25,9 +28,9 @@ fn what_others_remove_is_put_back_also_while_the_api_server_is_away() {
         for mode in [selvedge_lab::api::Mode::Serving, selvedge_lab::api::Mode::Hanging] {
             cluster.lab.api().set_mode(mode);
             let removed = space.run(|| TABLES.map(|(family, name)| nft::delete(family, name).unwrap()));
-            assert_eq!(removed.unwrap(), [true; 3]);
+            assert_eq!(removed.unwrap(), [true; 6]);
             let back = cluster.wait_for("all tables to be as before", |_| contents() == before);
-            println!("three tables back after {back:?} with the API server {mode:?}");
+            println!("six tables back after {back:?} with the API server {mode:?}");
         }
     });
 }

@@ -1,7 +1,7 @@
 //! A plugin that is chained behind ours: the CNI project's bandwidth plugin, run with our result as libcni does it.
 
 use std::io::Write as _;
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,7 +12,8 @@ use selvedge_lab::packet;
 use selvedge_lab::wire::Wire;
 use serde_json::{Value, json};
 
-use crate::node::{Node, Pod, Said, in_both, said, soon};
+use crate::node::{Node, Pod, Said, in_both, said, soon, tcp};
+use crate::spoof::{Cast, count, only_honest};
 
 /// Bits in a second, and how many may come at once before that counts.
 const RATE: u64 = 8_000_000;
@@ -99,35 +100,75 @@ in_both!(bandwidth_limits_what_a_pod_gets, |mut node: Node| {
     crate::verbs::nothing_left(&node);
 });
 
-// A limit of what a pod sends redirects its packets before nftables' ingress hook sees them (SECURITY.md, "Known windows").
-in_both!(what_an_egress_limit_does_to_the_ports_rules, |node: Node| {
-    let [pod, other, victim] = ["pod", "other", "victim"].map(|name| node.add(name));
-    let forged_passes = |ipv6: bool| {
-        let (out, seen) =
-            (Wire::open(&pod.netns, "eth0").unwrap(), Wire::open(&other.netns, "eth0").unwrap());
-        let mac = pod.ethernet_address().0;
-        let kind = if ipv6 { packet::IPV6 } else { packet::IPV4 };
-        for (from, text) in [(&victim, FORGED), (&pod, HONEST)] {
-            let packet = packet::udp(from.address(ipv6), other.address(ipv6), [7, 7], text);
-            out.send(&packet::ethernet(BRIDGE_MAC.0, mac, kind, &packet)).unwrap();
-        }
-        // They arrive in order.
-        let mut forged = false;
-        loop {
-            let frame = seen.receive(soon()).unwrap().expect("the honest packet did not arrive");
-            if frame.ends_with(HONEST) {
-                return forged;
-            }
-            forged |= frame.ends_with(FORGED);
-        }
-    };
-    assert!(!forged_passes(false) && !forged_passes(true), "a forged packet passed without a limit");
+/// A pod with a limit of what it sends: its packets come back to its port from the limit's device, past the ingress hook.
+fn limited(node: &Node, name: &str) -> Pod {
+    let pod = node.add(name);
     let limits = json!({"egressRate": RATE, "egressBurst": BURST});
-    let added = chained(&node, "ADD", &pod, &limits, &pod.result);
+    let added = chained(node, "ADD", &pod, &limits, &pod.result);
     assert!(added.success, "{added:?}");
-    println!(
-        "with an egress limit forged packets pass: IPv4 {}, IPv6 {}",
-        forged_passes(false),
-        forged_passes(true)
-    );
+    pod
+}
+
+in_both!(an_egress_limit_lets_no_forged_frame_pass, |node: Node| {
+    let is_bridged = node.info.datapath == Datapath::Bridge;
+    let (pod, victim) = (limited(&node, "pod"), node.add("victim"));
+    let cast = Cast::new(&node, &pod, &victim);
+    let out = Wire::open(&pod.netns, "eth0").unwrap();
+    let seen = Wire::open(&victim.netns, "eth0").unwrap();
+    // What the node's IP stack is handed. Without a bridge no device shows that.
+    let stack = is_bridged.then(|| Wire::open(&NetNs::current().unwrap(), "selvedge-br").unwrap());
+    let honest = cast.honest();
+    for (number, (counter, frame)) in cast.forged().into_iter().enumerate() {
+        // Without a bridge nothing on the node takes other Ethernet types.
+        if !is_bridged && counter == "other-ethertype" {
+            continue;
+        }
+        let before = count(counter);
+        out.send(&frame).unwrap();
+        out.send(&honest).unwrap();
+        // They arrive in order.
+        stack.iter().chain([&seen]).for_each(only_honest);
+        assert_eq!(count(counter), before + 1, "frame {number} is not in {counter}: {frame:x?}");
+    }
+    for ipv6 in [false, true] {
+        assert_eq!(tcp(&pod.netns, &victim.netns, victim.address(ipv6)), pod.address(ipv6));
+    }
+});
+
+// The bridge hands frames to reserved group addresses to the IP stack as the port's own, past its own hooks (IEEE 802.1D).
+in_both!(an_egress_limit_opens_no_reserved_address, |node: Node| {
+    let (pod, victim) = (limited(&node, "pod"), node.add("victim"));
+    let cast = Cast::new(&node, &pod, &victim);
+    let out = Wire::open(&pod.netns, "eth0").unwrap();
+    let fabric = node.info.fabric(false).unwrap();
+    let socket = UdpSocket::bind((fabric, 0)).unwrap();
+    socket.set_read_timeout(Some(soon() - Instant::now())).unwrap();
+    for last in [0x03, 0x0e] {
+        for (source, text) in [(victim.address(false), FORGED), (pod.address(false), HONEST)] {
+            let packet = packet::udp(source, fabric, [7, socket.local_addr().unwrap().port()], text);
+            // Without a bridge it is an address like any other, and what is honest passes.
+            let reserved = [0x01, 0x80, 0xc2, 0, 0, last];
+            let to = if text == HONEST { BRIDGE_MAC.0 } else { reserved };
+            out.send(&packet::ethernet(to, cast.own.0.0, packet::IPV4, &packet)).unwrap();
+        }
+        let mut datagram = [0; 64];
+        let length = socket.recv(&mut datagram).expect("the honest datagram did not arrive");
+        assert_eq!(&datagram[..length], HONEST, "a forged datagram to address {last:#x} passed");
+    }
+});
+
+in_both!(what_a_pod_may_send_arrives_at_the_limits_rate, |node: Node| {
+    let (pod, other) = (limited(&node, "pod"), node.add("other"));
+    let least = Duration::from_millis((BYTES as u64 * 8 - BURST) * 1000 / RATE);
+    for ipv6 in [false, true] {
+        let taken = transfer(&pod.netns, &other.netns, other.address(ipv6));
+        assert!(taken >= least, "{taken:?}, at least {least:?}");
+        println!("{BYTES} bytes from a limited pod: {taken:?}, IPv6 {ipv6}");
+    }
+    // Everything goes with the pod.
+    for pod in [&pod, &other] {
+        let _ = chained(&node, "DEL", pod, &json!({"egressRate": RATE, "egressBurst": BURST}), &pod.result);
+        node.del(pod);
+    }
+    crate::verbs::nothing_left(&node);
 });

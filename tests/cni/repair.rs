@@ -19,13 +19,24 @@ fn repaired(node: &Node) -> Vec<String> {
 
 type Damage = fn(&Pod);
 
-const DAMAGES: [(&str, Damage); 8] = [
+const DAMAGES: [(&str, Damage); 11] = [
     ("route to 10.244.1.", |_| {
         let routes = block_on(async { Netlink::new().unwrap().routes().await.unwrap() });
         change(routes.iter().map(Route::delete).collect());
     }),
     ("the rules against spoofing", |_| {
         nft::delete(Family::Netdev, "selvedge-ports").unwrap();
+    }),
+    ("behind the port (inet)", |_| {
+        assert!(nft::delete(Family::Inet, "selvedge-ports").unwrap());
+    }),
+    ("(bridge)", |_| {
+        assert!(nft::delete(Family::Bridge, "selvedge-ports").unwrap());
+    }),
+    ("(bridge)", |pod| {
+        let (mut changes, key) =
+            (nft::Update::new(Family::Bridge, "selvedge-ports"), nft::padded(&pod.port()));
+        nft::Connection::open().unwrap().update(changes.delete("ports", key)).unwrap();
     }),
     ("is down", |pod| {
         let down = Update { up: Some(false), ..Update::default() };

@@ -90,7 +90,9 @@ const DAMAGES: [(&str, Damage); 6] = [
         );
     }),
     ("the rules against spoofing", |_, _| {
-        assert!(nft::delete(Family::Netdev, "selvedge-ports").unwrap());
+        for family in [Family::Netdev, Family::Inet, Family::Arp] {
+            assert!(nft::delete(family, "selvedge-ports").unwrap(), "{family}");
+        }
     }),
     ("bridge selvedge-br is missing", |_, _| change(link::delete(Id::Name("selvedge-br")))),
 ];

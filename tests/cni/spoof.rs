@@ -1,16 +1,20 @@
 //! A pod that lies about who it is.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use selvedge::kernel::mac::Mac;
+use selvedge::kernel::netlink::Netlink;
 use selvedge::kernel::netns::NetNs;
 use selvedge::kernel::nft::{self, Family};
 use selvedge::pod::gateway::BRIDGE_MAC;
 use selvedge::pod::node::Datapath;
+use selvedge::pod::repair;
+use selvedge::pod::spoof::FAMILIES;
 use selvedge_lab::packet::{self, ARP, IPV4, IPV6};
 use selvedge_lab::wire::Wire;
 
-use crate::node::{Node, Pod, node, node_in, soon, tcp};
+use crate::node::{Node, Pod, block_on, in_both, node, node_in, soon, tcp, udp};
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const OUTSIDE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
@@ -20,14 +24,14 @@ const FORGED: &[u8] = b"a forged frame";
 const HONEST: &[u8] = b"an honest frame";
 
 /// Who is who.
-struct Cast {
-    own: (Mac, Ipv4Addr, Ipv6Addr),
+pub(crate) struct Cast {
+    pub(crate) own: (Mac, Ipv4Addr, Ipv6Addr),
     victim: (Mac, Ipv4Addr, Ipv6Addr),
     gateway: (Mac, Ipv4Addr, Ipv6Addr),
 }
 
 impl Cast {
-    fn new(node: &Node, own: &Pod, victim: &Pod) -> Self {
+    pub(crate) fn new(node: &Node, own: &Pod, victim: &Pod) -> Self {
         let v4 = |address| if let IpAddr::V4(address) = address { address } else { panic!() };
         let v6 = |address| if let IpAddr::V6(address) = address { address } else { panic!() };
         let of = |pod: &Pod| (pod.ethernet_address(), v4(pod.address(false)), v6(pod.address(true)));
@@ -42,6 +46,11 @@ impl Cast {
 
     fn udp(&self, source: impl Into<IpAddr>, destination: impl Into<IpAddr>, payload: &[u8]) -> Vec<u8> {
         packet::udp(source.into(), destination.into(), [7, 7], payload)
+    }
+
+    /// One that passes, to the victim.
+    pub(crate) fn honest(&self) -> Vec<u8> {
+        self.frame(IPV4, &self.udp(self.own.1, self.victim.1, HONEST))
     }
 
     /// A neighbour advertisement that overrides: `target` is at our address.
@@ -69,7 +78,7 @@ impl Cast {
     }
 
     /// Forged frames, each with the counter that has to count it.
-    fn forged(&self) -> Vec<(&'static str, Vec<u8>)> {
+    pub(crate) fn forged(&self) -> Vec<(&'static str, Vec<u8>)> {
         let (mac, v4, v6) = self.own;
         let frame = |kind, payload: &[u8]| self.frame(kind, payload);
         let other_mac = |kind, payload: &[u8]| packet::ethernet(BRIDGE_MAC.0, self.victim.0.0, kind, payload);
@@ -103,8 +112,10 @@ impl Cast {
     }
 }
 
-fn count(name: &str) -> u64 {
-    nft::counters(Family::Netdev, "selvedge-ports").unwrap().get(name).map_or(0, |counter| counter.packets)
+/// Counted by this name, wherever the rules are.
+pub(crate) fn count(name: &str) -> u64 {
+    let counters = |family| nft::counters(family, "selvedge-ports").unwrap();
+    Family::ALL.map(|family| counters(family).get(name).map_or(0, |counter| counter.packets)).iter().sum()
 }
 
 #[test]
@@ -163,7 +174,7 @@ fn no_forged_frame_gets_past_the_port() {
 }
 
 /// Frames arrive in order, so what was forged would come before this honest one.
-fn only_honest(wire: &Wire) {
+pub(crate) fn only_honest(wire: &Wire) {
     let deadline = soon();
     loop {
         let frame = wire.receive(deadline).unwrap().expect("the honest frame did not arrive");
@@ -243,3 +254,38 @@ fn the_rules_are_there_before_the_port_forwards() {
         only_honest(&stack);
     });
 }
+
+in_both!(an_add_after_a_flush_cuts_off_no_other_pod, |node: Node| {
+    let (a, b) = (node.add("a"), node.add("b"));
+    for family in FAMILIES {
+        nft::delete(family, "selvedge-ports").unwrap();
+    }
+    let c = node.add("c");
+    for pods in [[&a, &b], [&b, &c], [&c, &a]] {
+        for ipv6 in [false, true] {
+            assert_eq!(tcp(&pods[0].netns, &pods[1].netns, pods[1].address(ipv6)), pods[0].address(ipv6));
+        }
+    }
+    for pod in [&a, &b, &c] {
+        assert!(node.check(pod).success, "{:?}", node.check(pod));
+    }
+});
+
+in_both!(a_port_without_rules_passes_nothing, |node: Node| {
+    let (pod, other) = (node.add("a"), node.add("b"));
+    let patience = Duration::from_millis(300);
+    let sends = || [false, true].map(|ipv6| udp(&pod.netns, &other.netns, other.address(ipv6), patience));
+    assert_eq!(sends(), [true, true]);
+    for family in FAMILIES {
+        if nft::chain_names(family, "selvedge-ports").unwrap().contains(&pod.port()) {
+            let mut update = nft::Update::new(family, "selvedge-ports");
+            update.delete("ports", nft::padded(&pod.port()));
+            nft::Connection::open().unwrap().update(&update).unwrap();
+        }
+    }
+    let before = count("unknown-port");
+    assert_eq!(sends(), [false, false]);
+    assert!(count("unknown-port") >= before + 2);
+    block_on(async { repair(&Netlink::new().unwrap(), &node.paths, &node.info).await.unwrap() });
+    assert_eq!(sends(), [true, true]);
+});

@@ -142,7 +142,7 @@ fn del_works_without_the_agents_files() {
 pub(crate) fn nothing_left(node: &Node) {
     assert_eq!(node.leases(), BTreeSet::new());
     assert_eq!(ports(), BTreeSet::new());
-    assert_eq!(nft::chain_names(Family::Netdev, "selvedge-ports").unwrap(), Vec::<String>::new());
+    assert_eq!(selvedge::pod::spoof::protected().unwrap(), BTreeSet::new());
     block_on(async {
         let netlink = Netlink::new().unwrap();
         let routes = netlink.routes().await.unwrap();
@@ -216,7 +216,9 @@ const DAMAGES: [(&str, Damage); 17] = [
         vec![(NODE, routes.iter().find(|route| route.destination.addr() == address).unwrap().delete())]
     }),
     ("the rules against spoofing", |_, pod| {
-        nft::delete_chain(Family::Netdev, "selvedge-ports", &pod.port()).unwrap();
+        let chain =
+            nft::Branch { family: Family::Netdev, table: "selvedge-ports", name: &pod.port(), entry: None };
+        nft::delete_chains(&[chain]).unwrap();
         vec![]
     }),
     ("sysctl net/ipv4/ip_forward is 0", |_, _| {

@@ -11,6 +11,7 @@ use selvedge::kernel::netlink::Netlink;
 use selvedge::kernel::nft::{Chain, ChainKind, Family, Hook, Rule as Rules, Table, apply, read, tables};
 use selvedge::kernel::route::Route;
 use selvedge::kernel::rule::Rule;
+use selvedge::pod::spoof;
 use selvedge::{egress, forwarding, guard};
 use selvedge_lab::isolated;
 
@@ -56,6 +57,7 @@ async fn install(netlink: &Netlink, folder: &Path) {
     let stranger = Table::new(Family::Inet, "stranger");
     apply(&[guard::table(&guard_config()), egress::table(&egress_config()), ports, stranger, iptables()])
         .unwrap();
+    apply(&spoof::FAMILIES.map(spoof::empty)).unwrap();
     assert_eq!(forwarding::ensure(&guard_config().cluster_pod_cidrs).unwrap().0.len(), 2);
 }
 
@@ -91,7 +93,7 @@ fn it_removes_ours_alone_and_twice_is_fine() {
                     .contains("conf/10-selvedge.conflist with the chained bandwidth, tuning\n"),
                 "{dry:?}"
             );
-            assert_eq!(tables(Family::Inet).unwrap().len(), 3);
+            assert_eq!(tables(Family::Inet).unwrap().len(), 4);
 
             let agent = std::os::unix::net::UnixListener::bind(folder.join("run/agent.sock")).unwrap();
             let refused = uninstall(folder, &["--yes"]);
@@ -110,7 +112,9 @@ fn it_removes_ours_alone_and_twice_is_fine() {
             assert_eq!(links, ["lo", "stranger"]);
             assert_eq!((netlink.routes().await.unwrap(), netlink.rules().await.unwrap()), (vec![], vec![]));
             assert_eq!(tables(Family::Inet).unwrap().into_iter().collect::<Vec<_>>(), ["stranger"]);
-            assert!(tables(Family::Netdev).unwrap().is_empty());
+            for family in [Family::Netdev, Family::Bridge, Family::Arp] {
+                assert!(tables(family).unwrap().is_empty(), "{family}");
+            }
             assert_eq!(read(Family::Ipv4, FILTER).unwrap().unwrap().table, iptables());
             for (path, stays) in [
                 ("state/key", true),

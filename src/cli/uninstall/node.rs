@@ -139,6 +139,9 @@ async fn plan(netlink: &Netlink, paths: &Paths, purge: bool) -> anyhow::Result<V
         (Family::Inet, hostport::TABLE),
         (Family::Inet, egress::TABLE),
         (Family::Netdev, spoof::TABLE),
+        (Family::Bridge, spoof::TABLE),
+        (Family::Inet, spoof::TABLE),
+        (Family::Arp, spoof::TABLE),
         (Family::Inet, guard::TABLE),
     ];
     let kept = forwarding::kept()?.into_iter();

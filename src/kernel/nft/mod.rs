@@ -60,7 +60,7 @@ pub use expression::{
 pub use field::{Field, Type};
 pub use guest::Guest;
 pub use key::{Concat, Key};
-pub use part::{base_chains, chain_names, delete_chain, delete_chains, put_chain, read_chain};
+pub use part::{Branch, base_chains, chain_names, delete_chains, put_chains, read_chain};
 pub use rule::{Rule, octets, padded};
 pub use selector::Selector;
 pub use set::{DataType, Expiry, Set};

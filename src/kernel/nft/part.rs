@@ -1,85 +1,104 @@
 //! One chain of a table at a time, for tables of many independent chains: costs the same however many there are.
 
-use std::collections::BTreeSet;
-
-use super::read;
 use super::socket::Socket;
 use super::transaction::Transaction;
-use super::{Base, Chain, Error, Family, retry};
+use super::{Base, Chain, Data, DataType, Error, Family, Field, Key, Set, Verdict, read, retry};
 
-/// Makes the table have `chain`, in place of one of that name, and the named counters that its rules count in.
-/// Everything else in the table stays.
+/// A chain of its own in a table, and how packets come to it.
+#[derive(Debug)]
+pub struct Branch<'a> {
+    /// The family of the table.
+    pub family: Family,
+    /// The table's name.
+    pub table: &'a str,
+    /// The chain's name.
+    pub name: &'a str,
+    /// The table's verdict map that leads to it, and for which key. Nothing for a base chain.
+    pub entry: Option<(&'a str, Key)>,
+}
+
+impl Branch<'_> {
+    /// What the kernel has of it: the chain, and the element that leads there.
+    fn found(&self, socket: &Socket) -> Result<(bool, bool), Error> {
+        if read::chain(socket, self.family, self.table, self.name)?.is_none() {
+            return Ok((false, false));
+        }
+        let Some((map, key)) = &self.entry else { return Ok((true, false)) };
+        let element = match read::set(socket, self.family, self.table, map)? {
+            Some(set) => read::elements(socket, self.family, self.table, map, &set)?.contains_key(key),
+            None => false,
+        };
+        Ok((true, element))
+    }
+
+    fn delete(&self, transaction: &mut Transaction, (chain, element): (bool, bool)) {
+        let mut inside = transaction.inside(self.family, self.table);
+        if let (true, Some((map, key))) = (element, &self.entry) {
+            inside.delete_elements(map, [key]);
+        }
+        if chain {
+            inside.flush_chain(self.name);
+            inside.delete_chain(self.name);
+        }
+    }
+
+    fn put(&self, transaction: &mut Transaction, counters: &[&str], chain: &Chain) {
+        transaction.add_table(self.family, self.table);
+        let mut inside = transaction.inside(self.family, self.table);
+        counters.iter().for_each(|counter| inside.add_counter(counter));
+        inside.add_chain(self.name, chain);
+        for (index, rule) in chain.rules.iter().enumerate() {
+            inside.add_rule(self.name, index + 1, rule);
+        }
+        if let Some((map, key)) = &self.entry {
+            let definition = Set::map(Field::IfName, DataType::Verdict);
+            inside.add_set(map, &definition);
+            let verdict = Data::Verdict(Verdict::Jump(self.name.to_owned())).into();
+            inside.add_elements(map, [(key, &verdict)]);
+        }
+    }
+}
+
+/// Makes the tables have these chains, in place of those of their names, in one transaction: with the named counters that
+/// their rules count in, and the elements that lead there, in maps from device names to verdicts. All else in the tables stays.
 ///
 /// # Errors
 /// [`Error`]; then the kernel has what it had before.
-pub fn put_chain(
-    family: Family,
-    table: &str,
-    counters: &[&str],
-    name: &str,
-    chain: &Chain,
-) -> Result<(), Error> {
-    let socket = Socket::open()?;
-    let is_there = || Ok(read::chain(&socket, family, table, name)?.is_some());
-    retry(|| {
-        let there = is_there()?;
-        let mut transaction = Transaction::default();
-        transaction.add_table(family, table);
-        let mut inside = transaction.inside(family, table);
-        if there {
-            inside.flush_chain(name);
-            inside.delete_chain(name);
+pub fn put_chains(chains: &[(Branch<'_>, Chain)], counters: &[&str]) -> Result<(), Error> {
+    let branches: Vec<&Branch<'_>> = chains.iter().map(|(branch, _)| branch).collect();
+    change(&branches, |transaction, found| {
+        for ((branch, chain), found) in chains.iter().zip(found) {
+            branch.delete(transaction, *found);
+            branch.put(transaction, counters, chain);
         }
-        counters.iter().for_each(|counter| inside.add_counter(counter));
-        inside.add_chain(name, chain);
-        for (index, rule) in chain.rules.iter().enumerate() {
-            inside.add_rule(name, index + 1, rule);
-        }
-        commit(&socket, &mut transaction, there, is_there)
     })
 }
 
-/// Deletes a chain that nothing jumps to. True when it was there.
-///
-/// # Errors
-/// [`Error`]; then it is still there.
-pub fn delete_chain(family: Family, table: &str, name: &str) -> Result<bool, Error> {
-    let socket = Socket::open()?;
-    let is_there = || Ok(read::chain(&socket, family, table, name)?.is_some());
-    retry(|| {
-        if !is_there()? {
-            return Ok(false);
-        }
-        let mut transaction = Transaction::default();
-        let mut inside = transaction.inside(family, table);
-        inside.flush_chain(name);
-        inside.delete_chain(name);
-        commit(&socket, &mut transaction, true, is_there).map(|()| true)
-    })
-}
-
-/// Deletes those of these chains that are there, in one transaction. Nothing jumps to them.
+/// Deletes those of these chains that are there, and the elements that lead to them, in one transaction.
 ///
 /// # Errors
 /// [`Error`]; then all are still there.
-pub fn delete_chains(family: Family, table: &str, names: &BTreeSet<String>) -> Result<(), Error> {
+pub fn delete_chains(branches: &[Branch<'_>]) -> Result<(), Error> {
+    change(&branches.iter().collect::<Vec<_>>(), |transaction, found| {
+        for (branch, found) in branches.iter().zip(found) {
+            branch.delete(transaction, *found);
+        }
+    })
+}
+
+/// Commits what is planned from what the kernel has of some chains, again if somebody else changes that meanwhile.
+fn change(branches: &[&Branch<'_>], plan: impl Fn(&mut Transaction, &[(bool, bool)])) -> Result<(), Error> {
     let socket = Socket::open()?;
-    let there = || -> Result<BTreeSet<String>, Error> {
-        Ok(read::chains(&socket, family, table)?.into_keys().filter(|name| names.contains(name)).collect())
-    };
+    let read = || branches.iter().map(|branch| branch.found(&socket)).collect::<Result<Vec<_>, _>>();
     retry(|| {
-        let found = there()?;
-        if found.is_empty() {
+        let found = read()?;
+        let mut transaction = Transaction::default();
+        plan(&mut transaction, &found);
+        if transaction.is_empty() {
             return Ok(());
         }
-        let mut transaction = Transaction::default();
-        let mut inside = transaction.inside(family, table);
-        for name in &found {
-            inside.flush_chain(name);
-            inside.delete_chain(name);
-        }
         match socket.commit(&mut transaction, None) {
-            Err(Error::Refused { .. }) if there()? != found => Err(Error::Conflict),
+            Err(Error::Refused { .. }) if read()? != found => Err(Error::Conflict),
             result => result,
         }
     })
@@ -115,17 +134,4 @@ pub fn base_chains(family: Family, table: &str) -> Result<Vec<(String, Base)>, E
     let socket = Socket::open()?;
     let chains = retry(|| read::chains(&socket, family, table))?;
     Ok(chains.into_iter().filter_map(|(name, chain)| Some((name, chain.base?))).collect())
-}
-
-/// Commits what was planned while the chain was `there` or not.
-fn commit(
-    socket: &Socket,
-    transaction: &mut Transaction,
-    there: bool,
-    is_there: impl Fn() -> Result<bool, Error>,
-) -> Result<(), Error> {
-    match socket.commit(transaction, None) {
-        Err(Error::Refused { .. }) if is_there()? != there => Err(Error::Conflict),
-        result => result,
-    }
 }

@@ -13,20 +13,26 @@ pub enum Family {
     Ipv4,
     /// IPv6 alone.
     Ipv6,
+    /// ARP.
+    Arp,
     /// Everything that one device receives, before the IP stack.
     Netdev,
+    /// Everything that a bridge forwards or receives.
+    Bridge,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Inet, Self::Ipv4, Self::Ipv6, Self::Netdev];
+    pub const ALL: [Self; 6] = [Self::Inet, Self::Ipv4, Self::Ipv6, Self::Arp, Self::Netdev, Self::Bridge];
 
     /// `NFPROTO_*`.
     pub(in crate::kernel) fn number(self) -> u8 {
         match self {
             Self::Inet => 1,
             Self::Ipv4 => 2,
+            Self::Arp => 3,
             Self::Netdev => 5,
+            Self::Bridge => 7,
             Self::Ipv6 => 10,
         }
     }
@@ -38,7 +44,9 @@ impl Family {
             Self::Inet => "inet",
             Self::Ipv4 => "ip",
             Self::Ipv6 => "ip6",
+            Self::Arp => "arp",
             Self::Netdev => "netdev",
+            Self::Bridge => "bridge",
         }
     }
 }
@@ -206,8 +214,20 @@ impl Hook {
         }
     }
 
+    /// `NF_*`: ARP numbers its hooks differently (`NF_ARP_*`).
+    pub(super) fn number_in(self, family: Family) -> u32 {
+        match (family, self) {
+            (Family::Arp, Self::Input) => 0,
+            (Family::Arp, Self::Output) => 1,
+            (_, hook) => hook.number(),
+        }
+    }
+
     pub(super) fn from_number(family: Family, number: u32) -> Self {
         match (family, number) {
+            (Family::Arp, 0) => Self::Input,
+            (Family::Arp, 1) => Self::Output,
+            (Family::Arp, _) => Self::Unknown(number),
             (Family::Netdev, 0) => Self::Ingress,
             (Family::Netdev, _) => Self::Unknown(number),
             (_, 0) => Self::Prerouting,

@@ -129,11 +129,12 @@ impl Inside<'_> {
     }
 
     pub(super) fn add_chain(&mut self, name: &str, chain: &Chain) {
+        let family = self.family;
         self.add(NEW_CHAIN, CREATE, "add chain", name, |m| {
             m.put_str(CHAIN_NAME, name);
             let Some(base) = &chain.base else { return };
             m.nest(CHAIN_HOOK, |m| {
-                m.put_u32(HOOK_NUMBER, base.hook.number());
+                m.put_u32(HOOK_NUMBER, base.hook.number_in(family));
                 m.put_u32(HOOK_PRIORITY, base.priority.cast_unsigned());
                 base.device.iter().for_each(|device| m.put_str(HOOK_DEVICE, device));
             });
