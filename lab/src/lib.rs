@@ -26,6 +26,7 @@ pub mod sandbox;
 pub mod scenario;
 pub mod space;
 pub mod state;
+pub mod stop;
 pub mod trace;
 pub mod traffic;
 pub mod underlay;

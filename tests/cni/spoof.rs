@@ -12,6 +12,7 @@ use selvedge::pod::node::Datapath;
 use selvedge::pod::repair;
 use selvedge::pod::spoof::FAMILIES;
 use selvedge_lab::packet::{self, ARP, IPV4, IPV6};
+use selvedge_lab::stop::StopOnDrop;
 use selvedge_lab::wire::Wire;
 
 use crate::node::{Node, Pod, block_on, in_both, node, node_in, soon, tcp, udp};
@@ -221,6 +222,7 @@ fn the_rules_are_there_before_the_port_forwards() {
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let (done, attacker, cast) = (&done, &attacker, &cast);
+            let stop = StopOnDrop(done);
             let sender = scope.spawn(move || {
                 let mut sent = 0;
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
@@ -240,7 +242,7 @@ fn the_rules_are_there_before_the_port_forwards() {
             while count("spoofed-ipv4") < before + 10 {
                 assert!(std::time::Instant::now() < deadline, "no forged frame was sent and counted");
             }
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            drop(stop);
             assert!(sender.join().unwrap() > 0);
         });
         let wire = Wire::open(&victim.netns, "eth0").unwrap();

@@ -10,6 +10,7 @@ use selvedge::{egress, guard};
 use selvedge_lab::plan::Datapath;
 use selvedge_lab::process::wait_for;
 use selvedge_lab::scenario::{self, Flusher};
+use selvedge_lab::stop::StopOnDrop;
 use selvedge_lab::{isolated, traffic};
 use socket2::{Domain, Socket, Type};
 
@@ -30,6 +31,7 @@ fn under_way() -> u64 {
 fn flood(stage: &Stage, targets: &[Target], body: impl FnOnce()) -> u64 {
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         scope.spawn(|| {
             let open =
                 |target: &Target| Socket::new(Domain::for_address(target.to), Type::DGRAM, None).unwrap();
@@ -49,7 +51,6 @@ fn flood(stage: &Stage, targets: &[Target], body: impl FnOnce()) -> u64 {
         wait_for("the flood", SOON, || sent.load(Ordering::Relaxed) > 200).unwrap();
         sent.store(0, Ordering::Relaxed);
         body();
-        stop.store(true, Ordering::Relaxed);
     });
     sent.load(Ordering::Relaxed)
 }

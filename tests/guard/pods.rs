@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use selvedge_lab::isolated;
 use selvedge_lab::process::wait_for;
+use selvedge_lab::stop::StopOnDrop;
 
 use crate::flow::targets;
 use crate::stage::{POD_PORT, SOON, Stage, pod};
@@ -37,11 +38,11 @@ fn pods_end_while_they_send() {
         let stage = Stage::start();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let _stop = StopOnDrop(&stop);
             scope.spawn(|| chatter(&stage, &stop));
             for round in 1..=3 {
                 lifetime(&stage, round);
             }
-            stop.store(true, Ordering::Relaxed);
         });
         stage.end();
     });

@@ -9,6 +9,7 @@ use selvedge::kernel::monitor::{ChangeSet, Monitor};
 use selvedge::kernel::nft::{Family, tables};
 use selvedge::{egress, guard};
 use selvedge_lab::isolated;
+use selvedge_lab::stop::StopOnDrop;
 
 use crate::node::{Node, egress_config, families, guard_config};
 use crate::packet::datagram;
@@ -104,15 +105,14 @@ fn a_flushed_ruleset_is_put_back_at_once() {
         socket.bind_auto().unwrap();
         let (stop, ready) = (AtomicBool::new(false), AtomicBool::new(false));
         let mut rounds = std::thread::scope(|scope| {
+            let _stop = StopOnDrop(&stop);
             scope.spawn(|| keep(&stop, &ready));
             let deadline = Instant::now() + Duration::from_secs(10);
             while !ready.load(Ordering::SeqCst) {
                 assert!(Instant::now() < deadline, "waited 10 s for the monitor");
                 std::thread::yield_now();
             }
-            let rounds: Vec<_> = (0..ROUNDS).map(|number| round(&node, &socket, number)).collect();
-            stop.store(true, Ordering::SeqCst);
-            rounds
+            (0..ROUNDS).map(|number| round(&node, &socket, number)).collect::<Vec<_>>()
         });
         rounds.sort_by_key(|round| round.leaking);
         let total = |part: fn(&Round) -> usize| rounds.iter().map(part).sum::<usize>();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use selvedge::tunnel::api::{Applied, PeerState};
 use selvedge_lab::isolated;
+use selvedge_lab::stop::StopOnDrop;
 use selvedge_lab::traffic::{Ping, PingReport, Server, upload};
 
 use crate::managed::{Managed, Node};
@@ -143,6 +144,7 @@ fn a_tunnel_hands_over_under_load() {
         let stop = AtomicBool::new(false);
         let Managed { a, b, canary } = &mut net;
         let bytes = std::thread::scope(|scope| {
+            let stopping = StopOnDrop(&stop);
             let bulk = scope.spawn(|| {
                 let mut bytes = 0;
                 while !stop.load(Ordering::Relaxed) {
@@ -157,7 +159,7 @@ fn a_tunnel_hands_over_under_load() {
                 println!("took {:?}", replace(host, name, tunnel));
                 running.go_on();
             }
-            stop.store(true, Ordering::Relaxed);
+            drop(stopping);
             bulk.join().unwrap()
         });
         for report in running.stop() {

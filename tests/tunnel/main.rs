@@ -500,8 +500,9 @@ fn a_worker_reads_its_keys_without_a_write_or_a_sync() {
         let worker = net.a.tunnel.worker();
         let calls = std::thread::scope(|scope| {
             let put = || {
-                net.a.put("/v1/config", &config).unwrap();
+                let put = net.a.put("/v1/config", &config);
                 kill(worker, Signal::SIGKILL).unwrap(); // ends the trace
+                put.unwrap();
             };
             trace(worker, || {
                 scope.spawn(put);

@@ -9,6 +9,7 @@ use selvedge::kernel::netns::NetNs;
 
 use super::{Failed, Report, Short, check};
 use crate::kubernetes::Kubernetes;
+use crate::stop::StopOnDrop;
 use crate::traffic::{BURST, Ping, PingReport, Server, upload};
 
 const EVERY: Duration = Duration::from_millis(1);
@@ -98,9 +99,10 @@ impl<'a> Pair<'a> {
         let to = SocketAddr::new(self.to, server.ports().first().copied().unwrap_or_default());
         let end = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let ending = StopOnDrop(&end);
             let bulk = scope.spawn(|| self.transfer(to, &end));
             let done = self.during(work);
-            end.store(true, Ordering::Relaxed);
+            drop(ending);
             let bytes = bulk.join().unwrap_or_else(|_| Err(Failed("the transfers broke off".into())));
             let (ping, took) = done?;
             Ok(Traffic { ping, bytes: bytes?, took })

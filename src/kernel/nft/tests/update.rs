@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use selvedge_lab::stop::StopOnDrop;
+
 use super::*;
 
 const SERVICE: [Field; 3] = [Field::Ipv4, Field::Protocol, Field::Port];
@@ -246,6 +248,7 @@ fn a_large_table_is_applied_and_read_while_others_commit_all_the_time() {
         other.set("set", Set::new(Field::Mark));
         apply(&[other]).unwrap();
         std::thread::scope(|scope| {
+            let _stop = StopOnDrop(&stop);
             scope.spawn(|| {
                 let mut connection = Connection::open().unwrap();
                 let mut number = 0_u32;
@@ -264,7 +267,6 @@ fn a_large_table_is_applied_and_read_while_others_commit_all_the_time() {
             let applied = applied.and_then(|_| connection.apply(std::slice::from_ref(&table)));
             let found = connection.read(Family::Inet, "services");
             println!("applied twice and read, with a change of others every 2 ms: {:?}", start.elapsed());
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
             applied.unwrap();
             assert_eq!(found.unwrap().unwrap().table.sets["service"].elements.len(), 10_001);
         });
