@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use selvedge::egress::{self, EgressConfig};
 use selvedge::guard;
-use selvedge::kernel::nft::{Connection, Family, Ip, Update};
+use selvedge::kernel::nft::{self, Connection, Family, Ip, Update};
 use selvedge_lab::isolated;
 use selvedge_lab::packet::udp;
 
@@ -129,6 +129,27 @@ fn a_masqueraded_connection_ends_where_a_node_becomes_a_member() {
             drops_one("members", family, || node.pod.send(&datagram(family.pod, family.member, "after")));
             drops_one("members", family, || node.uplink.send(&answer));
             assert_eq!((node.uplink.sent(), node.pod.seen("answer")), (vec![], None));
+        }
+    });
+}
+
+/// Where nothing drops such a packet before, it has the pod's address still, and the guard stops it. With the node's address
+/// it would pass.
+#[test]
+fn what_pods_send_to_members_is_not_masqueraded() {
+    isolated!(|| {
+        let node = Node::guarded();
+        nft::edit(Family::Inet, egress::TABLE, |table| {
+            for chain in ["forward", "leaving"] {
+                table.chains.get_mut(chain).unwrap().rules.clear();
+            }
+        })
+        .unwrap();
+        for family in families() {
+            node.pod.send(&datagram(family.pod, family.internet, "control"));
+            assert_eq!(node.uplink.seen("control").unwrap().source, family.node);
+            drops_one("leaving", family, || node.pod.send(&datagram(family.pod, family.member, "member")));
+            assert_eq!(node.uplink.sent(), []);
         }
     });
 }
