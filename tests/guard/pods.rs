@@ -32,6 +32,8 @@ fn chatter(stage: &Stage, stop: &AtomicBool) {
     }
 }
 
+/// What the end of a pod adds to the traffic of the other tests: answers of the internet to it, and ICMP errors of the node
+/// that quote its address. The guard's rules for what leaves, and for what is quoted, keep both inside.
 #[test]
 fn pods_end_while_they_send() {
     isolated!(|| {
