@@ -1,7 +1,6 @@
 //! What holds pods back from a new node goes once the node is ready for them, and nothing else of its Node.
 
-use selvedge::local::Client;
-use selvedge::pod::admission::{self, AdmitRequest, Admitted};
+use selvedge::pod::admission::Admitted;
 use selvedge_lab::api::resource::NODES;
 use selvedge_lab::isolated;
 use serde_json::{Value, json};
@@ -46,19 +45,6 @@ fn the_condition_and_the_start_up_taint_go_and_others_stay() {
 fn the_agent_admits_pods() {
     isolated!(|| {
         let cluster = Cluster::start();
-        let request = AdmitRequest {
-            container_id: "c".into(),
-            interface: "eth0".into(),
-            namespace: "default".into(),
-            pod: "one".into(),
-            uid: None,
-            addresses: vec![],
-        };
-        let ask = || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let client = Client::new("/run/selvedge/agent.sock".as_ref());
-            runtime.block_on(client.post::<_, Admitted>(admission::ROUTE, &request))
-        };
-        assert_eq!(cluster.lab.nodes()[0].space().run(ask).unwrap().unwrap(), Admitted {});
+        assert_eq!(cluster.admit(&[]), Ok(Admitted {}));
     });
 }

@@ -7,8 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use selvedge::kernel::netlink::Netlink;
-use selvedge::local::Client;
-use selvedge::pod::admission::{self, AdmitRequest, Admitted};
+use selvedge::pod::admission::Admitted;
 use selvedge_lab::api::Deletion;
 use selvedge_lab::api::resource::NODES;
 use selvedge_lab::isolated;
@@ -108,24 +107,8 @@ fn the_next_owner_of_a_pod_cidr_is_reached() {
 fn a_pod_with_an_address_of_another_node_is_not_admitted() {
     isolated!(|| {
         let cluster = Cluster::start();
-        let ask = |address: &str| {
-            let request = AdmitRequest {
-                container_id: "c".into(),
-                interface: "eth0".into(),
-                namespace: "default".into(),
-                pod: "one".into(),
-                uid: None,
-                addresses: vec![address.parse().unwrap()],
-            };
-            let ask = || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                let client = Client::new("/run/selvedge/agent.sock".as_ref());
-                runtime.block_on(client.post::<_, Admitted>(admission::ROUTE, &request))
-            };
-            cluster.lab.nodes()[0].space().run(ask).unwrap().map_err(|error| error.to_string())
-        };
-        assert_eq!(ask("10.244.1.7"), Ok(Admitted {}));
-        let refused = ask("10.244.2.7").unwrap_err();
+        assert_eq!(cluster.admit(&["10.244.1.7"]), Ok(Admitted {}));
+        let refused = cluster.admit(&["10.244.2.7"]).unwrap_err();
         assert!(refused.contains("10.244.2.7 is in none of this node's pod CIDRs"), "{refused}");
     });
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use selvedge::agent::status::AgentStatus;
 use selvedge::local::Client;
+use selvedge::pod::admission::{self, AdmitRequest, Admitted};
 use selvedge::tunnel::api::PeerStatus;
 use selvedge_keys::{PrivateKey, PublicKey};
 use selvedge_lab::api::Deletion;
@@ -43,6 +44,24 @@ impl Cluster {
             runtime.block_on(Client::new("/run/selvedge/agent.sock".as_ref()).get("/v1/status")).ok()
         };
         self.lab.nodes()[number].space().run(ask).unwrap()
+    }
+
+    /// What the agent of node1 answers to the plugin that asks whether a pod with these addresses may start.
+    pub(crate) fn admit(&self, addresses: &[&str]) -> Result<Admitted, String> {
+        let request = AdmitRequest {
+            container_id: "c".into(),
+            interface: "eth0".into(),
+            namespace: "default".into(),
+            pod: "one".into(),
+            uid: None,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+        let ask = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let client = Client::new("/run/selvedge/agent.sock".as_ref());
+            runtime.block_on(client.post::<_, Admitted>(admission::ROUTE, &request))
+        };
+        self.lab.nodes()[0].space().run(ask).unwrap().map_err(|error| error.to_string())
     }
 
     /// Whether the tunnel of node1 has this peer.

@@ -18,3 +18,12 @@ pub(crate) fn lab_with(families: Families, nodes: usize, datapath: Datapath) -> 
     let options = Options { nodes, families, datapath, folder, binary };
     Lab::start(options, &mut |step| println!("{step}")).unwrap_or_else(|error| panic!("{error}"))
 }
+
+/// Nothing of the cluster was on any link since the lab was started, and the captures would have seen it.
+pub(crate) fn nothing_leaked(lab: &Lab) {
+    lab.plant().unwrap();
+    for seen in lab.capture().seen().unwrap() {
+        assert_eq!((seen.leaks, seen.drops), (0, 0), "{}: {:?}", seen.link, seen.examples);
+        assert!(seen.found == seen.planted && seen.planted > 0, "{seen:?}");
+    }
+}

@@ -12,7 +12,7 @@ use selvedge_lab::plan::{Datapath, Families, Family};
 use selvedge_lab::traffic::{self, Canary};
 use serde_json::json;
 
-use crate::cluster::{lab, lab_with};
+use crate::cluster::{lab, lab_with, nothing_leaked};
 
 const PORT: u16 = 8088;
 const LONG: Duration = Duration::from_secs(5);
@@ -62,9 +62,5 @@ fn served(lab: &Lab) {
             assert_eq!((answer.told.source.ip(), &*answer.told.name), (source, "web/main"), "{who}");
         }
     }
-    lab.plant().unwrap();
-    for seen in lab.capture().seen().unwrap() {
-        assert_eq!((seen.leaks, seen.drops), (0, 0), "{}: {:?}", seen.link, seen.examples);
-        assert!(seen.found == seen.planted && seen.planted > 0, "{seen:?}");
-    }
+    nothing_leaked(lab);
 }

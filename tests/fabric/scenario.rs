@@ -11,7 +11,7 @@ use selvedge_lab::plan::{Families, Plan};
 use selvedge_lab::process::wait_for;
 use selvedge_lab::traffic::{self, Ping};
 
-use crate::cluster::lab;
+use crate::cluster::{lab, nothing_leaked};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SOON: Duration = Duration::from_secs(30);
@@ -54,15 +54,6 @@ impl Pair {
     fn logs(&self) -> String {
         self.lab.nodes().iter().map(|node| logs(node)).collect()
     }
-
-    /// Nothing of the cluster was on any link since the lab was started, and the captures would have seen it.
-    fn nothing_leaked(&self) {
-        self.lab.plant().unwrap();
-        for seen in self.lab.capture().seen().unwrap() {
-            assert_eq!((seen.leaks, seen.drops), (0, 0), "{}: {:?}", seen.link, seen.examples);
-            assert!(seen.found == seen.planted && seen.planted > 0, "{seen:?}");
-        }
-    }
 }
 
 #[test]
@@ -81,7 +72,7 @@ fn killing_the_agent_loses_no_packet() {
         // Pods can be started all the same.
         pair.lab.create_pod("meanwhile", "node2", &[("main", 8080)]).unwrap();
         pair.reaches("meanwhile");
-        pair.nothing_leaked();
+        nothing_leaked(&pair.lab);
     });
 }
 
@@ -99,7 +90,7 @@ fn killing_the_tunnels_worker_costs_less_than_a_second() {
         println!("worker killed: {report:?}");
         assert!(report.longest_gap < Duration::from_secs(1), "{report:?}\n{}", pair.logs());
         assert_eq!(tunnel.starts(), 1, "its parent stayed");
-        pair.nothing_leaked();
+        nothing_leaked(&pair.lab);
     });
 }
 
@@ -117,7 +108,7 @@ fn killing_the_whole_tunnel_is_survived() {
         let report = ping.stop();
         println!("parent killed: {report:?}");
         assert_eq!(tunnel.starts(), 2);
-        pair.nothing_leaked();
+        nothing_leaked(&pair.lab);
     });
 }
 
@@ -135,7 +126,7 @@ fn a_node_comes_back_after_a_power_failure() {
         pair.lab.wait_until_ready().unwrap_or_else(|error| panic!("{error}"));
         pair.reaches("far");
         println!("reachable {:?} after its processes were started", booted.elapsed());
-        pair.nothing_leaked();
+        nothing_leaked(&pair.lab);
     });
 }
 
@@ -149,6 +140,6 @@ fn a_node_may_change_its_addresses() {
         pair.lab.renumber(1, &selvedge_lab::plan::Cable { name, ..other }).unwrap();
         pair.reaches("far");
         println!("reachable {:?} after the change", changed.elapsed());
-        pair.nothing_leaked();
+        nothing_leaked(&pair.lab);
     });
 }

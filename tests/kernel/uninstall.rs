@@ -61,6 +61,28 @@ async fn install(netlink: &Netlink, folder: &Path) {
     assert_eq!(forwarding::ensure(&guard_config().cluster_pod_cidrs).unwrap().0.len(), 2);
 }
 
+/// Runs `body` on an installed node, in the namespaces of the caller, with the folder that has the node's files.
+fn on_installed_node(body: impl AsyncFnOnce(&Path, &Netlink)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    runtime.block_on(async {
+        let netlink = Netlink::new().unwrap();
+        install(&netlink, folder.path()).await;
+        body(folder.path(), &netlink).await;
+    });
+}
+
+fn printed(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The node was uninstalled, its guard last.
+fn removed(done: &Output) {
+    assert!(done.status.success(), "{done:?}");
+    let text = printed(done);
+    assert!(text.trim_end().ends_with("removed nftables table inet selvedge-guard"), "{text}");
+}
+
 /// A table of iptables, with a rule of its owner.
 fn iptables() -> Table {
     let mut table = Table::new(Family::Ipv4, FILTER);
@@ -72,27 +94,16 @@ fn iptables() -> Table {
 #[test]
 fn it_removes_ours_alone_and_twice_is_fine() {
     isolated!(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let folder = tempfile::tempdir().unwrap();
-            let (folder, netlink) = (folder.path(), Netlink::new().unwrap());
-            install(&netlink, folder).await;
-
+        on_installed_node(async |folder, netlink| {
             let dry = uninstall(folder, &[]);
             assert_eq!(dry.status.code(), Some(3), "{dry:?}");
-            assert!(
-                String::from_utf8_lossy(&dry.stdout)
-                    .contains("would remove nftables table inet selvedge-guard")
-            );
-            assert!(
-                String::from_utf8_lossy(&dry.stdout)
-                    .contains("would remove rules for pods in chain FORWARD of table ip filter")
-            );
-            assert!(
-                String::from_utf8_lossy(&dry.stdout)
-                    .contains("conf/10-selvedge.conflist with the chained bandwidth, tuning\n"),
-                "{dry:?}"
-            );
+            for expected in [
+                "would remove nftables table inet selvedge-guard",
+                "would remove rules for pods in chain FORWARD of table ip filter",
+                "conf/10-selvedge.conflist with the chained bandwidth, tuning\n",
+            ] {
+                assert!(printed(&dry).contains(expected), "{expected}: {dry:?}");
+            }
             assert_eq!(tables(Family::Inet).unwrap().len(), 4);
 
             let agent = std::os::unix::net::UnixListener::bind(folder.join("run/agent.sock")).unwrap();
@@ -101,13 +112,7 @@ fn it_removes_ours_alone_and_twice_is_fine() {
             assert!(String::from_utf8_lossy(&refused.stderr).contains("stop the agent"), "{refused:?}");
             drop(agent);
 
-            let done = uninstall(folder, &["--yes"]);
-            assert!(done.status.success(), "{done:?}");
-            let text = String::from_utf8_lossy(&done.stdout).into_owned();
-            assert!(
-                text.trim_end().ends_with("removed nftables table inet selvedge-guard"),
-                "the guard last: {text}"
-            );
+            removed(&uninstall(folder, &["--yes"]));
             let links: Vec<_> = netlink.links().await.unwrap().into_iter().map(|link| link.name).collect();
             assert_eq!(links, ["lo", "stranger"]);
             assert_eq!((netlink.routes().await.unwrap(), netlink.rules().await.unwrap()), (vec![], vec![]));
@@ -128,7 +133,7 @@ fn it_removes_ours_alone_and_twice_is_fine() {
 
             let again = uninstall(folder, &["--yes"]);
             assert!(again.status.success(), "{again:?}");
-            assert!(String::from_utf8_lossy(&again.stdout).contains("nothing of Selvedge is left"));
+            assert!(printed(&again).contains("nothing of Selvedge is left"));
             assert!(uninstall(folder, &["--yes", "--purge"]).status.success());
             assert!(!folder.join("state").exists() && !folder.join("bin/selvedge").exists());
         });
@@ -139,11 +144,7 @@ fn it_removes_ours_alone_and_twice_is_fine() {
 #[test]
 fn a_folder_that_is_a_mount_point_is_emptied() {
     isolated!(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let folder = tempfile::tempdir().unwrap();
-            let (folder, netlink) = (folder.path(), Netlink::new().unwrap());
-            install(&netlink, folder).await;
+        on_installed_node(async |folder, _| {
             let mounted = ["run", "state"].map(|name| folder.join(name));
             for path in &mounted {
                 let bind = nix::mount::MsFlags::MS_BIND;
@@ -151,18 +152,12 @@ fn a_folder_that_is_a_mount_point_is_emptied() {
             }
             std::fs::create_dir(folder.join("run/leases")).unwrap();
             std::fs::write(folder.join("run/leases/10.244.0.2"), "").unwrap();
-            let done = uninstall(folder, &["--yes", "--purge"]);
-            assert!(done.status.success(), "{done:?}");
-            let text = String::from_utf8_lossy(&done.stdout).into_owned();
-            assert!(text.trim_end().ends_with("removed nftables table inet selvedge-guard"), "{text}");
+            removed(&uninstall(folder, &["--yes", "--purge"]));
             for path in &mounted {
                 assert_eq!(std::fs::read_dir(path).unwrap().count(), 0, "{}", path.display());
             }
             let again = uninstall(folder, &["--purge"]);
-            assert!(
-                String::from_utf8_lossy(&again.stdout).contains("nothing of Selvedge is left"),
-                "{again:?}"
-            );
+            assert!(printed(&again).contains("nothing of Selvedge is left"), "{again:?}");
 
             // What is mounted further down is somebody else's, and stays.
             std::fs::create_dir(folder.join("run/other")).unwrap();
