@@ -131,6 +131,18 @@ fn lanes_and_next_keys_never_keep_a_newcomer_out() {
     }
 }
 
+/// Alone: where lane keys are disputed as well, the next epoch goes with them.
+#[test]
+fn an_accepted_next_key_gives_way_to_a_newcomer() {
+    let mut squatter = node(1);
+    set(&mut squatter, NEXT_PUBLIC_KEY, key(2));
+    let records = accepted(&[squatter.clone()]);
+    assert!(records.nodes["n1"].has_key(&key(2)), "nobody else had it");
+    let resolution = resolve(&fabric(), &[squatter, node(2)], &records);
+    assert_eq!((labels(&resolution), names(&resolution)), (vec![("n1", "KeyTaken")], vec!["n1", "n2"]));
+    assert!(!resolution.records.nodes["n1"].has_key(&key(2)));
+}
+
 #[test]
 fn a_newcomer_that_waits_for_its_confirmation_is_a_claimant_already() {
     let records = accepted(&[node(2)]);
