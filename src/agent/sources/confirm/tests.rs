@@ -1,6 +1,9 @@
 //! The agenda, and the source against an API server in memory.
 
+mod pace;
+
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ipnet::IpNet;
 use kube::Client;
@@ -70,19 +73,36 @@ struct Server {
     nodes: Mutex<BTreeMap<String, Value>>,
     /// Path and query of each request.
     requests: Mutex<Vec<String>>,
+    /// When each came.
+    times: Mutex<Vec<Instant>>,
+    /// Requests that wait for their answer, and the most that there were at once.
+    waiting: AtomicUsize,
+    most_waiting: AtomicUsize,
+    /// Nodes in a page at most, however many are asked for.
+    most_items: Mutex<Option<usize>>,
     /// Requests with this text in them fail, so many times.
     failing: Mutex<(&'static str, usize)>,
 }
+
+/// The API server takes this long for an answer, so that requests which are made at once wait at once.
+const ANSWERING: Duration = Duration::from_millis(2);
 
 impl Server {
     fn client(self: &Arc<Self>) -> Client {
         let server = Arc::clone(self);
         let service = service_fn(move |request: http::Request<Body>| {
-            let (code, body) = server.answer(request.uri());
-            let body = Body::from(body.to_string().into_bytes());
-            std::future::ready(Ok::<_, std::convert::Infallible>(
-                http::Response::builder().status(code).body(body).unwrap(),
-            ))
+            let server = Arc::clone(&server);
+            async move {
+                server.times.lock().unwrap().push(Instant::now());
+                let waiting = server.waiting.fetch_add(1, Ordering::Relaxed) + 1;
+                server.most_waiting.fetch_max(waiting, Ordering::Relaxed);
+                let (code, body) = server.answer(request.uri());
+                tokio::time::sleep(ANSWERING).await;
+                server.waiting.fetch_sub(1, Ordering::Relaxed);
+                let body = Body::from(body.to_string().into_bytes());
+                let answer = http::Response::builder().status(code).body(body).unwrap();
+                Ok::<_, std::convert::Infallible>(answer)
+            }
         });
         Client::new(service, "default")
     }
@@ -107,6 +127,7 @@ impl Server {
         let parameter =
             |name: &str| uri.query()?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         let limit: usize = parameter("limit").map_or(usize::MAX, |text| text.parse().unwrap());
+        let limit = self.most_items.lock().unwrap().map_or(limit, |most| most.min(limit));
         let from: usize = parameter("continue").map_or(0, |text| text.parse().unwrap());
         let items: Vec<Value> = nodes.values().skip(from).take(limit).cloned().collect();
         let next =
