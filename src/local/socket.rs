@@ -97,10 +97,13 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing temporary is left");
     }
 
+    /// As a user that is not root: otherwise both who may talk are one.
     #[test]
-    fn strangers_may_not_talk() {
-        assert!(may_talk(0));
-        assert!(may_talk(nix::unistd::geteuid().as_raw()));
-        assert!(!may_talk(nix::unistd::geteuid().as_raw() + 1));
+    fn root_and_the_own_user_may_talk_and_nobody_else() {
+        const OWN: u32 = 65_534;
+        selvedge_lab::isolated_with_users!(|| {
+            let may = || [0, OWN, OWN - 1].map(may_talk);
+            assert_eq!(selvedge_lab::isolate::as_user(OWN, may).unwrap(), [true, true, false]);
+        });
     }
 }

@@ -15,8 +15,8 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
-use nix::unistd::geteuid;
 
+use crate::local::may_talk;
 use crate::tunnel::descriptors::{Channel, Kept, own};
 
 /// The request, with the version of the protocol.
@@ -43,7 +43,7 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> io::Result<Channel> {
     let requester = accept4(socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
     let requester = own(requester);
     let who = getsockopt(&requester, sockopt::PeerCredentials)?;
-    if who.uid() != 0 && who.uid() != geteuid().as_raw() {
+    if !may_talk(who.uid()) {
         return Err(io::Error::other(format!("user {} may not have the device", who.uid())));
     }
     be_patient(&requester)?;
