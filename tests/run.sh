@@ -49,6 +49,19 @@ checks() {
   count "$name" "$status" "$(grep -c '^PASS ' "$log")" "$(grep -c '^FAIL ' "$log")"
 }
 
+# promises LOG: every test that SECURITY.md names is among those that ran; a name that matches none would pass unnoticed.
+promises() {
+  local name
+  for name in $(tr '\n' ' ' <SECURITY.md | grep -oE -- '(--(lib|test [a-z]+) +[a-z_0-9:]+|`[a-z0-9]+_[a-z_0-9]{8,})`' |
+    sed -E 's/.* //; s/`//g' | sort -u); do
+    if grep -qE "^test [^ ]*$name" "$1"; then
+      echo "PASS SECURITY.md names $name"
+    else
+      echo "FAIL SECURITY.md names $name: no such test ran"
+    fi
+  done
+}
+
 # kubernetes OPTION...: the lab's checks on a real Kubernetes.
 kubernetes() {
   local root=()
@@ -60,6 +73,7 @@ kubernetes() {
 }
 
 rust
+checks promises promises "$work/rust"
 if [ -z "$fast" ]; then
   checks kubernetes kubernetes --nodes 3
   # The other layout and the other datapath in one run, which begins with an upgrade: to the same version, as there is no
