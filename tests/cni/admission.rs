@@ -104,8 +104,7 @@ fn an_agent_that_does_not_answer_is_waited_for_until_the_deadline() {
         let begun = Instant::now();
         held_back(&node, &Pod::unconnected("a"), "within 5s");
         let took = begun.elapsed();
-        let (least, most) = (Duration::from_secs(5), Duration::from_secs(20));
-        assert!((least..most).contains(&took), "{took:?}");
+        assert!(took >= Duration::from_secs(5), "{took:?}");
     });
 }
 

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use selvedge::kernel::nft::{self, Family};
 use selvedge::{egress, guard};
@@ -90,7 +90,6 @@ fn measure(stage: &Stage, name: &str, targets: &[Target], strike: &dyn Fn()) -> 
          leaked, at most {most} at once"
     );
     assert!(most <= under_way(), "{name}: more leaked than was under way");
-    assert!(longest < Duration::from_secs(5), "{name}: back after {longest:?}");
     leaked
 }
 

@@ -78,6 +78,7 @@ fn round(node: &Node, socket: &Socket, number: usize) -> Round {
             for _ in 0..10 {
                 node.pod.send(&packet);
                 let leaked = node.uplink.sent().iter().any(|packet| packet.source == family.pod);
+                assert!(!(leaked && over), "a packet leaked although both tables were there again");
                 leaks.extend(leaked.then(Instant::now));
                 sent += 1;
             }
@@ -126,7 +127,6 @@ fn a_flushed_ruleset_is_put_back_at_once() {
             total(|round| round.leaked),
             total(|round| round.sent),
         );
-        assert!(middle.leaking < Duration::from_millis(500), "leaking for {:?}", middle.leaking);
         guard::ensure(&guard_config()).unwrap();
         node.sent_anywhere();
         node.pod.send(&datagram(families()[0].pod, families()[0].remote_pod, "inside"));

@@ -569,9 +569,10 @@ fn endpoints_that_others_would_refuse_are_known() {
     }
 }
 
-/// Two thousand Nodes, all claiming one key and one prefix, take no quadratic time.
+/// Nodes that all claim one key and one prefix take no quadratic time either: sixteen times as many take some twenty times as
+/// long, not 256 times.
 #[test]
-fn many_nodes_resolve_fast() {
+fn many_nodes_take_no_quadratic_time() {
     let many = |n: u32, shared: bool| {
         let mut node = node(1);
         let (third, fourth) = (n / 8, n % 8 * 32);
@@ -589,12 +590,20 @@ fn many_nodes_resolve_fast() {
     let mut fabric = fabric();
     fabric.own.pod_cidrs.clear();
     for shared in [false, true] {
-        let nodes: Vec<_> = (0..2000).map(|n| many(n, shared)).collect();
-        let started = std::time::Instant::now();
-        let resolution = resolve(&fabric, &nodes, &Records::default());
-        println!("2000 nodes, shared claims {shared}: {:?}", started.elapsed());
-        assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
-        assert_eq!(resolution.peers.len(), if shared { 0 } else { 2000 });
-        assert_eq!(resolution.refusals.len(), if shared { 2000 } else { 0 });
+        let fastest = |count: usize| {
+            let nodes: Vec<_> = (0..u32::try_from(count).unwrap()).map(|n| many(n, shared)).collect();
+            let times = (0..5).map(|_| {
+                let started = std::time::Instant::now();
+                let resolution = resolve(&fabric, &nodes, &Records::default());
+                let took = started.elapsed();
+                assert_eq!(resolution.peers.len(), if shared { 0 } else { count });
+                assert_eq!(resolution.refusals.len(), if shared { count } else { 0 });
+                took
+            });
+            times.min().unwrap()
+        };
+        let (some, many) = (fastest(125), fastest(2000));
+        println!("shared claims {shared}: 125 nodes {some:?}, 2000 nodes {many:?}");
+        assert!(many < some * 100, "shared claims {shared}: 125 nodes {some:?}, 2000 nodes {many:?}");
     }
 }

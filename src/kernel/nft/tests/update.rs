@@ -235,7 +235,8 @@ fn an_update_costs_the_same_however_many_elements_there_are() {
             );
             medians.push(median);
         }
-        assert!(medians.iter().all(|median| *median < Duration::from_millis(2)), "{medians:?}");
+        // In proportion it would be 4,500 times as much.
+        assert!(medians[2] < medians[0] * 20, "{medians:?}");
     });
 }
 
