@@ -105,10 +105,10 @@ clean() {
   local node
   # A finalizer is there only if the policy let one through.
   for node in $a $b $c; do operator patch node $node --type=merge -p '{"metadata":{"finalizers":null}}'; done
-  operator -n $system delete pod admission-a admission-b --ignore-not-found --force --grace-period=0
+  operator -n $system delete pod admission-a admission-b admission-nobody --ignore-not-found --force --grace-period=0
   operator -n $system delete serviceaccount admission-nobody --ignore-not-found
   operator delete node $a $b $c admission-d --ignore-not-found
-  operator delete clusterrolebinding,clusterrole admission-more --ignore-not-found
+  operator delete clusterrolebinding,clusterrole admission-more admission-write --ignore-not-found
 } >/dev/null 2>&1
 finish() {
   clean
@@ -133,10 +133,10 @@ token() {
   operator -n $system create token "$2" "${bound[@]}" >"$work/$1.token"
 }
 
-pod() { # NAME NODE: as the DaemonSet makes them, but for the image, which is never started.
+pod() { # NAME NODE [ACCOUNT]: as the DaemonSet makes them, but for the image, which is never started.
   operator -n $system create -f - <<EOF
 {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "$1"}, "spec": {
-  "serviceAccountName": "selvedge-agent", "nodeName": "$2", "hostNetwork": true,
+  "serviceAccountName": "${3:-selvedge-agent}", "nodeName": "$2", "hostNetwork": true,
   "tolerations": [{"operator": "Exists"}],
   "containers": [{"name": "agent", "image": "localhost/none:0"}]}}
 EOF
@@ -218,6 +218,8 @@ if [ "$backward" != "$forward" ]; then
   denied "an agent publishes half of its pod CIDRs" "$wrong" annotate agent_a $a selvedge.dev/pod-cidrs "\"${cidrs[0]}\""
   denied "an agent publishes one pod CIDR twice" "$wrong" annotate agent_a $a selvedge.dev/pod-cidrs \
     "\"${cidrs[0]},${cidrs[0]}\""
+  denied "an agent publishes its pod CIDRs and one of them again" "$wrong" annotate agent_a $a selvedge.dev/pod-cidrs \
+    "\"$forward,${cidrs[0]}\""
   allowed "an agent publishes its pod CIDRs in another order" annotate agent_a $a selvedge.dev/pod-cidrs "\"$backward\""
 fi
 allowed "an agent takes its pod CIDRs back" annotate agent_a $a selvedge.dev/pod-cidrs null
@@ -294,6 +296,7 @@ if ! has_pod_cidrs $c; then
 fi
 allowed "a kubelet reports its status" status kubelet_a $a '{"status":{"conditions":[{"type":"Ready","status":"True"}],
   "addresses":[{"type":"InternalIP","address":"192.0.2.1"}],"capacity":{"cpu":"2"}}}'
+denied "an agent takes its Node's capacity away" "$state" status agent_a $a '{"status":{"capacity":null}}'
 allowed "a kubelet labels and annotates its Node" merge kubelet_a $a '{"metadata":{
   "labels":{"kubernetes.io/arch":"amd64"},"annotations":{"node.alpha.kubernetes.io/ttl":"0"}}}'
 
@@ -308,6 +311,7 @@ allowed "a controller sets a condition" status controller $a '{"status":{"condit
 allowed "an operator labels" operator label node $a site=z --overwrite
 allowed "an operator annotates" operator annotate node $a example.com/theirs=2 --overwrite
 allowed "an operator cordons" operator cordon $a
+denied "an agent uncordons" "$spec" merge agent_a $a '{"spec":{"unschedulable":null}}'
 allowed "an operator uncordons" operator uncordon $a
 allowed "an operator makes a Node with pod CIDRs" create operator admission-d \
   '},"spec":{"podCIDR":"10.244.253.0/24","podCIDRs":["10.244.253.0/24"]}'
@@ -342,6 +346,15 @@ operator create clusterrolebinding admission-more --clusterrole=admission-more \
 may_create() { [ "$(agent_a auth can-i create nodes)" = yes ]; }
 within 10 "the agent to have the right to make Nodes" may_create
 denied "an agent makes a Node where RBAC lets it" "may create no Node" create agent_a admission-d '}'
+
+# And for whoever else RBAC allows to write Nodes from a pod of that very node.
+operator create clusterrole admission-write --verb=get,patch --resource=nodes >/dev/null
+operator create clusterrolebinding admission-write --clusterrole=admission-write \
+  --serviceaccount=$system:admission-nobody >/dev/null
+pod admission-nobody $a admission-nobody >/dev/null && token neighbour admission-nobody admission-nobody
+may_patch() { [ "$(bare --token="$(<"$work/neighbour.token")" auth can-i patch nodes)" = yes ]; }
+within 10 "another account to have the right to patch Nodes" may_patch
+denied "another account on the node of agent_a changes its key" "$only" annotate neighbour $a selvedge.dev/public-key '"mine"'
 
 # The controller manager's type checker, where there is one, has no doubt about the expressions.
 policy() { operator get validatingadmissionpolicy selvedge-nodes -o jsonpath="{$1}"; }
