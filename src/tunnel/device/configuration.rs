@@ -86,7 +86,7 @@ impl Device {
         let known = self.names.get(&config.name).and_then(|index| super::at(&mut self.peers, *index));
         if let Some(peer) = known {
             let rerouted = peer.config.allowed_ips != config.allowed_ips;
-            let changed = peer.configure(config, proposes, now);
+            let changed = peer.configure(config, proposes, &mut self.shared, now);
             if changed {
                 changes.changed.push(config.name.clone());
             }
@@ -96,6 +96,7 @@ impl Device {
             return rerouted;
         }
         let mut peer = Peer::new(self.free_place(), config, heard.get(&config.name).copied());
+        self.shared.known.add(peer.sites());
         peer.arrange(&self.identities, &mut self.shared, now);
         peer.persistent_due = config.persistent_keepalive.map(|_| now);
         peer.wanted_since = peer.endpoint.map(|_| now); // the other end may hold sessions that we lost

@@ -68,7 +68,7 @@ impl Device {
         for LivePeer { name, endpoint } in live {
             let known = self.names.get(name).and_then(|index| super::at(&mut self.peers, *index));
             if let Some(peer) = known {
-                peer.is_at(*endpoint, now);
+                peer.is_at(*endpoint, &mut self.shared, now);
             }
         }
         self.next_tick = Some(now);

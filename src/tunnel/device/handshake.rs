@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Device;
-use super::identity::{Identity, Proof};
+use super::budget::{Verdict, site};
+use super::identity::Identity;
 use super::message::{COOKIE_LEN, INITIATION_LEN};
 use super::noise::Refused;
+use super::sources::Source;
 use crate::tunnel::endpoint::Endpoint;
 
 impl Device {
@@ -17,49 +19,51 @@ impl Device {
             self.shared.counters.bad_mac += 1;
             return;
         };
-        if !self.is_admitted(&identity, from, datagram, now) {
-            self.shared.counters.under_load += 1;
-            return;
-        }
-        let Some(key) = identity.initiator(datagram) else {
-            self.shared.counters.bad_mac += 1;
-            return;
-        };
-        let Some(peer) = self.keys.get(&key).and_then(|index| super::at(&mut self.peers, *index)) else {
-            self.shared.counters.unknown_datagram += 1;
-            return;
-        };
-        let Some(at) = peer.slot_of(&identity, &key) else { return };
-        if peer.slots[at].is_flooded(now) {
-            self.shared.counters.under_load += 1;
-            return;
-        }
-        let owner = peer.owner(at);
-        match peer.slots[at].respond(datagram, owner, &mut self.shared, now) {
-            Ok(response) => {
-                peer.rx_bytes += INITIATION_LEN as u64;
-                peer.tx_bytes += response.len() as u64;
-                self.shared.transmit(from, response);
-                self.wake(now);
+        let address = from.address.ip();
+        let peers = self.shared.known.peers(site(address));
+        let prove = |may_ask| identity.prove(datagram, address, may_ask);
+        match self.budget.admit(address, peers, prove, now) {
+            Verdict::Open(source) => {
+                if let Err(refused) = self.answer(&identity, from, datagram, now) {
+                    self.refuse_initiation(refused, source, now);
+                }
+                return;
             }
-            Err(refused) => self.count(refused),
+            Verdict::Ask(cookie) => self.shared.transmit(from, cookie),
+            Verdict::Refuse => {}
         }
+        self.shared.counters.under_load += 1;
     }
 
-    /// Whether there is time for a handshake. Under load the sender is asked to prove his address first.
-    fn is_admitted(&mut self, identity: &Identity, from: Endpoint, datagram: &[u8], now: Instant) -> bool {
-        if self.budget.take(now) {
-            return true;
+    fn answer(
+        &mut self,
+        identity: &Identity,
+        from: Endpoint,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let key = identity.initiator(datagram).ok_or(Refused::Forged)?;
+        let peer = self.keys.get(&key).and_then(|index| super::at(&mut self.peers, *index));
+        let peer = peer.ok_or(Refused::Unexpected)?;
+        let at = peer.slot_of(identity, &key).ok_or(Refused::Unexpected)?;
+        if peer.slots[at].is_flooded(now) {
+            self.shared.counters.under_load += 1;
+            return Ok(());
         }
-        let address = from.address.ip();
-        match identity.prove(datagram, address) {
-            Some(Proof::Given) => self.budget.take_from(address, now),
-            Some(Proof::Asked(cookie)) => {
-                self.shared.transmit(from, cookie);
-                false
-            }
-            None => false,
+        let owner = peer.owner(at);
+        let response = peer.slots[at].respond(datagram, owner, &mut self.shared, now)?;
+        peer.rx_bytes += INITIATION_LEN as u64;
+        peer.tx_bytes += response.len() as u64;
+        self.shared.transmit(from, response);
+        self.wake(now);
+        Ok(())
+    }
+
+    fn refuse_initiation(&mut self, refused: Refused, source: Option<Source>, now: Instant) {
+        if let Some(source) = source {
+            self.budget.punish(source, now);
         }
+        self.count(refused);
     }
 
     /// The answer to an initiation of ours. It names an index that nobody else knows, so it needs no cookie.

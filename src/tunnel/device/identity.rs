@@ -10,7 +10,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::StaticSecret;
 use selvedge_keys::{PrivateKey, PublicKey};
 
-use super::message::INITIATION_LEN;
+use super::message::COOKIE_LEN;
 
 /// An own identity. Its secret is wiped when the last session slot that uses it is gone.
 pub(super) struct Identity {
@@ -59,10 +59,12 @@ impl Identity {
         self.unlimited.verify_packet(None, handshake, &mut []).is_ok()
     }
 
-    /// What to make of a handshake message from `from` under load.
-    pub(super) fn prove(&self, handshake: &[u8], from: IpAddr) -> Option<Proof> {
-        let mut cookie = [0; INITIATION_LEN];
-        match self.strict.verify_packet(Some(from), handshake, &mut cookie) {
+    /// What to make of a handshake message from `from` under load: none when it proves nothing and no cookie reply is
+    /// to be made.
+    pub(super) fn prove(&self, handshake: &[u8], from: IpAddr, may_ask: bool) -> Option<Proof> {
+        let mut room = [0; COOKIE_LEN];
+        let room = if may_ask { &mut room[..] } else { &mut [] };
+        match self.strict.verify_packet(Some(from), handshake, room) {
             Ok(_) => Some(Proof::Given),
             Err(TunnResult::WriteToNetwork(bytes)) => Some(Proof::Asked(bytes.to_vec())),
             Err(_) => None,

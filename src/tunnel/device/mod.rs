@@ -17,6 +17,7 @@ mod handover;
 mod handshake;
 mod identity;
 mod indices;
+mod known;
 mod message;
 mod noise;
 mod peer;
@@ -26,6 +27,7 @@ mod routes;
 mod session;
 mod shared;
 mod slot;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod timeouts;

@@ -1,11 +1,12 @@
 //! A peer: its slots, where it is, what waits for it, and when it is to be heard or to hear from us.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::PeerIndex;
+use super::budget::site;
 use super::config;
 use super::event::DeviceEvent;
 use super::identity::Identity;
@@ -323,7 +324,7 @@ impl Peer {
         let source = endpoint.source.or(known.and_then(|known| known.source));
         let expected = self.heard.or(self.config.endpoints.first().copied());
         self.endpoint = Some(Endpoint { address, source });
-        self.heard = Some(address);
+        self.set_heard(address, shared);
         self.is_proven = true;
         if expected != self.heard {
             shared.event(DeviceEvent::Roamed { peer: self.config.name.clone(), endpoint: address });
@@ -331,9 +332,9 @@ impl Peer {
     }
 
     /// Another device heard the peer at `endpoint` just now.
-    pub(super) fn is_at(&mut self, endpoint: Endpoint, now: Instant) {
+    pub(super) fn is_at(&mut self, endpoint: Endpoint, shared: &mut Shared, now: Instant) {
         self.endpoint = Some(endpoint);
-        self.heard = Some(endpoint.address);
+        self.set_heard(endpoint.address, shared);
         self.is_proven = true;
         self.last_received = Some(now);
         self.wanted_since.get_or_insert(now);
@@ -353,6 +354,24 @@ impl Peer {
     fn places(&self) -> impl Iterator<Item = SocketAddr> {
         let heard = self.heard.filter(|heard| !self.config.endpoints.contains(heard));
         self.config.endpoints.iter().copied().chain(heard)
+    }
+
+    fn set_heard(&mut self, address: SocketAddr, shared: &mut Shared) {
+        if self.heard.map(|heard| heard.ip()) == Some(address.ip()) {
+            self.heard = Some(address);
+            return;
+        }
+        shared.known.remove(self.sites());
+        self.heard = Some(address);
+        shared.known.add(self.sites());
+    }
+
+    /// The addresses in [`Peer::places`], each once, as the handshake budget counts them.
+    pub(super) fn sites(&self) -> Vec<IpAddr> {
+        let mut sites: Vec<_> = self.places().map(|place| site(place.ip())).collect();
+        sites.sort_unstable();
+        sites.dedup();
+        sites
     }
 
     /// Tries the next place where the peer may be, which may be the same, from an address of the kernel's choice: the one
@@ -382,7 +401,13 @@ impl Peer {
     }
 
     /// Uses another configuration; names and allowed IPs are the device's business. True when it differs.
-    pub(super) fn configure(&mut self, config: &config::Peer, proposes: bool, now: Instant) -> bool {
+    pub(super) fn configure(
+        &mut self,
+        config: &config::Peer,
+        proposes: bool,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> bool {
         if self.config == *config {
             return false;
         }
@@ -393,7 +418,9 @@ impl Peer {
         if config.endpoints != self.config.endpoints && self.sending.is_none() {
             self.wanted_since = self.endpoint.map(|_| now);
         }
+        shared.known.remove(self.sites());
         self.config = config.clone();
+        shared.known.add(self.sites());
         true
     }
 
@@ -445,6 +472,7 @@ impl Peer {
     pub(super) fn clear(&mut self, shared: &mut Shared) {
         self.slots.iter_mut().for_each(|slot| slot.clear(&mut shared.indices));
         self.drop_waiting(shared);
+        shared.known.remove(self.sites());
     }
 }
 

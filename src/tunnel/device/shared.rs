@@ -7,6 +7,7 @@ use super::Transmit;
 use super::counters::DeviceCounters;
 use super::event::DeviceEvent;
 use super::indices::{Indices, SlotId};
+use super::known::Known;
 use super::noise::Padding;
 use super::random::Random;
 use super::timing::STARTS_PER_TICK;
@@ -24,6 +25,8 @@ pub(super) struct Shared {
     pub(super) random: Random,
     pub(super) padding: Padding,
     pub(super) counters: DeviceCounters,
+    /// Where peers may be.
+    pub(super) known: Known,
     /// Initiations that may still be sent before the next tick.
     pub(super) starts: u32,
     /// Another device takes over: no handshakes.
@@ -44,6 +47,7 @@ impl Shared {
             random,
             padding,
             counters: DeviceCounters::default(),
+            known: Known::default(),
             starts: STARTS_PER_TICK,
             retired: false,
             hurried_until: None,

@@ -8,6 +8,7 @@ mod foreign;
 mod handover;
 mod handshakes;
 mod hostile;
+mod load;
 mod net;
 mod roaming;
 mod rotation;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::super::known::Known;
 use super::*;
 
 /// What the wire does to datagrams; each chance is in percent.
@@ -234,6 +235,9 @@ impl Net {
             let held: usize =
                 device.peers().flat_map(|peer| &peer.slots).map(|slot| slot.indices_held()).sum();
             assert_eq!(held, device.shared.indices.len(), "indices of node {node} leak");
+            let mut known = Known::default();
+            device.peers().for_each(|peer| known.add(peer.sites()));
+            assert_eq!(known, device.shared.known, "where peers of node {node} may be");
         }
     }
 

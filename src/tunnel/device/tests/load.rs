@@ -1,0 +1,115 @@
+//! What a device does when many want handshakes at once.
+
+use std::net::SocketAddr;
+
+use super::super::identity::{Identity as Own, Proof};
+use super::super::noise::Noise;
+use super::*;
+
+fn attacker(number: u32) -> SocketAddr {
+    let [_, _, high, low] = number.to_be_bytes();
+    SocketAddr::from(([198, 18, high, low], 9))
+}
+
+/// Initiations to node 0 of a key that nobody knows, from so many addresses, each with the cookie of its address.
+fn proven(net: &Net, sources: u32) -> Vec<(SocketAddr, Vec<u8>)> {
+    let target = &net.nodes[0].device.identities[0].1;
+    let mut noise = Noise::new(&Own::new(&private(200, 1)), &target.public(), None, 1);
+    let mut message = noise.initiate().unwrap();
+    let sources = (0..sources).map(attacker);
+    let messages = sources.map(|from| {
+        let Some(Proof::Asked(cookie)) = target.prove(&message, from.ip(), true) else { panic!("no cookie") };
+        noise.cookie(&cookie).unwrap();
+        message = noise.initiate().unwrap();
+        (from, message.clone())
+    });
+    messages.collect()
+}
+
+/// Node 0, which begins no handshake, and peers of it that have not begun yet.
+fn hub(peers: u8) -> Net {
+    let mut net = Net::new(Wire::default());
+    net.add();
+    net.apply(0, &config(0, peers + 1));
+    for _ in 0..peers {
+        net.add();
+    }
+    net.drop = Some(Box::new(|flight| flight.is_initiation() && flight.from == address(0)));
+    net
+}
+
+fn begin(net: &mut Net, node: u8) {
+    net.apply(
+        node.into(),
+        &Config { identities: vec![identity(node, 1)], peers: vec![peer(0)], ..Config::default() },
+    );
+}
+
+/// Lets time go by, with 8 datagrams of `flood` in each millisecond.
+fn flooded(
+    net: &mut Net,
+    flood: &[(SocketAddr, Vec<u8>)],
+    time: Duration,
+    mut done: impl FnMut(&Net) -> bool,
+) -> Option<Duration> {
+    let start = net.now;
+    let mut flood = flood.iter().cycle();
+    while net.now < start + time {
+        for (from, bytes) in flood.by_ref().take(8) {
+            net.deliver(0, *from, bytes);
+        }
+        net.run(MILLISECOND);
+        net.log.clear();
+        if done(net) {
+            return Some(net.now - start);
+        }
+    }
+    None
+}
+
+#[test]
+fn sources_that_proved_their_addresses_get_a_bounded_number_of_handshakes() {
+    let mut net = hub(1);
+    let flood = proven(&net, 4096);
+    flooded(&mut net, &flood, SECOND, |_| false);
+    let opened = net.counters(0).unknown_datagram;
+    assert!(opened <= 500 + 1000, "{opened} of 8,000 opened in a second");
+}
+
+#[test]
+fn peers_get_in_while_strangers_flood() {
+    let mut net = hub(20);
+    let flood = proven(&net, 4096);
+    flooded(&mut net, &flood, SECOND, |_| false);
+    for node in 1..=20 {
+        begin(&mut net, node);
+    }
+    let all = |net: &Net| (1..=20).all(|node| net.is_established(node, 0));
+    let took = flooded(&mut net, &flood, 10 * SECOND, all).expect("sessions with all peers");
+    assert!(took <= 100 * MILLISECOND, "{took:?}");
+}
+
+#[test]
+fn a_peer_at_a_new_address_gets_in_while_strangers_flood() {
+    let mut net = hub(1);
+    let flood = proven(&net, 4096);
+    net.relocate(1, "203.0.113.9:4500".parse().unwrap());
+    flooded(&mut net, &flood, SECOND, |_| false);
+    begin(&mut net, 1);
+    let took = flooded(&mut net, &flood, 20 * SECOND, |net| net.is_established(1, 0)).expect("a session");
+    assert!(took <= 6 * SECOND, "{took:?}");
+}
+
+#[test]
+fn peers_get_in_while_their_addresses_are_forged() {
+    let mut net = hub(20);
+    let [(_, message)] = &proven(&net, 1)[..] else { panic!("one") };
+    let flood: Vec<_> = (1..=20).map(|node| (address(node), message.clone())).collect();
+    flooded(&mut net, &flood, SECOND, |_| false);
+    for node in 1..=20 {
+        begin(&mut net, node);
+    }
+    let all = |net: &Net| (1..=20).all(|node| net.is_established(node, 0));
+    let took = flooded(&mut net, &flood, 20 * SECOND, all).expect("sessions with all peers");
+    assert!(took <= 6 * SECOND, "{took:?}");
+}
