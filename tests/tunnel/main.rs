@@ -7,6 +7,7 @@
 )]
 
 mod handover;
+mod load;
 mod managed;
 mod mtu;
 mod nat;

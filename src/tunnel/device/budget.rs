@@ -73,6 +73,11 @@ impl Bucket {
     pub(super) fn has(mut self, rate: Rate, reserve: u32, now: Instant) -> bool {
         self.take(rate, reserve, now)
     }
+
+    /// When `count` tokens are there, at most the burst.
+    pub(super) fn has_at(self, rate: Rate, count: u32) -> Instant {
+        self.0.checked_sub(rate.interval * rate.burst.saturating_sub(count)).unwrap_or(self.0)
+    }
 }
 
 /// What to do with an initiation.

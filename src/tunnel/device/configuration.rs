@@ -31,6 +31,8 @@ impl Device {
             .peers()
             .flat_map(|peer| peer.config.keys.iter().map(|key| (key.public_key, peer.index)))
             .collect();
+        let places = self.peers().filter_map(|peer| Some((peer.endpoint?.address, peer.index)));
+        self.places = places.collect();
         if rerouted {
             self.routes = Routes::new(
                 self.peers().flat_map(|peer| prefixes(&peer.config).map(|net| (net, peer.index))),
@@ -71,6 +73,10 @@ impl Device {
             }
         }
         self.names.retain(|name, _| wanted.contains(name.as_str()));
+        if !changes.removed.is_empty() {
+            let peers = &self.peers;
+            self.shared.starts.retain(|index| peers[index.0 as usize].is_some());
+        }
         !changes.removed.is_empty()
     }
 

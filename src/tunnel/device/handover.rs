@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Device;
 use super::message::Message;
-use super::timing::STARTS_PER_TICK;
+use super::starts::Queued;
 use crate::tunnel::endpoint::Endpoint;
 
 /// A peer that was not heard for longer is not waited for.
@@ -26,8 +26,9 @@ impl Device {
     /// Begins no handshake any more. The sessions there are go on. Gives the peers that were heard lately.
     pub fn retire(&mut self, now: Instant) -> Vec<LivePeer> {
         self.shared.retired = true;
-        self.shared.starts = 0;
+        self.shared.starts.retain(|_| false);
         for peer in self.peers.iter_mut().flatten() {
+            peer.queued = Queued::default();
             for slot in &mut peer.slots {
                 slot.abandon(&mut self.shared.indices);
             }
@@ -48,7 +49,6 @@ impl Device {
     pub fn revive(&mut self, now: Instant) {
         self.shared.retired = false;
         self.shared.hurried_until = Some(now + HURRY);
-        self.shared.starts = STARTS_PER_TICK;
         for peer in self.peers.iter_mut().flatten() {
             for slot in &mut peer.slots {
                 slot.doubt();

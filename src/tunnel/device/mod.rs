@@ -28,6 +28,7 @@ mod session;
 mod shared;
 mod slot;
 mod sources;
+mod starts;
 #[cfg(test)]
 mod tests;
 mod timeouts;
@@ -35,7 +36,7 @@ mod timing;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -54,7 +55,7 @@ use random::Random;
 pub use report::{DeviceReport, IdentityReport, PeerCondition, PeerReport, SessionReport};
 use routes::Routes;
 use shared::Shared;
-use timing::{STARTS_PER_TICK, TICK};
+use timing::{TICK, due};
 
 use crate::tunnel::endpoint::Endpoint;
 
@@ -117,8 +118,8 @@ pub struct Device {
     budget: Budget,
     shared: Shared,
     next_tick: Option<Instant>,
-    /// The peer that the next tick begins with: where the last ran out of initiations.
-    tick_from: usize,
+    /// Who was where when the configuration was applied.
+    places: HashMap<SocketAddr, PeerIndex>,
 }
 
 impl Device {
@@ -138,9 +139,9 @@ impl Device {
             keys: HashMap::new(),
             routes: Routes::default(),
             budget: Budget::new(now),
-            shared: Shared::new(Random::new(random), Padding::new(mtu)),
+            shared: Shared::new(Random::new(random), Padding::new(mtu), now),
             next_tick: None,
-            tick_from: 0,
+            places: HashMap::new(),
         }
     }
 
@@ -242,7 +243,7 @@ impl Device {
             let peer = at(&mut self.peers, owner.peer)?;
             Some((peer.slot_at(owner.slot)?, peer))
         });
-        let Some((slot, peer)) = found else { return self.refuse(Refused::Unexpected) };
+        let Some((slot, peer)) = found else { return self.stray(from) };
         let session = peer.slots[slot].find(receiver).filter(|(_, session)| session.is_usable(now));
         let Some((_, session)) = session else { return self.refuse(Refused::Unexpected) };
         let (content, newest) = match session.open(datagram, counter, out, now) {
@@ -270,29 +271,46 @@ impl Device {
         }
     }
 
+    /// Data of a session that is not there. If a peer that waits for a handshake is where it came from, the peer has not
+    /// noticed that we lost the session: its traffic waits for that handshake.
+    #[cold]
+    fn stray<'a>(&mut self, from: Endpoint) -> Opened<'a> {
+        let peer = self.places.get(&from.address).and_then(|index| at(&mut self.peers, *index));
+        if let Some(peer) = peer {
+            peer.hurry(&mut self.shared);
+        }
+        self.refuse(Refused::Unexpected)
+    }
+
     #[cold]
     fn refuse<'a>(&mut self, refused: Refused) -> Opened<'a> {
         self.count(refused);
         Opened::Nothing
     }
 
-    /// Runs what is due at `now`: retries, rekeys, keepalives, expiry. Cheap when called early.
+    /// Runs what is due at `now`: retries, rekeys, keepalives, expiry. Begins a bounded number of handshakes, and wants to be
+    /// called again for the others. Cheap when called early.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.next_tick.is_none_or(|tick| now < tick) {
-            return;
+        if due(self.next_tick, now) {
+            self.tick(now);
         }
-        self.shared.starts = if self.shared.retired { 0 } else { STARTS_PER_TICK };
+        while let Some((index, turn)) = self.shared.starts.next(now) {
+            let Some(peer) = at(&mut self.peers, index) else { continue };
+            peer.queued.taken(turn);
+            peer.tick(&mut self.shared, now);
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
         self.budget.tidy(now);
-        let (count, from) = (self.peers.len(), self.tick_from);
+        // Nodes that start together must not all begin with the same peer.
+        let count = self.peers.len();
+        let from = self.shared.random.index() as usize % count.max(1);
         let mut active = false;
         for place in (0..count).map(|step| (from + step) % count) {
             let Some(peer) = &mut self.peers[place] else { continue };
-            let had_starts = self.shared.starts > 0;
             peer.tick(&mut self.shared, now);
             active |= peer.is_active();
-            if had_starts && self.shared.starts == 0 {
-                self.tick_from = (place + 1) % count;
-            }
         }
         self.next_tick = active.then(|| now + TICK);
     }
@@ -300,7 +318,7 @@ impl Device {
     /// When [`Device::handle_timeout`] wants to be called next; may move with every other call.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.next_tick
+        self.next_tick.into_iter().chain(self.shared.starts.due()).min()
     }
 
     /// Sees to it that ticks come, now that there is something to time.

@@ -14,6 +14,7 @@ use super::indices::{Owner, SlotId};
 use super::session::Session;
 use super::shared::Shared;
 use super::slot::{Place, Slot};
+use super::starts::Queued;
 use super::timing::{KEEPALIVE_TIMEOUT, REKEY_TIMEOUT};
 use crate::tunnel::endpoint::Endpoint;
 
@@ -39,6 +40,8 @@ pub(super) struct Peer {
     /// The slot that packets go by.
     pub(super) sending: Option<usize>,
     waiting: VecDeque<Vec<u8>>,
+    /// Whether it waits for its turn to begin a handshake.
+    pub(super) queued: Queued,
     /// Since when a session is wanted and there is none.
     pub(super) wanted_since: Option<Instant>,
     /// When data that we sent has been left unanswered for too long.
@@ -67,6 +70,7 @@ impl Peer {
             slots: Vec::new(),
             sending: None,
             waiting: VecDeque::new(),
+            queued: Queued::default(),
             wanted_since: None,
             reply_due: None,
             keepalive_due: None,
@@ -170,6 +174,11 @@ impl Peer {
             shared.counters.no_session += 1;
         }
         fits
+    }
+
+    /// Whether packets wait.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     fn drop_oldest(&mut self, shared: &mut Shared) {

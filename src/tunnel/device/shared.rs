@@ -10,7 +10,7 @@ use super::indices::{Indices, SlotId};
 use super::known::Known;
 use super::noise::Padding;
 use super::random::Random;
-use super::timing::STARTS_PER_TICK;
+use super::starts::Starts;
 use crate::tunnel::endpoint::Endpoint;
 
 /// Datagrams that wait to be sent, at most; the caller takes them after each batch.
@@ -27,8 +27,8 @@ pub(super) struct Shared {
     pub(super) counters: DeviceCounters,
     /// Where peers may be.
     pub(super) known: Known,
-    /// Initiations that may still be sent before the next tick.
-    pub(super) starts: u32,
+    /// Initiations that may be sent now.
+    pub(super) starts: Starts,
     /// Another device takes over: no handshakes.
     pub(super) retired: bool,
     /// Handshakes are tried again sooner until then: peers have sessions with another device too.
@@ -41,14 +41,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(random: Random, padding: Padding) -> Self {
+    pub(super) fn new(random: Random, padding: Padding, now: Instant) -> Self {
         Self {
             indices: Indices::default(),
             random,
             padding,
             counters: DeviceCounters::default(),
             known: Known::default(),
-            starts: STARTS_PER_TICK,
+            starts: Starts::new(now),
             retired: false,
             hurried_until: None,
             transmits: VecDeque::new(),

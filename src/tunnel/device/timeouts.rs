@@ -66,7 +66,7 @@ impl Peer {
         let mut moved = false;
         for at in 0..self.slots.len() {
             let Some(initiation) = &self.slots[at].initiation else { continue };
-            if now < initiation.retry_at || shared.starts == 0 {
+            if now < initiation.retry_at {
                 continue;
             }
             if self.wanted_since.is_none() && now >= initiation.started + REKEY_ATTEMPT_TIME {
@@ -78,6 +78,9 @@ impl Peer {
             let asks = initiation.asked.is_some();
             if asks && !self.has_to_ask() {
                 self.slots[at].abandon(&mut shared.indices); // what else wants a handshake begins one
+                continue;
+            }
+            if !self.has_turn(shared, now) {
                 continue;
             }
             if !asks && !moved && self.is_unheard(now) {
@@ -157,15 +160,35 @@ impl Peer {
 
     /// Begins a handshake in slot `at` if that is possible now.
     fn start(&mut self, at: usize, shared: &mut Shared, now: Instant) -> bool {
-        let possible = shared.starts > 0 && self.endpoint.is_some() && self.slots[at].may_initiate(now);
+        let possible = self.endpoint.is_some() && self.slots[at].may_initiate(now);
+        let possible = possible && self.has_turn(shared, now);
         if possible {
             self.initiate(at, shared, now);
         }
         possible
     }
 
+    /// Takes one initiation out of the device's budget; without one, the peer waits for its turn.
+    fn has_turn(&mut self, shared: &mut Shared, now: Instant) -> bool {
+        if shared.retired {
+            return false;
+        }
+        let has_turn = shared.starts.take(now);
+        if !has_turn {
+            let is_busy = self.has_waiting() || due(self.reply_due, now);
+            shared.starts.queue(self.index, &mut self.queued, is_busy);
+        }
+        has_turn
+    }
+
+    /// Traffic waits for the handshake that waits for its turn.
+    pub(super) fn hurry(&mut self, shared: &mut Shared) {
+        if self.queued.is_any() {
+            shared.starts.queue(self.index, &mut self.queued, true);
+        }
+    }
+
     fn initiate(&mut self, at: usize, shared: &mut Shared, now: Instant) {
-        shared.starts = shared.starts.saturating_sub(1);
         let owner = self.owner(at);
         let asked = self.next_to_ask();
         let message = self.slots[at].initiate(owner, asked, shared, now);

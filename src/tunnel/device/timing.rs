@@ -27,8 +27,6 @@ pub(super) const REKEY_JITTER: Duration = Duration::from_secs(5);
 
 /// How late a timer may fire: all peers are looked at this often while there is anything to time.
 pub(super) const TICK: Duration = Duration::from_millis(100);
-/// Initiations sent in one tick at most; at 64 and 0.2 ms each, 13 ms of 100.
-pub(super) const STARTS_PER_TICK: u32 = 64;
 /// Pause after [`REKEY_ATTEMPT_TIME`] of unanswered attempts at a session that is not needed to reach the peer.
 pub(super) const REST: Duration = Duration::from_secs(30);
 /// Shortest time between two initiations that one key of a peer is answered.

@@ -113,3 +113,91 @@ fn peers_get_in_while_their_addresses_are_forged() {
     let took = flooded(&mut net, &flood, 20 * SECOND, all).expect("sessions with all peers");
     assert!(took <= 6 * SECOND, "{took:?}");
 }
+
+/// Node 0's configuration with so many peers, each with an address of its own outside and inside.
+fn fleet(count: u16) -> Config {
+    let peers = (0..count).map(|number| {
+        let [high, low] = number.to_be_bytes();
+        let secret = PrivateKey::from_bytes([&[7, high, low][..], &[9; 29]].concat().try_into().unwrap());
+        let keys = vec![PeerKey { public_key: secret.public_key(), epoch: 1, preshared_key: None }];
+        let allowed_ips = vec![inside(number).into()];
+        Peer {
+            name: format!("peer-{number}"),
+            keys,
+            endpoints: vec![outside(number)],
+            allowed_ips,
+            ..peer(9)
+        }
+    });
+    Config { identities: vec![identity(0, 1)], peers: peers.collect(), ..Config::default() }
+}
+
+fn outside(number: u16) -> SocketAddr {
+    let [high, low] = number.to_be_bytes();
+    SocketAddr::from(([198, 18, high, low], 51830))
+}
+
+fn inside(number: u16) -> std::net::IpAddr {
+    let [high, low] = number.to_be_bytes();
+    std::net::IpAddr::from([100, 64, high, low])
+}
+
+/// A packet to peer `number` of a fleet.
+fn to(number: u16) -> Vec<u8> {
+    let mut packet = packet(0, 0, 1, 64);
+    let [high, low] = number.to_be_bytes();
+    packet[16..20].copy_from_slice(&[100, 64, high, low]);
+    packet
+}
+
+/// A device that comes back among 5,000 peers, 500 of which are busy: for 300 of them packets wait here, the other 200 send
+/// on sessions that are lost. Busy peers come first, all are begun with in time, and no call takes long.
+#[test]
+fn busy_peers_come_first_and_all_peers_soon() {
+    let start = std::time::Instant::now();
+    let mut device = Device::new(MTU, start);
+    device.apply(&fleet(5000), start).unwrap();
+    let mut begun = std::collections::HashMap::new();
+    let mut now = start;
+    let mut most = 0;
+    while begun.len() < 5000 && now < start + 10 * SECOND {
+        device.handle_timeout(now);
+        if begun.is_empty() {
+            for number in 4500..4800 {
+                let peer = device.route(inside(number)).unwrap();
+                device.seal(peer, &to(number), &mut [0; 256], now);
+            }
+            for number in 4800..5000 {
+                let stray = [&[4, 0, 0, 0][..], &[7; 60]].concat();
+                device.open(outside(number).into(), &stray, &mut [0; 64], now);
+            }
+        }
+        let mut count = 0;
+        while let Some(transmit) = device.poll_transmit() {
+            count += 1;
+            begun.entry(transmit.to.address).or_insert(now - start);
+        }
+        most = most.max(count);
+        now = device.poll_timeout().expect("handshakes are under way").max(now);
+    }
+    let last = |numbers: std::ops::Range<u16>| {
+        numbers.map(|number| begun.get(&outside(number)).copied().unwrap_or(Duration::MAX)).max().unwrap()
+    };
+    let (busy, all) = (last(4500..5000), last(0..5000));
+    assert!(busy <= 300 * MILLISECOND, "busy peers were begun with after {busy:?}");
+    assert!(all <= 2600 * MILLISECOND, "all peers were begun with after {all:?}");
+    assert!(most <= 32, "{most} handshakes at once");
+}
+
+#[test]
+fn nodes_that_start_together_begin_with_different_peers() {
+    let now = std::time::Instant::now();
+    let first = |_| {
+        let mut device = Device::new(MTU, now);
+        device.apply(&fleet(100), now).unwrap();
+        device.handle_timeout(now);
+        device.poll_transmit().expect("an initiation").to.address
+    };
+    let firsts: std::collections::HashSet<_> = (0..20).map(first).collect();
+    assert!(firsts.len() > 10, "20 nodes began with {} peers", firsts.len());
+}

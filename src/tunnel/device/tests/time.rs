@@ -335,7 +335,7 @@ fn a_thousand_new_peers_are_begun_with_in_ticks() {
     });
     net.apply(0, &Config { identities: vec![identity(0, 1)], peers: peers.collect(), ..Config::default() });
     net.run(MILLISECOND);
-    assert_eq!(net.initiations(), 64);
+    assert_eq!(net.initiations(), 32);
     net.run(SECOND);
     assert_eq!(net.initiations(), 300);
 }
