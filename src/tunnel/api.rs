@@ -278,7 +278,7 @@ pub enum Event {
         /// Epoch of the peer's key.
         peer_epoch: u64,
     },
-    /// The peer's endpoint changed, on authenticated data.
+    /// The peer's endpoint changed, on authenticated data. At most once a second for each peer, with the newest endpoint.
     #[serde(rename_all = "camelCase")]
     Roamed {
         /// The peer.

@@ -1,15 +1,16 @@
 //! The one place that changes a device and tells how it is.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::ChangeError;
-use super::keep::{Draft, Roamed, keep_in_memory, load, read_memory};
+use super::keep::{Draft, Roamed, Writes, keep_in_memory, load, read_memory};
 use super::link::{self, MtuWatch};
 use super::plane::{Outlets, Plane, PlaneEnd, bind, open_tun, open_udp};
 use super::resolve::resolve;
@@ -287,7 +288,7 @@ impl Engine {
         if let Err(error) = set_up {
             warn!(%error, device = self.options.name, "cannot set up the device");
         }
-        state.roamed.retain(&wanted.config);
+        state.roamed.configure(wanted.config.peers.iter());
         state.wanted = wanted;
         Ok(applied)
     }
@@ -346,24 +347,34 @@ impl Engine {
         }
     }
 
-    /// Passes events on, and notes where peers are.
+    /// Passes events on, and keeps where peers are.
     async fn pump(self: Arc<Self>, mut events: mpsc::Receiver<DeviceEvent>) {
-        while let Some(event) = events.recv().await {
-            if let DeviceEvent::Roamed { peer, endpoint } = &event {
-                self.note_roamed(peer, *endpoint).await;
+        let mut writes = Writes::default();
+        loop {
+            let due = writes.due(Instant::now());
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = until(due) => {
+                    self.keep_places().await;
+                    writes.written(Instant::now());
+                    continue;
+                }
+            };
+            let Some(event) = event else { return };
+            if let DeviceEvent::Roamed { peer, endpoint } = &event
+                && self.state.lock().await.roamed.note(peer, *endpoint)
+            {
+                writes.want();
             }
             // Without a listener nobody needs it.
             let _ = self.events.send(event.into());
         }
     }
 
-    async fn note_roamed(&self, peer: &str, endpoint: SocketAddr) {
-        let mut state = self.state.lock().await;
-        let State { roamed, wanted, .. } = &mut *state;
-        if !roamed.note(&wanted.config, peer, endpoint) {
-            return;
-        }
-        let kept = serde_json::to_vec(roamed)
+    /// Has the parent keep where peers are.
+    async fn keep_places(&self) {
+        let places = serde_json::to_vec(&self.state.lock().await.roamed);
+        let kept = places
             .map_err(std::io::Error::from)
             .and_then(|bytes| keep_in_memory(&self.descriptors, slot::ROAMED, &bytes));
         if let Err(error) = kept {
@@ -379,18 +390,28 @@ impl State {
     }
 }
 
+/// Waits until `time`; for ever if there is none.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn by_name(config: &Config) -> HashMap<&str, &Peer> {
+    config.peers.iter().map(|peer| (peer.name.as_str(), peer)).collect()
+}
+
 /// What a configuration changes, by the names of peers.
 fn difference(before: &Config, after: &Config) -> PeerChanges {
-    let find = |config: &Config, name: &str| config.peers.iter().position(|peer| peer.name == name);
+    let (old, new) = (by_name(before), by_name(after));
     let names = |config: &Config, keep: &dyn Fn(&Peer) -> bool| {
         config.peers.iter().filter(|peer| keep(peer)).map(|peer| peer.name.clone()).collect()
     };
     PeerChanges {
-        added: names(after, &|peer| find(before, &peer.name).is_none()),
-        changed: names(after, &|peer| {
-            find(before, &peer.name).is_some_and(|index| before.peers[index] != *peer)
-        }),
-        removed: names(before, &|peer| find(after, &peer.name).is_none()),
+        added: names(after, &|peer| !old.contains_key(peer.name.as_str())),
+        changed: names(after, &|peer| old.get(peer.name.as_str()).is_some_and(|old| *old != peer)),
+        removed: names(before, &|peer| !new.contains_key(peer.name.as_str())),
     }
 }
 

@@ -1,12 +1,13 @@
 //! What outlives a worker process: the accepted configuration and where peers were last heard from.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
@@ -89,7 +90,13 @@ pub(super) fn read_memory(descriptor: OwnedFd) -> io::Result<Zeroizing<Vec<u8>>>
 /// than then; but where it orders them, only for as long as it orders the same. While one lives, the device itself knows
 /// better.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Roamed(BTreeMap<String, Place>);
+#[serde(transparent)]
+pub(super) struct Roamed {
+    places: BTreeMap<String, Place>,
+    /// The endpoints of each peer of the configuration.
+    #[serde(skip)]
+    configured: HashMap<String, Vec<SocketAddr>>,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Place {
@@ -98,30 +105,54 @@ struct Place {
 }
 
 impl Roamed {
-    /// Notes that `peer`, configured as in `config`, is at `endpoint`. False if that is no news.
-    pub(super) fn note(&mut self, config: &Config, peer: &str, endpoint: SocketAddr) -> bool {
-        let Some(found) = config.peers.iter().find(|candidate| candidate.name == peer) else { return false };
-        let configured = found.endpoints.clone();
+    /// Goes by another configuration: forgets peers that are not in it. Looks at each peer once.
+    pub(super) fn configure<'a>(&mut self, peers: impl Iterator<Item = &'a Peer>) {
+        self.configured = peers.map(|peer| (peer.name.clone(), peer.endpoints.clone())).collect();
+        self.places.retain(|name, _| self.configured.contains_key(name));
+    }
+
+    /// Notes that `peer` is at `endpoint`. False if that is no news, or there is no such peer.
+    pub(super) fn note(&mut self, peer: &str, endpoint: SocketAddr) -> bool {
+        let Some(configured) = self.configured.get(peer).cloned() else { return false };
         let place = Place { configured, heard_from: endpoint };
-        self.0.insert(peer.to_owned(), place.clone()) != Some(place)
+        self.places.insert(peer.to_owned(), place.clone()) != Some(place)
     }
 
     /// Where the peers of `config` were last heard from, by name.
     pub(super) fn places(&self, config: &Config) -> BTreeMap<String, SocketAddr> {
         let place = |peer: &Peer| {
-            let place = self.0.get(&peer.name)?;
+            let place = self.places.get(&peer.name)?;
             let counts = config.proposes || place.configured == peer.endpoints;
             counts.then(|| (peer.name.clone(), place.heard_from))
         };
-        if self.0.is_empty() { BTreeMap::new() } else { config.peers.iter().filter_map(place).collect() }
+        if self.places.is_empty() { BTreeMap::new() } else { config.peers.iter().filter_map(place).collect() }
+    }
+}
+
+/// When to write what changes often: at once, and then at most once in [`Writes::INTERVAL`].
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    last: Option<Instant>,
+    is_pending: bool,
+}
+
+impl Writes {
+    /// Shortest time between two writes.
+    pub(super) const INTERVAL: Duration = Duration::from_secs(1);
+
+    /// There is something to write.
+    pub(super) fn want(&mut self) {
+        self.is_pending = true;
     }
 
-    /// Forgets peers that are not in `config`.
-    pub(super) fn retain(&mut self, config: &Config) {
-        if !self.0.is_empty() {
-            let names: BTreeSet<&str> = config.peers.iter().map(|peer| peer.name.as_str()).collect();
-            self.0.retain(|name, _| names.contains(name.as_str()));
-        }
+    /// When to write; none when there is nothing to write.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        self.is_pending.then(|| self.last.map_or(now, |last| last + Self::INTERVAL))
+    }
+
+    /// All is written, also what changed since the last [`Writes::want`].
+    pub(super) fn written(&mut self, now: Instant) {
+        (self.last, self.is_pending) = (Some(now), false);
     }
 }
 
@@ -150,18 +181,78 @@ mod tests {
     #[test]
     fn a_roamed_endpoint_counts_until_the_configuration_orders_another() {
         let mut roamed = Roamed::default();
-        assert!(roamed.note(&config(&["1.1.1.1:1", "2.2.2.2:2"]), "b", "2.2.2.2:2".parse().unwrap()));
+        let first = config(&["1.1.1.1:1", "2.2.2.2:2"]);
+        roamed.configure(first.peers.iter());
+        assert!(roamed.note("b", "2.2.2.2:2".parse().unwrap()));
         for proposes in [false, true] {
             let place = place(&roamed, &["1.1.1.1:1", "2.2.2.2:2"], proposes);
             assert_eq!(place.as_deref(), Some("2.2.2.2:2"));
         }
         assert_eq!(place(&roamed, &["3.3.3.3:3"], false), None);
         assert_eq!(place(&roamed, &["3.3.3.3:3"], true).as_deref(), Some("2.2.2.2:2"));
-        let again = config(&["1.1.1.1:1", "2.2.2.2:2"]);
-        assert!(!roamed.note(&again, "b", "2.2.2.2:2".parse().unwrap()));
-        assert!(roamed.note(&again, "b", "4.4.4.4:4".parse().unwrap()));
+        roamed.configure(first.peers.iter());
+        assert!(!roamed.note("b", "2.2.2.2:2".parse().unwrap()));
+        assert!(roamed.note("b", "4.4.4.4:4".parse().unwrap()));
         assert_eq!(place(&roamed, &["1.1.1.1:1", "2.2.2.2:2"], false).as_deref(), Some("4.4.4.4:4"));
-        assert!(!roamed.note(&again, "unknown", "4.4.4.4:4".parse().unwrap()));
+        assert!(!roamed.note("unknown", "4.4.4.4:4".parse().unwrap()));
+    }
+
+    #[test]
+    fn where_peers_are_is_kept_in_the_form_that_other_versions_read() {
+        let mut roamed = Roamed::default();
+        roamed.configure(config(&["1.1.1.1:1"]).peers.iter());
+        roamed.note("b", "2.2.2.2:2".parse().unwrap());
+        let text = serde_json::to_string(&roamed).unwrap();
+        assert_eq!(text, r#"{"b":{"configured":["1.1.1.1:1"],"heard_from":"2.2.2.2:2"}}"#);
+        let read: Roamed = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.places, roamed.places);
+        roamed.configure([].iter());
+        assert_eq!(roamed, Roamed::default(), "a peer that is gone is forgotten");
+    }
+
+    #[test]
+    fn each_configuration_looks_at_each_peer_once_and_each_move_at_one() {
+        let mut roamed = Roamed::default();
+        let all = Config {
+            peers: (0..5000).map(|n| Peer { name: n.to_string(), ..config(&[]).peers.remove(0) }).collect(),
+            ..Config::default()
+        };
+        for round in 0..3_u16 {
+            let looked_at = std::cell::Cell::new(0);
+            roamed.configure(all.peers.iter().inspect(|_| looked_at.set(looked_at.get() + 1)));
+            assert_eq!(looked_at.get(), 5000);
+            for peer in &all.peers {
+                assert!(roamed.note(&peer.name, SocketAddr::from(([1, 1, 1, 1], round))));
+            }
+            assert_eq!(roamed.places(&all).len(), 5000);
+        }
+    }
+
+    #[test]
+    fn a_storm_of_moves_is_written_once_a_second_and_the_last_one_is_written() {
+        let (mut roamed, mut writes, start) = (Roamed::default(), Writes::default(), Instant::now());
+        roamed.configure(config(&[]).peers.iter());
+        let (mut written, mut now, mut count) = (Roamed::default(), start, 0);
+        let mut moves = 0..10_000_u16;
+        loop {
+            now += Duration::from_millis(1);
+            let next = moves.next();
+            if next.is_some_and(|port| roamed.note("b", SocketAddr::from(([1, 1, 1, 1], port)))) {
+                writes.want();
+            }
+            match writes.due(now) {
+                Some(due) if due <= now => {
+                    written = roamed.clone();
+                    writes.written(now);
+                    count += 1;
+                }
+                None if next.is_none() => break,
+                _ => {}
+            }
+        }
+        assert!(count <= 12, "{count} writes in {:?}", now - start);
+        assert_eq!(written, roamed);
+        assert!(now - start <= Duration::from_secs(11));
     }
 
     #[test]

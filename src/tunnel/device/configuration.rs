@@ -24,8 +24,9 @@ impl Device {
         let mut changes = PeerChanges::default();
         let rekeyed = self.apply_identities(&config.identities);
         let mut rerouted = self.remove_absent(config, &mut changes);
+        let mut free = self.free_places();
         for peer in &config.peers {
-            rerouted |= self.apply_peer(peer, config, rekeyed, now, &mut changes);
+            rerouted |= self.apply_peer(peer, config, rekeyed, now, &mut free, &mut changes);
         }
         self.keys = self
             .peers()
@@ -87,6 +88,7 @@ impl Device {
         &Config { proposes, ref heard, .. }: &Config,
         rekeyed: bool,
         now: Instant,
+        free: &mut Vec<usize>,
         changes: &mut PeerChanges,
     ) -> bool {
         let known = self.names.get(&config.name).and_then(|index| super::at(&mut self.peers, *index));
@@ -101,7 +103,7 @@ impl Device {
             }
             return rerouted;
         }
-        let mut peer = Peer::new(self.free_place(), config, heard.get(&config.name).copied());
+        let mut peer = Peer::new(self.take_place(free), config, heard.get(&config.name).copied());
         self.shared.known.add(peer.sites());
         peer.arrange(&self.identities, &mut self.shared, now);
         peer.persistent_due = config.persistent_keepalive.map(|_| now);
@@ -113,14 +115,17 @@ impl Device {
         true
     }
 
-    fn free_place(&mut self) -> PeerIndex {
-        // With a peer in every place there is nothing to search: thousands are added at once.
-        let full = self.names.len() == self.peers.len();
-        let free = (!full).then(|| self.peers.iter().position(Option::is_none)).flatten();
-        let free = free.unwrap_or(self.peers.len());
-        if free == self.peers.len() {
+    /// The places without a peer, the first last.
+    fn free_places(&self) -> Vec<usize> {
+        (0..self.peers.len()).rev().filter(|place| self.peers[*place].is_none()).collect()
+    }
+
+    /// One of the `free` places, or a new one.
+    fn take_place(&mut self, free: &mut Vec<usize>) -> PeerIndex {
+        let free = free.pop().unwrap_or_else(|| {
             self.peers.push(None);
-        }
+            self.peers.len() - 1
+        });
         PeerIndex(u32::try_from(free).expect("there are fewer than 2^32 peers in memory"))
     }
 }

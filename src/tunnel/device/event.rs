@@ -14,7 +14,8 @@ pub enum DeviceEvent {
         /// Epoch of the peer's key.
         peer_epoch: u64,
     },
-    /// The peer's endpoint changed, on authenticated data.
+    /// The peer's endpoint changed, on authenticated data. Moves of one peer within a second are one event, with the newest
+    /// endpoint.
     Roamed {
         /// Name of the peer.
         peer: String,

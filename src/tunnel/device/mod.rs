@@ -253,7 +253,7 @@ impl Device {
         let first = !session.confirmed;
         peer.received(datagram.len(), !matches!(content, Content::Keepalive), now);
         if newest && !peer.is_known_at(from) {
-            peer.heard_at(from, slot, receiver, &mut self.shared);
+            peer.heard_at(from, slot, receiver, &mut self.shared, now);
         }
         if first {
             peer.confirm(slot, receiver, &mut self.shared, now);
@@ -331,9 +331,15 @@ impl Device {
         self.shared.next_transmit()
     }
 
-    /// The next thing that happened.
+    /// The next thing that happened. Where a peer is, is reported at most once a second for each peer.
     pub fn poll_event(&mut self) -> Option<DeviceEvent> {
         self.shared.next_event()
+    }
+
+    /// Whether [`Device::poll_event`] has something.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        self.shared.has_events()
     }
 
     /// The counters, also for the caller to count what only it sees.

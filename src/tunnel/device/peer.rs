@@ -15,7 +15,7 @@ use super::session::Session;
 use super::shared::Shared;
 use super::slot::{Place, Slot};
 use super::starts::Queued;
-use super::timing::{KEEPALIVE_TIMEOUT, REKEY_TIMEOUT};
+use super::timing::{KEEPALIVE_TIMEOUT, REKEY_TIMEOUT, ROAMED_INTERVAL};
 use crate::tunnel::endpoint::Endpoint;
 
 /// Packets that wait for a handshake with one peer, at most; the oldest makes room.
@@ -33,6 +33,12 @@ pub(super) struct Peer {
     heard: Option<SocketAddr>,
     /// That is where datagrams go.
     is_proven: bool,
+    /// Where a new device would look for the peer first, unless that is what is configured.
+    reported: Option<SocketAddr>,
+    /// When an event last said where the peer is.
+    reported_at: Option<Instant>,
+    /// Where the peer is may have to be reported yet.
+    pub(super) is_unreported: bool,
     /// New candidates: asked by handshakes, while datagrams go where the peer was heard.
     asking: VecDeque<SocketAddr>,
     /// Own keys x the peer's keys, preferred first.
@@ -66,6 +72,9 @@ impl Peer {
             endpoint: heard.or(config.endpoints.first().copied()).map(Into::into),
             heard,
             is_proven: heard.is_some(),
+            reported: heard,
+            reported_at: None,
+            is_unreported: false,
             asking: VecDeque::new(),
             slots: Vec::new(),
             sending: None,
@@ -292,7 +301,7 @@ impl Peer {
         self.received(super::message::RESPONSE_LEN, false, now);
         if let Some(candidate) = asked {
             self.asking.clear();
-            self.found_at(candidate.into(), shared);
+            self.found_at(candidate.into(), shared, now);
         }
         self.reselect(now);
         let flushed = if self.sending == Some(at) { self.flush(shared, now) } else { 0 };
@@ -319,24 +328,42 @@ impl Peer {
     /// Authenticated data, the newest of the session `local` of slot `at`, came from `from`: the peer is there
     /// now, unless the session is an old one, of which a straggler may come from where the peer was.
     #[cold]
-    pub(super) fn heard_at(&mut self, from: Endpoint, at: usize, local: u32, shared: &mut Shared) {
+    pub(super) fn heard_at(
+        &mut self,
+        from: Endpoint,
+        at: usize,
+        local: u32,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
         if !self.slots[at].is_recent(local) {
             return;
         }
-        self.found_at(from, shared);
+        self.found_at(from, shared, now);
     }
 
-    /// The peer is at `endpoint`. That is told unless it is where a new device would look for it first.
-    fn found_at(&mut self, endpoint: Endpoint, shared: &mut Shared) {
+    /// The peer is at `endpoint`.
+    fn found_at(&mut self, endpoint: Endpoint, shared: &mut Shared, now: Instant) {
         let address = endpoint.address;
         let known = self.endpoint.filter(|known| known.address == address);
         let source = endpoint.source.or(known.and_then(|known| known.source));
-        let expected = self.heard.or(self.config.endpoints.first().copied());
         self.endpoint = Some(Endpoint { address, source });
         self.set_heard(address, shared);
         self.is_proven = true;
-        if expected != self.heard {
-            shared.event(DeviceEvent::Roamed { peer: self.config.name.clone(), endpoint: address });
+        self.report_place(shared, now);
+    }
+
+    /// Reports where the peer is, unless a new device would look for it there first. At most once in
+    /// [`ROAMED_INTERVAL`], and not while many events wait: then a later call does, with where the peer is by then.
+    pub(super) fn report_place(&mut self, shared: &mut Shared, now: Instant) {
+        let expected = self.reported.or(self.config.endpoints.first().copied());
+        let place = self.heard.filter(|place| self.is_proven && Some(*place) != expected);
+        self.is_unreported = place.is_some();
+        let is_recent = self.reported_at.is_some_and(|last| now < last + ROAMED_INTERVAL);
+        if let Some(endpoint) = place.filter(|_| !is_recent && shared.has_room_for_places()) {
+            shared.event(DeviceEvent::Roamed { peer: self.config.name.clone(), endpoint });
+            (self.reported, self.reported_at) = (self.heard, Some(now));
+            self.is_unreported = false;
         }
     }
 
@@ -345,6 +372,7 @@ impl Peer {
         self.endpoint = Some(endpoint);
         self.set_heard(endpoint.address, shared);
         self.is_proven = true;
+        self.is_unreported = true;
         self.last_received = Some(now);
         self.wanted_since.get_or_insert(now);
     }
@@ -429,6 +457,7 @@ impl Peer {
         }
         shared.known.remove(self.sites());
         self.config = config.clone();
+        self.is_unreported = true; // a new device would look elsewhere first
         shared.known.add(self.sites());
         true
     }

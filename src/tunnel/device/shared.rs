@@ -84,6 +84,16 @@ impl Shared {
         }
     }
 
+    /// Whether another event may say where a peer is. That is reported again later and others are not, so half of the room is
+    /// kept for those.
+    pub(super) fn has_room_for_places(&self) -> bool {
+        self.events.len() < MAX_EVENTS / 2
+    }
+
+    pub(super) fn has_events(&self) -> bool {
+        !self.events.is_empty() || self.missed_events > 0
+    }
+
     pub(super) fn next_event(&mut self) -> Option<DeviceEvent> {
         self.events.pop_front().or_else(|| match std::mem::take(&mut self.missed_events) {
             0 => None,

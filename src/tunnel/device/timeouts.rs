@@ -11,7 +11,7 @@ impl Peer {
     /// Whether time changes anything for it.
     pub(super) fn is_active(&self) -> bool {
         let timed = self.wanted_since.is_some() || self.persistent_due.is_some() || self.has_to_ask();
-        timed || self.slots.iter().any(super::slot::Slot::is_active)
+        timed || self.is_unreported || self.slots.iter().any(super::slot::Slot::is_active)
     }
 
     /// Does what is due at `now`.
@@ -23,6 +23,9 @@ impl Peer {
         self.renew(shared, now);
         self.pursue(shared, now);
         self.ask(shared, now);
+        if self.is_unreported {
+            self.report_place(shared, now);
+        }
     }
 
     fn keep_alive(&mut self, shared: &mut Shared, now: Instant) {

@@ -34,6 +34,9 @@ pub(super) const MIN_INITIATION_GAP: Duration = Duration::from_millis(20);
 /// Responses looked at for one initiation of ours; each costs four Diffie-Hellman operations.
 pub(super) const MAX_RESPONSES: u32 = 8;
 
+/// Shortest time between two events that say where one peer is.
+pub(super) const ROAMED_INTERVAL: Duration = Duration::from_secs(1);
+
 /// True when `at` is set and has come.
 pub(super) fn due(at: Option<Instant>, now: Instant) -> bool {
     at.is_some_and(|at| at <= now)

@@ -3,6 +3,7 @@
 //! A [`Worker`] is a value that owns all it needs; there can be many. Whoever starts one keeps a [`WorkerHandle`].
 
 mod command;
+mod events;
 mod handle;
 mod inbound;
 mod interest;
@@ -24,6 +25,7 @@ use super::io::tun::TunQueue;
 use super::io::udp::Datagrams;
 use super::io::udp::{UdpSocket, UdpSockets};
 pub use command::Command;
+use events::Events;
 use handle::CommandReceiver;
 pub use handle::{CommandSender, Stopped, WorkerHandle};
 use inbound::Inbound;
@@ -44,7 +46,8 @@ pub struct Parts {
     /// MTU of the TUN device at the start, in bytes: packets are padded up to this and no further. [`Command::Mtu`]
     /// changes it.
     pub mtu: u16,
-    /// Where events go. What does not fit is counted and reported as [`DeviceEvent::Missed`].
+    /// Where events go. Without room there they stay in the device; what does not fit there either is counted and reported
+    /// as [`DeviceEvent::Missed`].
     pub events: mpsc::Sender<DeviceEvent>,
     /// Present if another worker has the device now, and hands it over.
     pub inheritance: Option<Inheritance>,
@@ -85,7 +88,7 @@ pub struct Worker {
     device: Device,
     inbound: Inbound,
     outbound: Outbound,
-    events: Outlet,
+    events: Events,
     commands: CommandReceiver,
     interest: Interest,
     role: Role,
@@ -116,7 +119,7 @@ impl Worker {
             device: Device::new(mtu, now),
             inbound: Inbound::new(&tun),
             outbound: Outbound::new(now),
-            events: Outlet::new(events),
+            events: Events::new(events),
             faults: Faults::default(),
             role,
             waited_for,
@@ -142,8 +145,8 @@ impl Worker {
             }
             self.receive(ready, now);
             self.send(ready, now)?;
-            while let Some(event) = self.device.poll_event() {
-                self.events.give(event);
+            if self.device.has_events() {
+                self.events.pass_on(|| self.device.poll_event());
             }
             self.faults.pause();
         }
@@ -151,7 +154,8 @@ impl Worker {
 
     fn deadline(&self) -> Option<Instant> {
         let device = self.device.poll_timeout().filter(|_| !self.role.must_wait());
-        [device, self.outbound.deadline(), self.role.deadline()].into_iter().flatten().min()
+        let others = [self.outbound.deadline(), self.role.deadline(), self.events.deadline()];
+        others.into_iter().chain([device]).flatten().min()
     }
 
     /// Carries out all commands; false if one of them is to stop.
@@ -290,29 +294,6 @@ fn interest(
 /// Whether the queue is no longer that of a device.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::ENXIO))
-}
-
-/// Where events go.
-#[derive(Debug)]
-struct Outlet {
-    sender: mpsc::Sender<DeviceEvent>,
-    missed: u64,
-}
-
-impl Outlet {
-    fn new(sender: mpsc::Sender<DeviceEvent>) -> Self {
-        Self { sender, missed: 0 }
-    }
-
-    /// Hands an event on, after the count of those for which there was no room.
-    fn give(&mut self, event: DeviceEvent) {
-        if self.missed > 0 && self.sender.try_send(DeviceEvent::Missed { count: self.missed }).is_ok() {
-            self.missed = 0;
-        }
-        if self.missed > 0 || self.sender.try_send(event).is_err() {
-            self.missed += 1;
-        }
-    }
 }
 
 /// Errors that a descriptor gives instead of packets. They pass; one that does not must not take a whole core.

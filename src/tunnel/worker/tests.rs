@@ -215,16 +215,23 @@ fn a_stopped_worker_leaves_the_descriptors_to_others() {
 }
 
 #[test]
-fn events_without_room_are_counted_and_told_of() {
-    let (sender, mut events) = mpsc::channel(2);
-    let mut outlet = Outlet::new(sender);
+fn events_without_room_stay_where_they_are() {
+    let (sender, mut listener) = mpsc::channel(2);
+    let mut events = Events::new(sender);
     let silent = |peer: u8| DeviceEvent::Silent { peer: peer.to_string() };
-    for peer in 0..5 {
-        outlet.give(silent(peer));
-    }
-    assert_eq!([events.try_recv(), events.try_recv()], [Ok(silent(0)), Ok(silent(1))]);
-    outlet.give(silent(5));
-    assert_eq!([events.try_recv(), events.try_recv()], [Ok(DeviceEvent::Missed { count: 3 }), Ok(silent(5))]);
+    let mut left: std::collections::VecDeque<_> = (0..5).map(silent).collect();
+    assert_eq!(events.deadline(), None);
+    events.pass_on(|| left.pop_front());
+    assert_eq!(left, [silent(2), silent(3), silent(4)]);
+    assert!(events.deadline().is_some(), "somebody has to come back for the others");
+    assert_eq!([listener.try_recv(), listener.try_recv()], [Ok(silent(0)), Ok(silent(1))]);
+    events.pass_on(|| left.pop_front());
+    events.pass_on(|| left.pop_front());
+    assert_eq!(left, [silent(4)]);
+    drop(listener);
+    events.pass_on(|| left.pop_front());
+    assert!(left.is_empty(), "without a listener nothing piles up");
+    assert_eq!(events.deadline(), None);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn elsewhere() -> SocketAddr {
@@ -307,4 +309,83 @@ fn a_device_that_starts_again_knows_where_peers_were_heard() {
     assert!(net.is_established(0, 1));
     net.apply(0, &proposing(&["10.1.1.2:51830".parse().unwrap()]));
     assert_eq!(net.peer(0, 1).endpoint, Some(elsewhere()));
+}
+
+/// What node 1 sends reaches node 0 from `from`.
+fn heard_from(net: &mut Net, from: SocketAddr) {
+    let now = net.now;
+    let device = &mut net.nodes[1].device;
+    let peer = device.route([10, 0, 0, 1].into()).unwrap();
+    let mut out = [0; 128];
+    let Sealed::Data(length) = device.seal(peer, &packet(1, 0, 0, 0), &mut out, now) else {
+        panic!("no session")
+    };
+    net.deliver(0, from, &out[..length]);
+}
+
+fn places(net: &Net) -> Vec<SocketAddr> {
+    let places = net.nodes[0].events.iter().filter_map(|event| match event {
+        DeviceEvent::Roamed { endpoint, .. } => Some(*endpoint),
+        _ => None,
+    });
+    places.collect()
+}
+
+#[test]
+fn a_storm_of_moves_is_reported_once_a_second_and_the_last_one_is_reported() {
+    let mut net = pair();
+    let start = net.now;
+    for number in 0..10_000_u16 {
+        heard_from(&mut net, SocketAddr::from(([198, 51, 100, 9], 1 + number % 2)));
+        net.run(MILLISECOND);
+    }
+    let last: SocketAddr = "198.51.100.9:77".parse().unwrap();
+    heard_from(&mut net, last);
+    net.run(2 * SECOND);
+    let places = places(&net);
+    assert!(places.len() <= 13, "{} events in {:?}", places.len(), net.now - start);
+    assert_eq!(places.last(), Some(&last));
+    assert_eq!(net.peer(0, 1).endpoint, Some(last));
+}
+
+#[test]
+fn moves_are_reported_late_rather_than_never_while_many_events_wait() {
+    let mut net = pair();
+    for _ in 0..4096 {
+        net.nodes[0].device.shared.event(DeviceEvent::Silent { peer: "another".into() });
+    }
+    heard_from(&mut net, elsewhere());
+    assert_eq!((net.silent(0), places(&net)), (4096, vec![]), "no event is dropped");
+    net.run(SECOND);
+    assert_eq!(places(&net), [elsewhere()]);
+}
+
+#[test]
+fn where_a_peer_stays_is_reported_when_the_configuration_proposes_another_place() {
+    let mut net = pair();
+    net.apply(0, &proposing(&[nowhere()]));
+    net.run(SECOND);
+    assert_eq!(net.peer(0, 1).endpoint, Some(address(1)));
+    assert_eq!(places(&net), [address(1)], "a new device would begin where nobody is");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Whatever the moves, the last event says where the peer is at last.
+    #[test]
+    fn the_last_place_is_what_is_reported(moves in proptest::collection::vec((0_u16..4, 0_u64..1500), 1..40)) {
+        let mut net = pair();
+        let place = |number| if number == 0 { address(1) } else { SocketAddr::from(([198, 51, 100, 9], number)) };
+        let start = net.now;
+        for (number, gap) in &moves {
+            heard_from(&mut net, place(*number));
+            net.run(Duration::from_millis(*gap));
+        }
+        net.run(2 * SECOND);
+        let places = places(&net);
+        let expected = places.last().copied().unwrap_or(address(1));
+        prop_assert_eq!(Some(expected), net.peer(0, 1).endpoint); // keepalives come from node 1's own address
+        prop_assert!(places.len() as u64 <= (net.now - start).as_secs() + 1);
+    }
 }
