@@ -202,10 +202,10 @@ impl Device {
             self.shared.counters.no_session += 1;
             return Sealed::Dropped;
         };
-        let waits = peer.wait(packet, &mut self.shared);
+        peer.wait(packet, &mut self.shared);
         peer.want(&mut self.shared, now);
         self.wake(now);
-        if waits { Sealed::Queued } else { Sealed::Dropped }
+        Sealed::Queued
     }
 
     /// Takes a datagram that came from `from`, whose source is the own address that it came to. `out` needs room for as many bytes as the datagram has; all of

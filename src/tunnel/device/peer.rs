@@ -20,6 +20,8 @@ use crate::tunnel::endpoint::Endpoint;
 
 /// Packets that wait for a handshake with one peer, at most; the oldest makes room.
 const MAX_WAITING: usize = 128;
+/// Packets that may wait for one peer however many wait for others: 28 MB at most with 5,000 peers and an MTU of 1420.
+const ALWAYS_WAITING: usize = 4;
 /// Handshakes by which new candidates are asked, at most. A renewal that is due meanwhile waits for them.
 const MAX_ASKED: usize = 4;
 
@@ -171,18 +173,15 @@ impl Peer {
         self.reselect(now);
     }
 
-    /// Keeps a packet until there is a session; false, and counted, when there is no room over all peers.
-    pub(super) fn wait(&mut self, packet: &[u8], shared: &mut Shared) -> bool {
+    /// Keeps a packet until there is a session. The peer's oldest packets make room, not those for others.
+    pub(super) fn wait(&mut self, packet: &[u8], shared: &mut Shared) {
         if self.waiting.len() >= MAX_WAITING {
             self.drop_oldest(shared);
         }
-        let fits = shared.reserve(packet.len());
-        if fits {
-            self.waiting.push_back(packet.to_vec());
-        } else {
-            shared.counters.no_session += 1;
+        while !shared.reserve(packet.len(), self.waiting.len() < ALWAYS_WAITING) {
+            self.drop_oldest(shared);
         }
-        fits
+        self.waiting.push_back(packet.to_vec());
     }
 
     /// Whether packets wait.
@@ -191,10 +190,15 @@ impl Peer {
     }
 
     fn drop_oldest(&mut self, shared: &mut Shared) {
-        if let Some(packet) = self.waiting.pop_front() {
-            shared.unreserve(packet.len());
+        if self.next_waiting(shared).is_some() {
             shared.counters.no_session += 1;
         }
+    }
+
+    fn next_waiting(&mut self, shared: &mut Shared) -> Option<Vec<u8>> {
+        let packet = self.waiting.pop_front()?;
+        shared.unreserve(packet.len());
+        Some(packet)
     }
 
     pub(super) fn drop_waiting(&mut self, shared: &mut Shared) {
@@ -205,17 +209,14 @@ impl Peer {
 
     /// Takes out what waits.
     pub(super) fn take_waiting(&mut self, shared: &mut Shared) -> Vec<Vec<u8>> {
-        let packets: Vec<_> = std::mem::take(&mut self.waiting).into();
-        packets.iter().for_each(|packet| shared.unreserve(packet.len()));
-        packets
+        std::iter::from_fn(|| self.next_waiting(shared)).collect()
     }
 
     /// Sends what has waited; how many packets that was.
     fn flush(&mut self, shared: &mut Shared, now: Instant) -> usize {
         let mut count = 0;
         while self.carrier(now).is_some() {
-            let Some(packet) = self.waiting.pop_front() else { break };
-            shared.unreserve(packet.len());
+            let Some(packet) = self.next_waiting(shared) else { break };
             let mut out = vec![0; super::sealed_room(packet.len())];
             let Some(session) = self.carrier(now) else { break };
             if let Some(length) = session.seal(shared.padding.pad(&packet), &mut out, now) {

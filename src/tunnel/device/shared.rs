@@ -17,7 +17,7 @@ use crate::tunnel::endpoint::Endpoint;
 const MAX_TRANSMITS: usize = 16 * 1024;
 /// Events that wait, at most.
 const MAX_EVENTS: usize = 4096;
-/// Bytes of packets that wait for handshakes, over all peers.
+/// Bytes of packets that wait for handshakes, over all peers, beside those that each peer may hold in any case.
 const MAX_WAITING_BYTES: usize = 16 << 20;
 
 pub(super) struct Shared {
@@ -101,9 +101,10 @@ impl Shared {
         })
     }
 
-    /// Whether `bytes` more may wait; if so they are reckoned with until [`Shared::unreserve`].
-    pub(super) fn reserve(&mut self, bytes: usize) -> bool {
-        let fits = self.waiting_bytes + bytes <= MAX_WAITING_BYTES;
+    /// Whether `bytes` more may wait, which they may in any case if they are `granted`; if so they count until
+    /// [`Shared::unreserve`].
+    pub(super) fn reserve(&mut self, bytes: usize, granted: bool) -> bool {
+        let fits = granted || self.waiting_bytes + bytes <= MAX_WAITING_BYTES;
         if fits {
             self.waiting_bytes += bytes;
         }

@@ -201,3 +201,33 @@ fn nodes_that_start_together_begin_with_different_peers() {
     let firsts: std::collections::HashSet<_> = (0..20).map(first).collect();
     assert!(firsts.len() > 10, "20 nodes began with {} peers", firsts.len());
 }
+
+#[test]
+fn peers_that_never_answer_leave_room_for_packets_to_others() {
+    let now = std::time::Instant::now();
+    let mut device = Device::new(9000, now);
+    device.apply(&fleet(5000), now).unwrap();
+    let mut send = |number: u16, length: usize| {
+        let peer = device.route(inside(number)).unwrap();
+        let mut packet = to(number);
+        packet.resize(length, 0);
+        let sealed = device.seal(peer, &packet, &mut [0; 9100], now);
+        (sealed, device.shared.waiting_bytes())
+    };
+    for number in 0..4000 {
+        for _ in 0..128 {
+            send(number, 1420);
+        }
+    }
+    for number in 4000..5000 {
+        for _ in 0..4 {
+            let (sealed, bytes) = send(number, 1420);
+            assert_eq!(sealed, Sealed::Queued, "peer {number} with {bytes} bytes waiting");
+        }
+    }
+    let (_, bytes) = send(4999, 1420);
+    assert!(bytes <= (16 << 20) + 5000 * 4 * 1420, "{bytes} bytes wait");
+    for index in 4000..5000 {
+        assert_eq!(device.peers[index].as_mut().unwrap().take_waiting(&mut device.shared).len(), 4);
+    }
+}
