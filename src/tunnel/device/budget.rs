@@ -2,7 +2,7 @@
 //! the data, so what is opened is bounded in all, whoever sends it.
 //!
 //! Addresses where a peer is configured or was heard may have 2,000 initiations a second opened, all others 1,000; neither
-//! can take the other's part. `docs/decisions/0019-handshakes-within-a-budget.md` has what that costs.
+//! can take the other's part. `docs/decisions/0020-handshakes-within-a-budget.md` has what that costs.
 //!
 //! Within each part the last of the burst is kept for senders that prove by a cookie that they own their address:
 //! once senders that prove nothing have used up the rest, they are asked for a cookie, and those that have one come

@@ -7,7 +7,7 @@ use super::PeerIndex;
 use super::budget::{Bucket, Rate};
 
 /// Initiations: 2,000 a second, so that 5,000 peers are begun with in 2.5 s. At most 32 at once, after which the caller
-/// serves traffic. `docs/decisions/0019-handshakes-within-a-budget.md` has what that costs.
+/// serves traffic. `docs/decisions/0020-handshakes-within-a-budget.md` has what that costs.
 const RATE: Rate = Rate { interval: Duration::from_micros(500), burst: 32 };
 /// Initiations that peers in a queue wait for, so that the thread does not wake for each.
 const BATCH: u32 = 16;
