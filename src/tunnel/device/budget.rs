@@ -9,7 +9,7 @@
 //! first. A proven address has a limit of its own, and one that was opened in vain, because its key is unknown or its
 //! message replayed, is not opened again for [`PENALTY`] if no peer is known there.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::identity::Proof;
@@ -164,14 +164,6 @@ impl Budget {
     /// Gives memory back that is not needed any more.
     pub(super) fn tidy(&mut self, now: Instant) {
         self.sources.tidy(PENALTY, now);
-    }
-}
-
-/// What one customer has: an IPv4 address, an IPv6 /64.
-pub(super) fn site(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 

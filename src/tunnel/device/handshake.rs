@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Device;
-use super::budget::{Verdict, site};
+use super::budget::Verdict;
 use super::identity::Identity;
+use super::known::site;
 use super::message::{COOKIE_LEN, INITIATION_LEN};
 use super::noise::Refused;
 use super::sources::Source;

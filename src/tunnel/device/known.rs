@@ -1,9 +1,9 @@
 //! The addresses where peers are configured or were heard, with the number of peers at each.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-/// Counts peers by [`site`](super::budget::site).
+/// Counts peers by [`site`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Known(HashMap<IpAddr, u32>);
 
@@ -30,5 +30,13 @@ impl Known {
                 }
             }
         }
+    }
+}
+
+/// What one customer has: an IPv4 address, an IPv6 /64.
+pub(super) fn site(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::PeerIndex;
-use super::budget::site;
 use super::config;
 use super::event::DeviceEvent;
 use super::identity::Identity;
 use super::indices::{Owner, SlotId};
+use super::known::site;
 use super::session::Session;
 use super::shared::Shared;
 use super::slot::{Place, Slot};

@@ -5,7 +5,7 @@ use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::budget::site;
+use super::known::site;
 
 /// Sets of places; with [`WAYS`], 131,072 addresses in 2 MiB.
 const SETS: usize = 1 << 14;
