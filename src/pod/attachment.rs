@@ -81,7 +81,7 @@ pub struct Port {
 }
 
 /// With this the names of the node's ends begin.
-pub(crate) const PREFIX: &str = "slv";
+pub const PREFIX: &str = "slv";
 const DIGITS: usize = 11;
 
 /// Whether a device name is one that [`Attachment::port`] gives.

@@ -134,7 +134,7 @@ image() { # NAME, seconds since the epoch when it was begun
     images/coredns) cp "$folder/bin/coredns" "$root/" ;;
     images/e2e)
       images/root.sh "$root"
-      cp "$folder/bin/agnhost" "$root/"
+      cp "$folder/bin/agnhost" "$folder/bin/coredns" "$root/" # as upstream's, which has a DNS server in it
       ln -s agnhost "$root/agnhost-2"
       cp "$(go list -f '{{.Dir}}' k8s.io/kubernetes/test/images/agnhost)"/porter/localhost.{crt,key} "$root/"
       ;;

@@ -11,6 +11,14 @@ use crate::state::Folder;
 /// Every case about the network that a conformant cluster has to pass.
 const FOCUS: &str = r"\[sig-network\].*\[Conformance\]";
 
+/// Every case about the network, in a conformant cluster or not.
+const ALL: &str = r"\[sig-network\]";
+
+/// Cases that cannot run here: they want a cloud, the internet, a network policy, a machine of their own, a program or an image
+/// that is not here, or SCTP sockets.
+const CANNOT_RUN: &str = "LoadBalancer|Serial|Disruptive|Netpol|NetworkPolicy|SCTP|KubeProxyNFAcct|Networking-DNS|\
+                          Networking-IPv4|Networking-IPv6|Networking-Performance|CLOSE_WAIT|invalid conntrack state bug";
+
 /// Options of `conformance`.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
@@ -25,6 +33,9 @@ pub(super) struct Args {
 
 #[derive(Debug, Clone, clap::Args)]
 struct Cases {
+    /// Run all cases about the network that can run here, not just those of conformance
+    #[arg(long, conflicts_with_all = ["focus", "skip"])]
+    all: bool,
     /// Regular expression of the cases to run
     #[arg(long, default_value = FOCUS)]
     focus: String,
@@ -50,7 +61,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let shape = Shape { kubernetes: true, ..args.shape.clone() };
     super::preflight(&shape)?;
     let assets = Assets::prepare(true, None).map_err(Failure::new)?;
-    let cases = ["--focus", &args.cases.focus, "--skip", &args.cases.skip].map(Into::into);
+    let (focus, skip) =
+        if args.cases.all { (ALL, CANNOT_RUN) } else { (&*args.cases.focus, &*args.cases.skip) };
+    let cases = ["--focus", focus, "--skip", skip].map(Into::into);
     run::launch("conformance-inside", &shape, Some(&assets), cases, args.keep)
 }
 

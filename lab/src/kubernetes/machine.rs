@@ -9,12 +9,13 @@ use std::process::Command;
 use std::sync::Arc;
 
 use nix::mount::{MsFlags, mount};
+use selvedge::pod::attachment::{BRIDGE, PREFIX};
 use serde_json::{Value, json};
 
 use super::assets::Assets;
 use super::pki::{Authority, Identity};
 use crate::error::{Doing as _, Error};
-use crate::plan::{NodePlan, Plan};
+use crate::plan::{Datapath, NodePlan, Plan};
 use crate::process::{self, Process, Program};
 use crate::space::{DISK, Space};
 
@@ -208,13 +209,19 @@ impl Site<'_> {
         })
     }
 
+    /// Which packets come from pods of this node is told by the device they come by, not by `clusterCIDR`: another node's pod
+    /// keeps its address when it calls a node port here, and is a client from outside for `externalTrafficPolicy: Local`.
     fn proxy_config(&self, name: &str) -> Value {
-        let pods: Vec<String> = self.plan.cluster_pod_cidrs().iter().map(ToString::to_string).collect();
+        let (mode, devices) = match self.plan.datapath {
+            Datapath::Bridge => ("BridgeInterface", json!({"bridgeInterface": BRIDGE})),
+            Datapath::Routed => ("InterfaceNamePrefix", json!({"interfaceNamePrefix": PREFIX})),
+        };
         json!({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
             "mode": "nftables",
-            "clusterCIDR": pods.join(","),
+            "detectLocalMode": mode,
+            "detectLocal": devices,
             "hostnameOverride": name,
             "clientConnection": {"kubeconfig": on_disk("kube-proxy.kubeconfig")},
             "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
