@@ -5,8 +5,7 @@ use ipnet::{IpNet, Ipv6Net};
 use super::{GuardConfig, MARK, MARK_ARRIVING, TABLE};
 use crate::kernel::LINK_GROUP;
 use crate::kernel::nft::{
-    Chain, ChainKind, Comparison, End, Expression, Family, Field, Hook, Ip, Meta, PayloadBase, Register,
-    Rule, Set, Table, octets,
+    Chain, ChainKind, Comparison, End, Family, Field, Hook, Ip, Meta, PayloadBase, Rule, Set, Table, octets,
 };
 
 /// Loopback is the first device of every network namespace.
@@ -100,12 +99,12 @@ pub fn table(config: &GuardConfig) -> Table {
         }
         table.chain(way.name(), way.chain(rules));
     }
-    let mut marks = vec![mark(Rule::new().iif_group(LINK_GROUP), MARK).comment("for the routing rules")];
+    let mut marks = vec![Rule::new().iif_group(LINK_GROUP).mark(MARK).comment("for the routing rules")];
     // There is no check of the way back for IPv6.
     for ranges in ranges.iter().filter(|ranges| ranges.ip == Ip::V4 && !ranges.pods.is_empty()) {
         let arriving = Rule::new().meta_not(Meta::IifGroup, LINK_GROUP.to_ne_bytes()).ip(ranges.ip);
         let to_pods = arriving.address_in(ranges.ip, End::Destination, &ranges.name("pods"));
-        marks.push(mark(to_pods, MARK_ARRIVING).comment("for the check of the way back"));
+        marks.push(to_pods.mark(MARK_ARRIVING).comment("for the check of the way back"));
     }
     table.chain("mark", Chain::base(ChainKind::Filter, Hook::Prerouting, LAST, marks));
     let mut headers = Set::new(Field::Protocol);
@@ -116,15 +115,6 @@ pub fn table(config: &GuardConfig) -> Table {
     let rules = ranges.iter().map(|ranges| ranges.options(&mut table)).collect();
     table.chain("options", Chain::base(ChainKind::Filter, Hook::Forward, FILTER, rules));
     table
-}
-
-/// Sets the bit and leaves the others as they are.
-fn mark(rule: Rule, bit: u32) -> Rule {
-    let (from, to) = (Register::FIRST, Register::FIRST);
-    let (mask, xor) = ((!bit).to_ne_bytes().to_vec(), bit.to_ne_bytes().to_vec());
-    rule.with(Expression::Meta { key: Meta::Mark, to })
-        .with(Expression::Bitwise { from, to, mask, xor })
-        .with(Expression::MetaSet { key: Meta::Mark, from })
 }
 
 /// The ranges of one IP version, each set in as few prefixes as can be.

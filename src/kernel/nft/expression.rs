@@ -124,6 +124,8 @@ numbered! {
     Meta {
         /// Ethernet's type, network order.
         Protocol = 1,
+        /// The packet's priority, by which queueing disciplines classify it.
+        Priority = 2,
         /// The packet's mark.
         Mark = 3,
         /// Index of the device it came by.

@@ -19,6 +19,8 @@ pub enum Field {
     Number,
     /// A packet mark.
     Mark,
+    /// A packet priority: two numbers of two bytes, which nft shows as a class of a queueing discipline.
+    Priority,
     /// An interface name, padded to 16 bytes.
     IfName,
     /// A type that this model does not know, by nftables' number.
@@ -37,6 +39,7 @@ impl Field {
             Self::IcmpType => (14, 1, true),
             Self::Number => (4, 4, false),
             Self::Mark => (19, 4, false),
+            Self::Priority => (23, 4, false),
             Self::IfName => (41, 16, false),
             Self::Unknown(number) => (number, 0, true),
         }
@@ -52,6 +55,7 @@ impl Field {
             Self::IcmpType,
             Self::Number,
             Self::Mark,
+            Self::Priority,
             Self::IfName,
         ];
         known.into_iter().find(|field| field.facts().0 == number).unwrap_or(Self::Unknown(number))

@@ -161,6 +161,22 @@ impl Rule {
         self.payload(PayloadBase::Network, offset, octets(address))
     }
 
+    /// Sets the packet's priority to what was loaded.
+    #[must_use]
+    pub fn set_priority(self) -> Self {
+        self.with(Expression::MetaSet { key: Meta::Priority, from: Register::FIRST })
+    }
+
+    /// Sets these bits of the packet's mark, and leaves the others as they are.
+    #[must_use]
+    pub fn mark(self, bits: u32) -> Self {
+        let (from, to) = (Register::FIRST, Register::FIRST);
+        let (mask, xor) = ((!bits).to_ne_bytes().to_vec(), bits.to_ne_bytes().to_vec());
+        self.with(Expression::Meta { key: Meta::Mark, to })
+            .with(Expression::Bitwise { from, to, mask, xor })
+            .with(Expression::MetaSet { key: Meta::Mark, from })
+    }
+
     /// If the connection's state has one of these bits.
     #[must_use]
     pub fn ct_state(self, bits: u32) -> Self {

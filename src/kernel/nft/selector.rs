@@ -27,6 +27,8 @@ pub enum Selector {
     IcmpType,
     /// The packet's mark.
     Mark,
+    /// The packet's priority.
+    Priority,
     /// The connection's mark.
     ConntrackMark,
     /// Name of the device it came by.
@@ -55,6 +57,7 @@ impl Selector {
             Self::Port(_) | Self::OriginalPort(_) => Field::Port,
             Self::IcmpType => Field::IcmpType,
             Self::Mark | Self::ConntrackMark => Field::Mark,
+            Self::Priority => Field::Priority,
             Self::Random(_) => Field::Number,
             Self::IifName | Self::OifName => Field::IfName,
         }
@@ -72,6 +75,7 @@ impl Selector {
             Self::Port(End::Destination) => payload(PayloadBase::Transport, (2, 2)),
             Self::IcmpType => payload(PayloadBase::Transport, (0, 1)),
             Self::Mark => Expression::Meta { key: Meta::Mark, to },
+            Self::Priority => Expression::Meta { key: Meta::Priority, to },
             Self::ConntrackMark => Expression::Conntrack { key: Conntrack::Mark, to },
             Self::IifName => Expression::Meta { key: Meta::IifName, to },
             Self::OifName => Expression::Meta { key: Meta::OifName, to },

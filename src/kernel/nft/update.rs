@@ -6,7 +6,7 @@ use super::difference::missing;
 use super::element::{Data, Element};
 use super::key::Key;
 use super::set::Set;
-use super::table::Family;
+use super::table::{Family, Table};
 use super::transaction::Transaction;
 
 /// Elements to delete from and to add to the sets and maps of one table, in one transaction.
@@ -92,6 +92,30 @@ impl Update {
             self.add(set, key.clone(), element.clone());
         }
         self
+    }
+
+    /// Carries it out in the model of the table: what the kernel has after it, if the kernel has `table` before.
+    pub fn apply_to(&self, table: &mut Table) {
+        for (name, change) in &self.sets {
+            let Some(set) = table.sets.get_mut(name) else { continue };
+            change.delete.iter().for_each(|key| drop(set.elements.remove(key)));
+            change
+                .add
+                .iter()
+                .for_each(|(key, element)| drop(set.elements.insert(key.clone(), element.clone())));
+        }
+    }
+
+    /// Whether the kernel would take it if it had `table`: all sets are there, with what is deleted, and without what is added.
+    #[must_use]
+    pub fn fits(&self, table: &Table) -> bool {
+        self.sets.iter().all(|(name, change)| {
+            table.sets.get(name).is_some_and(|set| {
+                let is_there = |key: &&Key| set.elements.contains_key(*key);
+                change.delete.iter().all(|key| is_there(&key))
+                    && change.add.keys().all(|key| !is_there(&key) || change.delete.contains(key))
+            })
+        })
     }
 
     /// It changes nothing.

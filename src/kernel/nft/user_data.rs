@@ -78,6 +78,7 @@ fn expression_of(field: Field) -> Option<Vec<u8>> {
         Field::Port => of(PAYLOAD, &TRANSPORT_PORT),
         Field::Protocol => of(META, &[super::Meta::L4Proto.number()]),
         Field::Mark => of(META, &[super::Meta::Mark.number()]),
+        Field::Priority => of(META, &[super::Meta::Priority.number()]),
         Field::IfName => of(META, &[super::Meta::IifName.number()]),
         Field::Number => of(NUMGEN, &RANDOM_BELOW_65536),
         Field::Ether | Field::IcmpType | Field::Unknown(_) => return None,
