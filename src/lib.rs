@@ -31,5 +31,6 @@ pub mod paths;
 pub mod pod;
 #[cfg(test)]
 mod reference;
+pub mod service;
 pub mod support;
 pub mod tunnel;

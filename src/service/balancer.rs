@@ -1,0 +1,235 @@
+//! All Services of this node: who serves which address, and what a change comes to in the kernel's maps.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::elements;
+use super::object::{Service, Slice};
+use super::plan::{Kind, Node, Plan, PortPlan, Target, plan};
+use crate::kernel::nft::{Table, Update};
+
+/// Names a Service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Somebody who wants to serve a target.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    kind: Kind,
+    service: Arc<ServiceName>,
+}
+
+/// What serves a target: a port of a Service that the target is an address of.
+#[derive(Debug, Clone)]
+pub(super) struct Served {
+    pub(super) kind: Kind,
+    pub(super) port: Arc<PortPlan>,
+}
+
+/// What is known of one Service.
+#[derive(Debug, Default)]
+struct Known {
+    service: Option<Arc<Service>>,
+    slices: BTreeMap<String, Arc<Slice>>,
+    plan: Plan,
+}
+
+/// All Services that this node serves. Pure: objects come in, updates of the kernel's table go out.
+#[derive(Debug, Default)]
+pub struct Balancer {
+    node: Node,
+    services: HashMap<Arc<ServiceName>, Known>,
+    /// Who claims each target, the one that has it first.
+    claims: HashMap<Target, Vec<Claim>>,
+    served: HashMap<Target, Served>,
+    /// How many targets are served at each cluster IP, and by each backend of this node.
+    cluster_ips: HashMap<IpAddr, usize>,
+    hairpins: HashMap<IpAddr, usize>,
+    dirty: BTreeSet<Arc<ServiceName>>,
+}
+
+/// A target that a Service claims and another one has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// The target.
+    pub target: Target,
+    /// The Service that is not served there.
+    pub refused: ServiceName,
+    /// The Service that is.
+    pub owner: ServiceName,
+}
+
+impl Balancer {
+    /// Takes the Service of this name as it is now; none when it is gone, or not for this node to serve.
+    pub fn set_service(&mut self, name: &ServiceName, service: Option<Arc<Service>>) {
+        let (name, known) = self.known(name);
+        known.service = service;
+        self.dirty.insert(name);
+    }
+
+    /// Takes a slice of endpoints as it is now; none when it is gone. `service` is that of the slice, now or before.
+    pub fn set_slice(&mut self, service: &ServiceName, slice: &str, now: Option<Arc<Slice>>) {
+        let (name, known) = self.known(service);
+        match now {
+            Some(now) => {
+                known.slices.insert(slice.to_owned(), now);
+            }
+            None => {
+                known.slices.remove(slice);
+            }
+        }
+        self.dirty.insert(name);
+    }
+
+    /// Takes what this node is reached at and where it is. A change concerns all Services.
+    pub fn set_node(&mut self, node: Node) {
+        if self.node != node {
+            self.node = node;
+            self.dirty.extend(self.services.keys().cloned());
+        }
+    }
+
+    fn known(&mut self, name: &ServiceName) -> (Arc<ServiceName>, &mut Known) {
+        let name = match self.services.get_key_value(name) {
+            Some((name, _)) => Arc::clone(name),
+            None => Arc::new(name.clone()),
+        };
+        let known = self.services.entry(Arc::clone(&name)).or_default();
+        (name, known)
+    }
+
+    /// What all changes since the last call come to in the kernel's table, which has what was wanted before.
+    pub fn update(&mut self) -> Update {
+        let mut update = elements::update();
+        for name in std::mem::take(&mut self.dirty) {
+            self.renew(&name, &mut update);
+        }
+        update
+    }
+
+    /// Adds what is wanted now to an empty table of Services. What changed since the last [`update`](Self::update) is not in it.
+    pub fn fill(&self, table: &mut Table) {
+        let mut update = elements::update();
+        for (target, served) in &self.served {
+            elements::change(*target, None, Some(served), &mut update);
+        }
+        self.cluster_ips.keys().for_each(|address| elements::change_cluster_ip(*address, true, &mut update));
+        self.hairpins.keys().for_each(|address| elements::change_hairpin(*address, true, &mut update));
+        update.apply_to(table);
+    }
+
+    /// Targets that several Services claim.
+    pub fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
+        self.claims.iter().flat_map(|(target, claims)| {
+            let owner = claims.first();
+            let refused = claims.iter().skip(1);
+            refused.zip(std::iter::repeat(owner)).filter_map(|(refused, owner)| {
+                let (refused, owner) = ((*refused.service).clone(), (*owner?.service).clone());
+                Some(Conflict { target: *target, refused, owner })
+            })
+        })
+    }
+
+    /// How many Services are served.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.services.values().filter(|known| known.service.is_some()).count()
+    }
+
+    /// Whether none is served.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Makes the plan of a Service again, and carries out what is different.
+    fn renew(&mut self, name: &Arc<ServiceName>, update: &mut Update) {
+        let Some(known) = self.services.get_mut(name) else { return };
+        let slices: Vec<&Slice> = known.slices.values().map(Arc::as_ref).collect();
+        let now = known
+            .service
+            .as_ref()
+            .map_or_else(Plan::new, |service| plan(service, &slices, &self.node, &known.plan));
+        let before = std::mem::replace(&mut known.plan, now.clone());
+        if known.service.is_none() && known.slices.is_empty() {
+            self.services.remove(name);
+        }
+        let targets = |plan: &Plan| -> BTreeMap<Target, Kind> {
+            // One that is there twice, as two kinds, is served as the first.
+            plan.iter().flat_map(|port| &port.targets).rev().copied().collect()
+        };
+        let (gone, come) = (targets(&before), targets(&now));
+        for target in gone.keys().chain(come.keys().filter(|target| !gone.contains_key(target))) {
+            self.claim(*target, name, come.get(target).copied());
+            self.serve(*target, update);
+        }
+    }
+
+    /// Notes that the Service claims the target, as a kind of address, or no longer does.
+    fn claim(&mut self, target: Target, name: &Arc<ServiceName>, kind: Option<Kind>) {
+        let claims = self.claims.entry(target).or_default();
+        claims.retain(|claim| claim.service != *name);
+        if let Some(kind) = kind {
+            claims.push(Claim { kind, service: Arc::clone(name) });
+            claims.sort_unstable();
+        } else if claims.is_empty() {
+            self.claims.remove(&target);
+        }
+    }
+
+    /// Has the target served by the first that claims it.
+    fn serve(&mut self, target: Target, update: &mut Update) {
+        let owner = self.claims.get(&target).and_then(|claims| claims.first());
+        let now = owner.and_then(|claim| {
+            let plan = &self.services.get(&claim.service)?.plan;
+            let serves = |port: &&Arc<PortPlan>| port.targets.contains(&(target, claim.kind));
+            Some(Served { kind: claim.kind, port: Arc::clone(plan.iter().find(serves)?) })
+        });
+        let before = match &now {
+            Some(now) => self.served.insert(target, now.clone()),
+            None => self.served.remove(&target),
+        };
+        elements::change(target, before.as_ref(), now.as_ref(), update);
+        // What comes is counted before what goes, so that what stays is never at zero.
+        for (served, comes) in [(now.as_ref(), true), (before.as_ref(), false)] {
+            let Some(served) = served else { continue };
+            if served.kind == Kind::ClusterIp {
+                let address = target.at.ip();
+                count(&mut self.cluster_ips, address, comes, |comes| {
+                    elements::change_cluster_ip(address, comes, update);
+                });
+            }
+            for address in elements::local_backends(served) {
+                count(&mut self.hairpins, address, comes, |comes| {
+                    elements::change_hairpin(address, comes, update);
+                });
+            }
+        }
+    }
+}
+
+/// Counts one more or one less; `changed` is called when that is the first or was the last.
+fn count(counts: &mut HashMap<IpAddr, usize>, address: IpAddr, comes: bool, changed: impl FnOnce(bool)) {
+    let count = counts.entry(address).or_default();
+    let before = *count;
+    *count = if comes { before + 1 } else { before.saturating_sub(1) };
+    let after = *count;
+    if after == 0 {
+        counts.remove(&address);
+    }
+    if (before == 0) != (after == 0) {
+        changed(comes);
+    }
+}

@@ -1,0 +1,16 @@
+//! Services: which packets go to which endpoints of which Service. Pure, but for what writes the table.
+//!
+//! In the order in which a change passes: the [`object`]s of the API; the [`endpoints`] that serve a port here, in a stable
+//! [`order`]; the [`plan`] of a Service; the [`balancer`] over all of them; `elements` of the kernel's [`table`].
+
+pub mod balancer;
+mod class;
+mod elements;
+pub mod endpoints;
+pub mod object;
+pub mod order;
+pub mod plan;
+mod read;
+pub mod table;
+#[cfg(test)]
+mod tests;

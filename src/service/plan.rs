@@ -1,0 +1,165 @@
+//! How one Service is served on this node: on which addresses, from where, and by which backends.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::endpoints::{self, Backend, Backends, Place};
+use super::object::{Protocol, Service, ServicePort, Slice, TrafficPolicy};
+use super::order::arrange;
+use crate::kernel::nft::Ip;
+
+/// What Services are reached at beside their own addresses, and where this node is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Node {
+    /// Its Node's name, and zone.
+    pub place: Place,
+    /// Own addresses at which node ports are served.
+    pub node_port_addresses: Vec<IpAddr>,
+}
+
+/// The kind of an address that a Service is reached at. Where two Services claim the same, that of the first kind gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `spec.clusterIPs`.
+    ClusterIp,
+    /// A node port, on an address of the node.
+    NodePort,
+    /// `status.loadBalancer.ingress`.
+    Ingress,
+    /// `spec.externalIPs`.
+    ExternalIp,
+}
+
+/// An address, a port and a protocol that packets are sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// Address and port.
+    pub at: SocketAddr,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.at, self.protocol)
+    }
+}
+
+/// What becomes of the first packet of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// Answered with a TCP reset or ICMP's port unreachable: there is no endpoint at all.
+    Reject,
+    /// Dropped: there are endpoints, but none on this node, which the policy asks for.
+    Drop,
+    /// To one of the cluster's backends.
+    Cluster,
+    /// To one of the cluster's backends, from an address of this node.
+    Masquerade,
+    /// To one of this node's backends.
+    Local,
+}
+
+/// A port of a Service, in one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortPlan {
+    /// What packets are sent to.
+    pub targets: Vec<(Target, Kind)>,
+    /// Who serves it, by index.
+    pub backends: Backends,
+    /// For packets to the cluster IP.
+    pub internal_policy: TrafficPolicy,
+    /// For packets from outside to the other targets.
+    pub external_policy: TrafficPolicy,
+}
+
+impl PortPlan {
+    /// What becomes of a packet to a target of this kind from a pod of this node, or from this node itself. At external
+    /// addresses they are served as at the cluster IP of the policy `Cluster`.
+    #[must_use]
+    pub fn from_inside(&self, kind: Kind) -> Action {
+        let policy = if kind == Kind::ClusterIp { self.internal_policy } else { TrafficPolicy::Cluster };
+        self.action(policy, Action::Cluster)
+    }
+
+    /// What becomes of a packet to a target of this kind from elsewhere; none at a cluster IP, which is not reached from there.
+    #[must_use]
+    pub fn from_outside(&self, kind: Kind) -> Option<Action> {
+        (kind != Kind::ClusterIp).then(|| self.action(self.external_policy, Action::Masquerade))
+    }
+
+    fn action(&self, policy: TrafficPolicy, cluster: Action) -> Action {
+        match policy {
+            _ if self.backends.cluster.is_empty() && self.backends.local.is_empty() => Action::Reject,
+            TrafficPolicy::Cluster => cluster,
+            TrafficPolicy::Local if self.backends.local.is_empty() => Action::Drop,
+            TrafficPolicy::Local => Action::Local,
+        }
+    }
+
+    /// The backends that a packet to a target of this kind may go to with this action.
+    #[must_use]
+    pub fn backends(&self, action: Action) -> &[Backend] {
+        match action {
+            Action::Reject | Action::Drop => &[],
+            Action::Cluster | Action::Masquerade => &self.backends.cluster,
+            Action::Local => &self.backends.local,
+        }
+    }
+}
+
+/// How a Service is served: a plan for each of its ports and families.
+pub type Plan = Vec<Arc<PortPlan>>;
+
+/// The plan of a Service with these slices. Backends keep the indices that they have in the plan before, as far as that goes.
+#[must_use]
+pub fn plan(service: &Service, slices: &[&Slice], node: &Node, before: &Plan) -> Plan {
+    let families = Ip::BOTH.into_iter().filter_map(|ip| {
+        let cluster_ip = service.cluster_ips.iter().copied().find(|address| Ip::of(*address) == ip)?;
+        Some((ip, cluster_ip))
+    });
+    let ports = families.flat_map(|family| service.ports.iter().map(move |port| (family, port)));
+    let plans = ports.map(|((ip, cluster_ip), port)| {
+        let targets = targets(service, port, (ip, cluster_ip), node);
+        let chosen = endpoints::choose(slices, (&port.name, port.protocol), ip, &node.place);
+        let first = targets.first().map(|(target, _)| *target);
+        let old = before.iter().find(|plan| plan.targets.first().map(|(target, _)| *target) == first);
+        let (cluster, local) =
+            old.map_or((&[][..], &[][..]), |old| (&old.backends.cluster, &old.backends.local));
+        let backends =
+            Backends { cluster: arrange(cluster, chosen.cluster), local: arrange(local, chosen.local) };
+        Arc::new(PortPlan {
+            targets,
+            backends,
+            internal_policy: service.internal_policy,
+            external_policy: service.external_policy,
+        })
+    });
+    plans.collect()
+}
+
+/// What a port is reached at: its cluster IP first. Another family's external addresses are not for it.
+fn targets(
+    service: &Service,
+    port: &ServicePort,
+    (ip, cluster_ip): (Ip, IpAddr),
+    node: &Node,
+) -> Vec<(Target, Kind)> {
+    let at = |address: &IpAddr, number: u16| Target {
+        at: SocketAddr::new(*address, number),
+        protocol: port.protocol,
+    };
+    let of_family = move |addresses: &'_ [IpAddr]| {
+        addresses.iter().copied().filter(move |address| Ip::of(*address) == ip).collect::<Vec<_>>()
+    };
+    let mut targets = vec![(at(&cluster_ip, port.port), Kind::ClusterIp)];
+    if let Some(number) = port.node_port {
+        let addresses = of_family(&node.node_port_addresses);
+        targets.extend(addresses.iter().map(|address| (at(address, number), Kind::NodePort)));
+    }
+    let external = [(Kind::Ingress, &service.ingress_ips), (Kind::ExternalIp, &service.external_ips)];
+    for (kind, addresses) in external {
+        targets.extend(of_family(addresses).iter().map(|address| (at(address, port.port), kind)));
+    }
+    targets
+}

@@ -1,0 +1,198 @@
+//! Updates of the kernel's table.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::kernel::nft::{Table, Update};
+use crate::service::balancer::Balancer;
+use crate::service::object::TrafficPolicy;
+use crate::service::table::Structure;
+
+fn empty() -> Table {
+    Structure::default().table()
+}
+
+fn filled(balancer: &Balancer) -> Table {
+    let mut table = empty();
+    balancer.fill(&mut table);
+    table
+}
+
+/// How many elements are deleted and added.
+fn size(update: &Update, before: &Table) -> usize {
+    let mut after = before.clone();
+    update.apply_to(&mut after);
+    let elements = |table: &Table| {
+        let of = |(name, set): (&String, &crate::kernel::nft::Set)| {
+            set.elements
+                .iter()
+                .map(|(key, element)| format!("{name} {key:?} {element:?}"))
+                .collect::<Vec<_>>()
+        };
+        table.sets.iter().flat_map(of).collect::<BTreeSet<String>>()
+    };
+    elements(before).symmetric_difference(&elements(&after)).count()
+}
+
+#[test]
+fn one_endpoint_among_many_is_a_few_elements() {
+    let mut balancer = Balancer::default();
+    balancer.set_node(node());
+    let some = |numbers: std::ops::Range<u32>| {
+        let at =
+            |number: u32| endpoint(&std::net::Ipv4Addr::from_bits(0x0af4_0000 + number).to_string(), "there");
+        Some(Arc::new(slice(numbers.map(at).collect())))
+    };
+    balancer.set_service(&name("web"), Some(Arc::new(service("10.96.0.1"))));
+    balancer.set_slice(&name("web"), "web-1", some(0..1000));
+    balancer.update();
+    // Another count of the same class, and one of the next; an endpoint more, and the first gone.
+    for (numbers, most) in [(0..1001, 1), (1..1001, 3), (1..1025, 25), (1..1026, 3)] {
+        let before = filled(&balancer);
+        balancer.set_slice(&name("web"), "web-1", some(numbers.clone()));
+        let update = balancer.update();
+        assert!(size(&update, &before) <= most, "{numbers:?}: {}", size(&update, &before));
+    }
+}
+
+#[test]
+fn an_address_that_two_services_claim_goes_to_one_and_on_to_the_other() {
+    let mut balancer = Balancer::default();
+    balancer.set_node(node());
+    let with_external = |cluster_ip: &str| {
+        Some(Arc::new(Service { external_ips: vec![address("192.0.2.7")], ..service(cluster_ip) }))
+    };
+    for (service, cluster_ip, backend) in [("b", "10.96.0.2", "10.244.0.2"), ("a", "10.96.0.1", "10.244.0.1")]
+    {
+        balancer.set_service(&name(service), with_external(cluster_ip));
+        balancer.set_slice(&name(service), "slice", Some(Arc::new(slice(vec![endpoint(backend, "there")]))));
+        balancer.update();
+    }
+    let conflict = |balancer: &Balancer| {
+        let all = balancer.conflicts().map(|it| format!("{}: {} for {}", it.target, it.owner, it.refused));
+        all.collect::<Vec<_>>()
+    };
+    assert_eq!(conflict(&balancer), ["192.0.2.7:80/tcp: default/a for default/b"]);
+    let before = filled(&balancer);
+    balancer.set_service(&name("a"), None);
+    let mut after = before;
+    balancer.update().apply_to(&mut after);
+    assert_eq!(after, filled(&balancer));
+    assert!(conflict(&balancer).is_empty());
+    assert_eq!(after.sets["outside4"].elements.len(), 1, "the other one serves it now");
+}
+
+/// A change of what there is.
+#[derive(Debug, Clone)]
+enum Step {
+    Service(u8, Option<Service>),
+    Slice(u8, u8, Option<Slice>),
+    Node(Node),
+}
+
+fn some_service() -> impl Strategy<Value = Service> {
+    let policy = || {
+        prop::bool::ANY.prop_map(|local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster })
+    };
+    let parts = (1..4_u8, prop::bool::ANY, prop::option::of(0..2_u16), prop::collection::vec(0..3_u8, 0..2));
+    (parts, policy(), policy()).prop_map(
+        |((ip, both, node_port, external), internal_policy, external_policy)| {
+            let mut service =
+                Service { internal_policy, external_policy, ..service(&format!("10.96.0.{ip}")) };
+            if both {
+                service.cluster_ips.push(address(&format!("fd96::{ip}")));
+            }
+            service.ports[0].node_port = node_port.map(|port| 30_000 + port);
+            // One of the node's own, and one that is a cluster IP, too.
+            let addresses = ["192.0.2.1", "192.0.2.9", "10.96.0.1"];
+            let external: Vec<IpAddr> =
+                external.iter().map(|at| address(addresses[usize::from(*at)])).collect();
+            Service { external_ips: external.clone(), ingress_ips: external, ..service }
+        },
+    )
+}
+
+fn some_slice() -> impl Strategy<Value = Slice> {
+    let one = (0..5_u8, 0..4_u8, prop::bool::ANY, prop::bool::ANY).prop_map(|(number, state, local, v6)| {
+        let at = if v6 { format!("fd00::{number}") } else { format!("10.244.0.{number}") };
+        let node = if local { "here" } else { "there" };
+        match state {
+            0 => terminating(&at, node, true),
+            1 => terminating(&at, node, false),
+            _ => endpoint(&at, node),
+        }
+    });
+    prop::collection::vec(one, 0..6).prop_map(slice)
+}
+
+fn some_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (0..3_u8, prop::option::weighted(0.8, some_service())).prop_map(|(at, now)| Step::Service(at, now)),
+        4 => (0..3_u8, 0..2_u8, prop::option::weighted(0.8, some_slice()))
+            .prop_map(|(at, number, now)| Step::Slice(at, number, now)),
+        1 => prop::collection::vec(0..3_u8, 0..3).prop_map(|addresses| Step::Node(Node {
+            node_port_addresses: addresses.iter().map(|at| address(&format!("192.0.2.{at}"))).collect(),
+            ..node()
+        })),
+    ]
+}
+
+fn take(balancer: &mut Balancer, step: Step) {
+    let named = |at: u8| name(&format!("service{at}"));
+    match step {
+        Step::Service(at, now) => balancer.set_service(&named(at), now.map(Arc::new)),
+        Step::Slice(at, number, now) => {
+            balancer.set_slice(&named(at), &number.to_string(), now.map(Arc::new));
+        }
+        Step::Node(node) => balancer.set_node(node),
+    }
+}
+
+/// The keys of all elements: what is served, by how many backends.
+fn keys(table: &Table) -> Vec<String> {
+    let all = table
+        .sets
+        .iter()
+        .flat_map(|(name, set)| set.elements.keys().map(move |key| format!("{name} {key:?}")));
+    all.collect()
+}
+
+proptest! {
+    /// The kernel's table follows by updates alone, and has what a balancer that starts now would write, but for the order of
+    /// backends.
+    #[test]
+    fn updates_add_up(steps in prop::collection::vec((some_step(), prop::bool::ANY), 1..40)) {
+        let mut balancer = Balancer::default();
+        let mut kernel = empty();
+        for (step, updated) in &steps {
+            take(&mut balancer, step.clone());
+            if *updated {
+                balancer.update().apply_to(&mut kernel);
+                prop_assert_eq!(&kernel, &filled(&balancer));
+            }
+        }
+        balancer.update().apply_to(&mut kernel);
+        prop_assert_eq!(&kernel, &filled(&balancer));
+        prop_assert!(balancer.update().is_empty());
+        let mut fresh = Balancer::default();
+        steps.into_iter().for_each(|(step, _)| take(&mut fresh, step));
+        fresh.update();
+        prop_assert_eq!(keys(&kernel), keys(&filled(&fresh)));
+    }
+
+    /// As the kernel refuses what is not exactly so: what is deleted is there, and what is added is not.
+    #[test]
+    fn updates_assume_what_is_there(steps in prop::collection::vec(some_step(), 1..40)) {
+        let mut balancer = Balancer::default();
+        let mut kernel = empty();
+        for step in steps {
+            take(&mut balancer, step);
+            let update = balancer.update();
+            prop_assert!(update.fits(&kernel), "{update:?}");
+            update.apply_to(&mut kernel);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The table in the kernel: what `nft` makes of it, and what packets do.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::kernel::nft::{self, Connection};
+use crate::service::balancer::Balancer;
+use crate::service::class::Class;
+use crate::service::table::{Structure, TABLE, counters};
+
+fn structure() -> Structure {
+    Structure {
+        pod_cidrs: ["10.244.1.0/24", "fd00:10:244:1::/64"].map(|cidr| cidr.parse().unwrap()).into(),
+        fabric_addresses: vec![address("10.244.1.1"), address("fd00:10:244:1::1")],
+    }
+}
+
+/// Runs `nft`; nothing when it is not installed.
+fn run_nft(arguments: &[&str], input: &str) -> Option<String> {
+    let spawned = Command::new("nft").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut child = match spawned {
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        child => child.unwrap(),
+    };
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "nft {arguments:?}");
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// One Service of each family with these backends.
+fn balancer(v4: &[&str], v6: &[&str]) -> Balancer {
+    let mut balancer = Balancer::default();
+    balancer.set_node(node());
+    let mut both = service("10.96.0.1");
+    both.cluster_ips.push(address("fd96::1"));
+    both.ports[0].node_port = Some(30_080);
+    balancer.set_service(&name("web"), Some(Arc::new(both)));
+    for (slice_name, addresses) in [("v4", v4), ("v6", v6)] {
+        let endpoints = addresses.iter().map(|at| endpoint(at, "here")).collect();
+        balancer.set_slice(&name("web"), slice_name, Some(Arc::new(slice(endpoints))));
+    }
+    balancer.update();
+    balancer
+}
+
+fn wanted(balancer: &Balancer) -> nft::Table {
+    let mut table = structure().table();
+    balancer.fill(&mut table);
+    table
+}
+
+#[test]
+fn the_kernel_has_what_is_wanted_and_nft_takes_its_listing_back() {
+    selvedge_lab::isolated!(|| {
+        let balancer = balancer(&["10.244.1.2", "10.244.2.2"], &["fd00::2"]);
+        let whole = wanted(&balancer);
+        nft::apply(std::slice::from_ref(&whole)).unwrap();
+        assert_eq!(nft::read(whole.family, TABLE).unwrap().unwrap().table, whole);
+        // Without privileges nft does not send more than wmem_default at once.
+        let mut table = structure().table_for([1, 2, 3, 100].into_iter().map(Class::of));
+        balancer.fill(&mut table);
+        let start = std::time::Instant::now();
+        nft::apply(std::slice::from_ref(&table)).unwrap();
+        println!("written in {:?}", start.elapsed());
+        assert_eq!(nft::read(table.family, TABLE).unwrap().unwrap().table, table);
+        assert!(nft::apply(std::slice::from_ref(&table)).unwrap().is_empty());
+        let Some(listing) = run_nft(&["list", "ruleset"], "") else { return println!("skipped: no nft") };
+        let interesting = |line: &&str| line.contains("10.96.0.1") || line.contains("numgen random mod 2 ");
+        listing.lines().filter(interesting).for_each(|line| println!("{line}"));
+        nft::delete(table.family, TABLE).unwrap();
+        run_nft(&["-f", "-"], &listing);
+        let changes = nft::apply(std::slice::from_ref(&table)).unwrap();
+        assert!(changes.is_empty(), "{changes}");
+    });
+}
+
+/// Servers at these addresses, whose answer is their own.
+fn serve(addresses: &[&str]) {
+    for at in addresses {
+        let listener = TcpListener::bind((address(at), 8080)).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                write!(stream, "{}", stream.local_addr().unwrap().ip()).unwrap();
+            }
+        });
+    }
+}
+
+/// Who answers.
+fn ask(to: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Gives the namespace these addresses and those of the fabric, and a route to Services.
+fn lay(addresses: &[&str]) {
+    let ip = |arguments: &[&str]| {
+        assert!(Command::new("ip").args(arguments).status().unwrap().success(), "ip {arguments:?}");
+    };
+    ip(&["link", "set", "lo", "up"]);
+    let fabric = structure().fabric_addresses.into_iter().map(|address| address.to_string());
+    for at in addresses.iter().map(|at| (*at).to_owned()).chain(fabric) {
+        ip(&["address", "add", &at, "dev", "lo", "nodad"]);
+    }
+    ip(&["route", "add", "10.96.0.0/16", "dev", "lo"]);
+    ip(&["-6", "route", "add", "fd96::/64", "dev", "lo"]);
+}
+
+#[test]
+fn connections_are_spread_evenly_and_refused_without_endpoints() {
+    selvedge_lab::isolated!(|| {
+        const V4: [&str; 3] = ["10.244.1.2", "10.244.2.2", "10.244.2.3"];
+        const V6: [&str; 2] = ["fd00::2", "fd00::3"];
+        const EACH: usize = 300;
+        lay(&[&V4[..], &V6].concat());
+        serve(&[&V4[..], &V6].concat());
+        let mut balancer = balancer(&V4, &V6);
+        let mut connection = Connection::open().unwrap();
+        connection.apply(&[wanted(&balancer)]).unwrap();
+        for (to, backends) in [("10.96.0.1:80", &V4[..]), ("[fd96::1]:80", &V6)] {
+            let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+            for _ in 0..EACH * backends.len() {
+                *seen.entry(ask(to.parse().unwrap()).unwrap()).or_default() += 1;
+            }
+            // Chi-squared with at most 2 degrees of freedom: above 27.6 once in a million runs.
+            let squares: f64 =
+                seen.values().map(|count| (f64::from(u32::try_from(*count).unwrap()) - 300.0).powi(2)).sum();
+            assert_eq!(seen.len(), backends.len(), "{seen:?}");
+            assert!(squares / 300.0 < 27.6, "{seen:?}");
+        }
+        let refused = |to: &str| ask(to.parse().unwrap()).unwrap_err().kind();
+        assert_eq!(refused("10.96.0.1:81"), ErrorKind::ConnectionRefused, "a port that it has not");
+        balancer.set_slice(&name("web"), "v4", None);
+        connection.update(&balancer.update()).unwrap();
+        assert_eq!(refused("10.96.0.1:80"), ErrorKind::ConnectionRefused);
+        assert_eq!(ask("[fd96::1]:80".parse().unwrap()).map(|at| V6.contains(&at.as_str())).ok(), Some(true));
+        assert!(counters().unwrap()["rejected"].packets >= 2);
+    });
+}
+
+/// Packets that draw an index while backends go find another one.
+#[test]
+fn every_datagram_finds_a_backend_while_backends_come_and_go() {
+    selvedge_lab::isolated!(|| {
+        const V4: [&str; 20] = [
+            "10.244.1.2",
+            "10.244.1.3",
+            "10.244.1.4",
+            "10.244.1.5",
+            "10.244.1.6",
+            "10.244.1.7",
+            "10.244.1.8",
+            "10.244.1.9",
+            "10.244.1.10",
+            "10.244.1.11",
+            "10.244.1.12",
+            "10.244.1.13",
+            "10.244.1.14",
+            "10.244.1.15",
+            "10.244.1.16",
+            "10.244.1.17",
+            "10.244.1.18",
+            "10.244.1.19",
+            "10.244.1.20",
+            "10.244.1.21",
+        ];
+        const CHANGES: usize = 3000;
+        lay(&V4);
+        let servers: Vec<UdpSocket> = V4
+            .iter()
+            .map(|at| {
+                let socket = UdpSocket::bind((address(at), 8080)).unwrap();
+                socket.set_nonblocking(true).unwrap();
+                socket
+            })
+            .collect();
+        let with = |count: usize| {
+            let mut slice = slice(V4[..count].iter().map(|at| endpoint(at, "here")).collect());
+            slice.ports[0].protocol = Protocol::Udp;
+            Some(Arc::new(slice))
+        };
+        let mut balancer = Balancer::default();
+        let mut udp = service("10.96.0.1");
+        udp.ports[0].protocol = Protocol::Udp;
+        balancer.set_service(&name("web"), Some(Arc::new(udp)));
+        balancer.set_slice(&name("web"), "v4", with(V4.len()));
+        balancer.update();
+        Connection::open().unwrap().apply(&[wanted(&balancer)]).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let (sent, received) = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut connection = Connection::open().unwrap();
+                for change in 0..CHANGES {
+                    balancer.set_slice(&name("web"), "v4", with(1 + (change * 7) % V4.len()));
+                    connection.update(&balancer.update()).unwrap();
+                }
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            let (mut sent, mut received) = (0_usize, 0_usize);
+            let drain = |received: &mut usize| {
+                for server in &servers {
+                    while server.recv(&mut [0; 8]).is_ok() {
+                        *received += 1;
+                    }
+                }
+            };
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                // A socket of its own: a connection of its own.
+                let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+                client.send_to(b"x", "10.96.0.1:80").unwrap();
+                sent += 1;
+                if sent % 16 == 0 {
+                    drain(&mut received);
+                }
+            }
+            drain(&mut received);
+            (sent, received)
+        });
+        println!("{sent} datagrams during {CHANGES} changes");
+        assert_eq!((sent, counters().unwrap()["rejected"].packets), (received, 0));
+    });
+}
