@@ -24,10 +24,11 @@ mod view;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::guard::GuardConfig;
 use crate::kernel::netlink::Netlink;
 use crate::mesh::record::Records;
@@ -119,7 +120,8 @@ async fn watch(context: &Context) {
         let served = served();
         tokio::select! {
             () = reflect::own_node(client.clone(), name, ranges, &context.view.own, served.clone()) => return,
-            () = reflect::all_nodes(client, Arc::clone(&context.view.nodes), served) => return,
+            () = reflect::all_nodes(client.clone(), Arc::clone(&context.view.nodes), served.clone()) => return,
+            () = Box::pin(services(client, context, served)) => return,
             lost = kernel::lost_address(context) => {
                 tracing::warn!(address = %lost, "the node has lost this address, connecting to the API server again");
             }
@@ -127,6 +129,18 @@ async fn watch(context: &Context) {
         if let Err(error) = context.api.reconnect(&context.config).await {
             tracing::warn!(error = format!("{error:#}"), "cannot connect to the API server again");
         }
+    }
+}
+
+/// Watches Services and their endpoints, where this agent serves them.
+async fn services(client: Client, context: &Context, served: Served) {
+    if context.config.services == config::Services::Off {
+        return std::future::pending().await;
+    }
+    let view = &context.view;
+    tokio::select! {
+        () = reflect::services(client.clone(), Arc::clone(&view.services), served.clone()) => {}
+        () = reflect::slices(client, Arc::clone(&view.slices), served) => {}
     }
 }
 

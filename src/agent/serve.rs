@@ -12,7 +12,7 @@ use crate::observe::http::Source;
 use crate::observe::metrics::{Dropped, Snapshot};
 use crate::pod::admission::{self, AdmitRequest, Admitted};
 use crate::tunnel::api::DeviceStatus;
-use crate::{egress, guard};
+use crate::{egress, guard, service};
 
 /// A controller whose run has lasted so long never ends: a restart would mend it.
 const STALLED: Duration = Duration::from_secs(300);
@@ -74,7 +74,11 @@ impl Source for Report {
 }
 
 fn counters() -> Vec<Dropped> {
-    let tables = [(guard::TABLE, guard::dropped()), (egress::TABLE, egress::connections())];
+    let tables = [
+        (guard::TABLE, guard::dropped()),
+        (egress::TABLE, egress::connections()),
+        (service::table::TABLE, service::table::counters()),
+    ];
     let read = tables.into_iter().filter_map(|(table, counters)| Some((table, counters.ok()?)));
     read.flat_map(|(table, counters)| {
         counters.into_iter().map(|(counter, value)| Dropped {

@@ -9,7 +9,7 @@ use super::error::Problem;
 use super::overrides::Overrides;
 use super::raw::{self, List, Raw};
 use super::value::Value;
-use super::{Agent, Cni, Config, DEFAULT_MISSING_NODE_GRACE, Datapath, cidr, range};
+use super::{Agent, Cni, Config, DEFAULT_MISSING_NODE_GRACE, Datapath, Services, cidr, range};
 use crate::mtu;
 use crate::pod::attachment::{BRIDGE, is_port};
 
@@ -59,6 +59,8 @@ impl Merge<'_> {
         let forward = flags.iptables_forward_rules.as_deref();
         let iptables_forward_rules =
             self.boolean("iptablesForwardRules", forward, raw.iptables_forward_rules);
+        let proxy = self.text("services", flags.services.as_deref(), raw.services);
+        let proxy = self.services(proxy);
         let mark = self.number("firewallMark", flags.firewall_mark.as_deref(), raw.firewall_mark);
         let firewall_mark = self.bounded(mark, 1, u32::MAX.into());
         let cni = self.cni(raw.cni, flags);
@@ -79,6 +81,7 @@ impl Merge<'_> {
             location,
             datapath,
             iptables_forward_rules: iptables_forward_rules.unwrap_or(false),
+            services: proxy,
             firewall_mark,
             cni,
             agent,
@@ -152,6 +155,18 @@ impl Merge<'_> {
             _ => {}
         }
         Datapath::Bridge
+    }
+
+    fn services(&mut self, services: Option<Value<String>>) -> Services {
+        match services {
+            Some(services) if services.value == "on" => return Services::On,
+            Some(services) if services.value != "off" => {
+                let problem = format!("`{}` is not a way to serve Services", services.value);
+                self.problems.push(services.problem(problem, "write \"on\" or \"off\""));
+            }
+            _ => {}
+        }
+        Services::Off
     }
 
     fn cni(&mut self, raw: raw::RawCni, flags: &Overrides) -> Cni {

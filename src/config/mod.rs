@@ -63,6 +63,9 @@ pub struct Config {
     /// Whether the agent keeps accept rules for pods in iptables' chain `DOCKER-USER` or `FORWARD` (iptables-nft).
     #[serde(default)]
     pub iptables_forward_rules: bool,
+    /// Whether the agent serves Services.
+    #[serde(default)]
+    pub services: Services,
     /// Mark (`SO_MARK`) of encrypted datagrams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firewall_mark: Option<u32>,
@@ -81,6 +84,17 @@ pub enum Datapath {
     Bridge,
     /// The node routes to each pod's own link; no bridge is between.
     Routed,
+}
+
+/// Who serves Services on this node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Services {
+    /// Somebody else, such as kube-proxy.
+    #[default]
+    Off,
+    /// The agent.
+    On,
 }
 
 /// The folders of the container runtime.

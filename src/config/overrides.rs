@@ -48,6 +48,9 @@ pub struct Overrides {
     /// Keep accept rules for pods in iptables' chain DOCKER-USER or FORWARD (iptables-nft): `true` or `false`.
     #[arg(long, env = "SELVEDGE_IPTABLES_FORWARD_RULES", value_name = "BOOLEAN")]
     pub iptables_forward_rules: Option<String>,
+    /// Whether the agent serves Services: `on` or `off`.
+    #[arg(long, env = "SELVEDGE_SERVICES", value_name = "WHETHER")]
+    pub services: Option<String>,
     /// Mark of encrypted datagrams, decimal or 0x.
     #[arg(long, env = "SELVEDGE_FIREWALL_MARK", value_name = "MARK")]
     pub firewall_mark: Option<String>,

@@ -27,6 +27,7 @@ pub(super) struct Raw {
     pub(super) location: Option<Spanned<String>>,
     pub(super) datapath: Option<Spanned<String>>,
     pub(super) iptables_forward_rules: Option<Spanned<bool>>,
+    pub(super) services: Option<Spanned<String>>,
     pub(super) firewall_mark: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) cni: RawCni,
@@ -68,6 +69,7 @@ const KEYS: [(&str, &[&str]); 3] = [
             "location",
             "datapath",
             "iptablesForwardRules",
+            "services",
             "firewallMark",
             "cni",
             "agent",

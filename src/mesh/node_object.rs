@@ -9,6 +9,9 @@ use k8s_openapi::api::core::v1::{Node, ObjectReference, Taint};
 /// Type of the condition that says whether the network of a node is not there yet.
 pub const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
 
+/// The label with a Node's zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// What the agent needs of its own Node object.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct OwnNode {
@@ -24,6 +27,8 @@ pub struct OwnNode {
     pub internal: Vec<IpAddr>,
     /// `status.addresses` of type `ExternalIP`.
     pub external: Vec<IpAddr>,
+    /// The label `topology.kubernetes.io/zone`.
+    pub zone: Option<String>,
     /// All annotations.
     pub annotations: BTreeMap<String, String>,
     /// `spec.taints`.
@@ -76,6 +81,7 @@ impl OwnNode {
             pod_cidrs,
             internal: addresses(node, "InternalIP"),
             external: addresses(node, "ExternalIP"),
+            zone: node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned(),
             annotations: node.metadata.annotations.clone().unwrap_or_default(),
             taints: node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default(),
             network_unavailable: network_unavailable(node),

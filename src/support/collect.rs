@@ -22,7 +22,7 @@ use crate::kernel::nft::{self, Family};
 use crate::local::Client;
 use crate::pod::{hostport, spoof};
 use crate::{api_server, fabric};
-use crate::{egress, guard};
+use crate::{egress, guard, service};
 
 /// Files of `/proc/net` with counters.
 const COUNTERS: [&str; 8] =
@@ -147,6 +147,7 @@ fn tables() -> Vec<u8> {
     let names = [
         (Family::Inet, guard::TABLE),
         (Family::Inet, egress::TABLE),
+        (Family::Inet, service::table::TABLE),
         (Family::Netdev, spoof::TABLE),
         (Family::Bridge, spoof::TABLE),
         (Family::Inet, spoof::TABLE),

@@ -48,6 +48,7 @@ location = "site-a"
 datapath = "routed"
 firewallMark = {MARK}
 iptablesForwardRules = true
+services = "on"
 [cni]
 binDir = "{DISK}/other/bin"
 confDir = "{DISK}/other/net.d"
@@ -160,7 +161,7 @@ fn rename_host(uts: &std::fs::File) {
 type Effect = fn(&Configured) -> bool;
 
 /// What each option does, by its name in the file.
-const EFFECTS: [(&str, Effect); 20] = [
+const EFFECTS: [(&str, Effect); 21] = [
     ("clusterPodCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 244, 0, 0])),
     ("serviceCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 96, 0, 0])),
     ("nonMasqueradeCIDRs", |node| node.has_range(selvedge::egress::TABLE, [198, 51, 100, 0])),
@@ -187,6 +188,9 @@ const EFFECTS: [(&str, Effect); 20] = [
     }),
     ("firewallMark", |node| node.run(|| nft::counters(Family::Inet, MARKED).unwrap()[MARKED].packets > 0)),
     ("iptablesForwardRules", |node| node.run(|| !forwarding::kept().unwrap().is_empty())),
+    ("services", |node| {
+        node.run(|| nft::tables(Family::Inet).unwrap().contains(selvedge::service::table::TABLE))
+    }),
     ("cni.binDir", |node| node.is_on_disk(&format!("other/bin/{PLUGIN}"))),
     ("cni.confDir", |node| node.is_on_disk(&format!("other/net.d/{CONFLIST}"))),
     ("agent.metricsAddress", |node| node.run(|| TcpStream::connect("127.0.0.1:59831").is_ok())),

@@ -11,4 +11,5 @@ mod hostport;
 mod nodeport;
 mod scenario;
 mod secrets;
+mod services;
 mod sockets;

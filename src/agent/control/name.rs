@@ -23,6 +23,8 @@ pub(crate) enum Name {
     Tunnel,
     /// Masquerading, and what passes between pods and member nodes.
     Egress,
+    /// Which packets go to which endpoints of which Service.
+    Services,
     /// Accept rules for pods in iptables' chain for what is forwarded.
     Forwarding,
     /// The node's side of running pods: bridge, ports, their rules against spoofing.
@@ -50,6 +52,7 @@ impl Name {
             Self::Sysctls => "sysctls",
             Self::Tunnel => "tunnel",
             Self::Egress => "egress",
+            Self::Services => "services",
             Self::Forwarding => "forwarding",
             Self::Wiring => "wiring",
             Self::Pods => "pods",

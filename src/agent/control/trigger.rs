@@ -5,7 +5,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Trigger {
-    /// This node's own object: UID, pod CIDRs or addresses; or that it is there at all.
+    /// This node's own object: UID, pod CIDRs, addresses or zone; or that it is there at all.
     OwnNode,
     /// The annotations of this node's own object.
     OwnAnnotations,
@@ -39,6 +39,10 @@ pub(crate) enum Trigger {
     Forwarding,
     /// Somebody else changed the tables of the pods' ports.
     PodTables,
+    /// Services or EndpointSlices.
+    Services,
+    /// Somebody else changed the table of Services.
+    ServiceTable,
     /// `node.json`, which the CNI plugin and the wiring of pods go by.
     NodeFile,
     /// The connection to the tunnel's control API began or ended.

@@ -10,6 +10,7 @@ pub(super) mod link;
 pub(super) mod mesh;
 pub(super) mod plugin;
 pub(super) mod routes;
+pub(super) mod services;
 pub(super) mod sysctls;
 pub(super) mod tunnel;
 pub(super) mod wiring;

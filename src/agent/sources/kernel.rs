@@ -11,7 +11,7 @@ use crate::agent::facts::KernelFacts;
 use crate::kernel::monitor::{Change, ChangeSet, Monitor};
 use crate::kernel::netlink::{Error, Netlink};
 use crate::kernel::socket;
-use crate::{egress, guard, pod};
+use crate::{egress, guard, pod, service};
 
 /// Pause before the next attempt to listen.
 const RETRY: Duration = Duration::from_secs(1);
@@ -49,11 +49,12 @@ async fn listen(context: &Context) -> anyhow::Result<()> {
 type Concerns = fn(&ChangeSet) -> bool;
 
 /// What somebody else's change of the kernel means, for what is not compared right here.
-const POSTED: [(Concerns, Trigger); 6] = [
+const POSTED: [(Concerns, Trigger); 7] = [
     (|changes| changes.contains(&Change::Route), Trigger::Routes),
     (|changes| changes.contains(&Change::Rule), Trigger::Rules),
     (|changes| changes.has_table(guard::TABLE), Trigger::GuardTable),
     (|changes| changes.has_table(egress::TABLE), Trigger::EgressTable),
+    (|changes| changes.has_table(service::table::TABLE), Trigger::ServiceTable),
     (|changes| changes.contains(&Change::Forwarding), Trigger::Forwarding),
     (|changes| pod::TABLES.iter().any(|table| changes.has_table(table)), Trigger::PodTables),
 ];

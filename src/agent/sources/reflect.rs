@@ -11,7 +11,8 @@ use std::time::Duration;
 use futures::TryStreamExt as _;
 use http::Request;
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{self, Node};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::PartialObjectMeta;
 use kube::client::Body;
 use kube::runtime::watcher::{self, Event, InitialListStrategy};
@@ -30,6 +31,7 @@ use crate::api_server::WATCH_TIMEOUT_SECONDS;
 use crate::cause;
 use crate::mesh::resolve::NodeClaims;
 use crate::observe::metrics::Metrics;
+use crate::service::object::{HEADLESS, OTHER_PROXY, Service, Slice};
 
 /// A streamed list that has not ended after this time never will.
 const STREAMED: Duration = Duration::from_secs(15);
@@ -169,6 +171,26 @@ pub(in crate::agent) async fn all_nodes(client: Client, store: Arc<Store<NodeCla
     let watch = Watch { what: "all Nodes", patience: STREAMED, served };
     let mut sink = IntoStore { store, project: claims, list: BTreeMap::new() };
     watch.follow::<PartialObjectMeta<Node>>(client, watcher::Config::default(), &mut sink).await;
+}
+
+/// Keeps `store` at the Services that no other proxy serves, until the task is dropped.
+pub(in crate::agent) async fn services(client: Client, store: Arc<Store<Option<Service>>>, served: Served) {
+    let watch = Watch { what: "all Services", patience: STREAMED, served };
+    let mut sink = IntoStore { store, project: Service::of, list: BTreeMap::new() };
+    watch.follow::<v1::Service>(client, without(&[OTHER_PROXY]), &mut sink).await;
+}
+
+/// Keeps `store` at the EndpointSlices of Services that no other proxy serves, until the task is dropped.
+pub(in crate::agent) async fn slices(client: Client, store: Arc<Store<Option<Slice>>>, served: Served) {
+    let watch = Watch { what: "all EndpointSlices", patience: STREAMED, served };
+    let mut sink = IntoStore { store, project: Slice::of, list: BTreeMap::new() };
+    watch.follow::<EndpointSlice>(client, without(&[OTHER_PROXY, HEADLESS]), &mut sink).await;
+}
+
+/// Objects that have none of these labels.
+fn without(labels: &[&str]) -> watcher::Config {
+    let absent: Vec<String> = labels.iter().map(|label| format!("!{label}")).collect();
+    watcher::Config::default().labels(&absent.join(","))
 }
 
 #[derive(Clone)]

@@ -10,6 +10,7 @@ pub(super) mod store;
 use std::sync::Arc;
 
 use crate::mesh::resolve::{Confirmed, NodeClaims};
+use crate::service::object::{Service, Slice};
 use contest::Contested;
 use own::Own;
 use store::Store;
@@ -22,6 +23,10 @@ pub(super) struct View {
     pub(super) nodes: Arc<Store<NodeClaims>>,
     /// What a GET of a whole Node has confirmed. Synced once every Node of the first list has been asked for.
     pub(super) confirmed: Arc<Store<Confirmed>>,
+    /// What is to be served of every Service; none of one where that is nothing.
+    pub(super) services: Arc<Store<Option<Service>>>,
+    /// What is to be served of every EndpointSlice, likewise.
+    pub(super) slices: Arc<Store<Option<Slice>>>,
     /// Nodes that others contest, and that are to be asked for again.
     pub(super) contested: Arc<Contested>,
 }
@@ -32,6 +37,8 @@ impl View {
             own: Own::new(bus),
             nodes: Arc::default(),
             confirmed: Arc::default(),
+            services: Arc::default(),
+            slices: Arc::default(),
             contested: Arc::default(),
         }
     }

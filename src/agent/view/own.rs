@@ -71,8 +71,10 @@ fn changes(before: &Seen, now: &Seen) -> Vec<Trigger> {
         return if before == now { Vec::new() } else { ALL.to_vec() };
     };
     let mut triggers = Vec::new();
-    let identity =
-        |own: &OwnNode| (own.uid.clone(), own.pod_cidrs.clone(), own.internal.clone(), own.external.clone());
+    let identity = |own: &OwnNode| {
+        let addresses = (own.pod_cidrs.clone(), own.internal.clone(), own.external.clone());
+        (own.uid.clone(), addresses, own.zone.clone())
+    };
     if identity(before) != identity(now) {
         triggers.push(Trigger::OwnNode);
     }

@@ -21,7 +21,7 @@ use crate::kernel::rule::Rule;
 use crate::kernel::{LINK_GROUP, iptables};
 use crate::paths::Paths;
 use crate::pod::{hostport, install, spoof};
-use crate::{egress, forwarding, guard};
+use crate::{egress, forwarding, guard, service};
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let paths = Paths::from_env();
@@ -138,6 +138,7 @@ async fn plan(netlink: &Netlink, paths: &Paths, purge: bool) -> anyhow::Result<V
     let tables = [
         (Family::Inet, hostport::TABLE),
         (Family::Inet, egress::TABLE),
+        (Family::Inet, service::table::TABLE),
         (Family::Netdev, spoof::TABLE),
         (Family::Bridge, spoof::TABLE),
         (Family::Inet, spoof::TABLE),

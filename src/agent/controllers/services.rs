@@ -1,0 +1,116 @@
+//! Services: which packets go to which endpoints.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::agent::context::Context;
+use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
+use crate::agent::routing;
+use crate::agent::view::store::{Key, Subscription};
+use crate::config;
+use crate::kernel::nft::{self, Changes, Connection, Error, Family, Update};
+use crate::service::balancer::{Balancer, ServiceName};
+use crate::service::endpoints::Place;
+use crate::service::object::{Service, Slice};
+use crate::service::plan::Node;
+use crate::service::table::{Structure, TABLE};
+
+pub(in crate::agent) struct Services {
+    context: Arc<Context>,
+    services: Subscription<Option<Service>>,
+    slices: Subscription<Option<Slice>>,
+    /// The Service that each slice was of when it was last seen.
+    slice_of: HashMap<Key, ServiceName>,
+    balancer: Balancer,
+    connection: Connection,
+    /// The structure of the table in the kernel; none when that has to be read first.
+    applied: Option<Structure>,
+}
+
+impl Services {
+    pub(in crate::agent) fn new(context: Arc<Context>) -> anyhow::Result<Self> {
+        let wake = || {
+            let bus = context.bus.clone();
+            move || bus.post(Trigger::Services)
+        };
+        Ok(Self {
+            services: context.view.services.subscribe(PartialEq::ne, wake()),
+            slices: context.view.slices.subscribe(PartialEq::ne, wake()),
+            slice_of: HashMap::new(),
+            balancer: Balancer::default(),
+            connection: Connection::open()?,
+            applied: None,
+            context,
+        })
+    }
+
+    /// Takes the changes of the view, and what this node is.
+    fn take(&mut self) -> Result<Structure, Unmet> {
+        let view = &self.context.view;
+        if !view.services.is_synced() || !view.slices.is_synced() {
+            return Err(Unmet::waiting("waiting for the lists of Services and EndpointSlices"));
+        }
+        let own = self.context.own()?;
+        let routing = routing::config(&self.context);
+        self.balancer.set_node(Node {
+            place: Place { node: own.name.clone(), zone: own.zone.clone() },
+            node_port_addresses: own.internal.clone(),
+        });
+        for (key, service) in self.services.take() {
+            let service = service.and_then(|object| (*object.value).clone());
+            self.balancer.set_service(&name(&key.namespace, &key.name), service.map(Arc::new));
+        }
+        for (key, slice) in self.slices.take() {
+            self.take_slice(&key, slice.and_then(|object| (*object.value).clone()));
+        }
+        Ok(Structure { fabric_addresses: routing.fabric_addresses(), pod_cidrs: routing.pod_cidrs })
+    }
+
+    /// A slice can become another Service's.
+    fn take_slice(&mut self, key: &Key, slice: Option<Slice>) {
+        let now = slice.as_ref().map(|slice| name(&key.namespace, &slice.service));
+        let before = match &now {
+            Some(now) => self.slice_of.insert(key.clone(), now.clone()),
+            None => self.slice_of.remove(key),
+        };
+        if let Some(before) = before.filter(|before| Some(before) != now.as_ref()) {
+            self.balancer.set_slice(&before, &key.name, None);
+        }
+        if let Some(now) = now {
+            self.balancer.set_slice(&now, &key.name, slice.map(Arc::new));
+        }
+    }
+
+    /// Makes the kernel's table what is wanted: by an update alone, where it is known what the kernel has.
+    fn apply(&mut self, structure: Structure, update: &Update, is_known: bool) -> Result<Changes, Error> {
+        let known = self.applied.take().is_some_and(|applied| is_known && applied == structure);
+        let updated = if known { Some(self.connection.update(update)) } else { None };
+        let changes = match updated {
+            None | Some(Err(Error::Stale { .. })) => {
+                let mut table = structure.table();
+                self.balancer.fill(&mut table);
+                self.connection.apply(&[table])
+            }
+            Some(updated) => updated,
+        }?;
+        self.applied = Some(structure);
+        Ok(changes)
+    }
+}
+
+fn name(namespace: &str, name: &str) -> ServiceName {
+    ServiceName { namespace: namespace.to_owned(), name: name.to_owned() }
+}
+
+impl Controller for Services {
+    async fn reconcile(&mut self, pending: Triggers) -> Outcome {
+        if self.context.config.services == config::Services::Off {
+            let removed = nft::delete(Family::Inet, TABLE).map_err(Unmet::failed)?;
+            return Ok(if removed { vec![format!("delete table inet {TABLE}")] } else { Vec::new() });
+        }
+        let structure = self.take()?;
+        let update = self.balancer.update();
+        let is_known = ![Trigger::ServiceTable, Trigger::Resync].iter().any(|it| pending.has(*it));
+        Ok(self.apply(structure, &update, is_known).map_err(Unmet::failed)?.0)
+    }
+}

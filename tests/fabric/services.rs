@@ -1,0 +1,229 @@
+//! Services as the agent serves them: from pods, hosts and outside, in both families, same node and across nodes.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use selvedge::kernel::netns::NetNs;
+use selvedge_lab::api::resource::{ENDPOINT_SLICES, SERVICES};
+use selvedge_lab::isolated;
+use selvedge_lab::lab::Lab;
+use selvedge_lab::plan::{Datapath, Families, Family};
+use selvedge_lab::process::wait_for;
+use selvedge_lab::traffic::{self, Canary};
+use serde_json::{Value, json};
+
+use crate::cluster::lab_with;
+
+const SOON: Duration = Duration::from_secs(20);
+const POD_PORT: u16 = 8080;
+const PORT: u16 = 80;
+const NODE_PORT: u16 = 30_080;
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+type Pod = (Arc<NetNs>, Vec<IpAddr>);
+
+/// Three nodes, with two pods on the first and one on the second.
+struct Cluster {
+    lab: Lab,
+    near: Pod,
+    beside: Pod,
+    far: Pod,
+    hosts: Vec<NetNs>,
+}
+
+/// Name of a backend and the source that it has seen.
+type Seen = (String, IpAddr);
+
+impl Cluster {
+    fn start(datapath: Datapath) -> Self {
+        let lab = lab_with(Families::Dual, 3, datapath);
+        for node in lab.nodes() {
+            node.agent.hold();
+            let file = lab.options().folder.join("nodes").join(node.name()).join("etc/config.toml");
+            let text = std::fs::read_to_string(&file).unwrap();
+            std::fs::write(&file, format!("services = \"on\"\n{text}")).unwrap();
+            node.agent.resume();
+        }
+        let pod = |name, node| lab.create_pod(name, node, &[("main", POD_PORT)]).unwrap();
+        let (near, beside, far) = (pod("near", "node1"), pod("beside", "node1"), pod("far", "node2"));
+        let hosts =
+            lab.nodes().iter().map(|node| node.space().run(NetNs::current).unwrap().unwrap()).collect();
+        Self { lab, near, beside, far, hosts }
+    }
+
+    /// The Service's own address.
+    fn service_address(number: u8, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => format!("10.96.7.{number}").parse().unwrap(),
+            Family::V6 => format!("fd00:10:96::7:{number}").parse().unwrap(),
+        }
+    }
+
+    /// Creates a Service with these fields beside the usual ones, `number` of its kind.
+    fn service(&self, number: u8, spec: &Value, endpoints: &[(&Pod, &str)]) {
+        let ports: Vec<Value> = ["TCP", "UDP"]
+            .into_iter()
+            .map(|protocol| {
+                let node_port = NODE_PORT + u16::from(number);
+                json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": PORT, "nodePort": node_port})
+            })
+            .collect();
+        let addresses = FAMILIES.map(|family| Self::service_address(number, family));
+        let mut object = json!({"metadata": {"name": format!("service{number}"), "namespace": "default"}, "spec": {
+            "type": "NodePort", "clusterIP": addresses[0], "clusterIPs": addresses, "ports": ports,
+        }});
+        spec.as_object().unwrap().iter().for_each(|(key, value)| object["spec"][key] = value.clone());
+        self.lab.store().create(&SERVICES, object).unwrap();
+        for family in FAMILIES {
+            self.lab.store().create(&ENDPOINT_SLICES, slice(number, family, endpoints)).unwrap();
+        }
+    }
+
+    fn set_endpoints(&self, number: u8, endpoints: &[(&Pod, &str)]) {
+        for family in FAMILIES {
+            let slice = slice(number, family, endpoints);
+            let name = slice["metadata"]["name"].as_str().unwrap().to_owned();
+            self.lab.store().patch(&ENDPOINT_SLICES, "default", &name, &slice).unwrap();
+        }
+    }
+
+    fn own(&self, family: Family) -> (IpAddr, IpAddr) {
+        let node = &self.lab.nodes()[0];
+        (family.pick(&node.addresses()).unwrap(), family.pick(&node.fabric_addresses()).unwrap())
+    }
+
+    /// Who answers TCP and UDP at `to`, asked until all that is `expected` has been seen, and nobody else.
+    #[track_caller]
+    fn assert_answers(&self, ns: &NetNs, to: SocketAddr, canary: &Canary, expected: &[(&str, IpAddr)]) {
+        let expected: BTreeSet<Seen> =
+            expected.iter().map(|(name, source)| (format!("{name}/main"), *source)).collect();
+        let ask = |udp: bool| match udp {
+            false => traffic::ask(ns, to, canary),
+            true => traffic::ask_udp(ns, to, canary, traffic::TIMEOUT),
+        };
+        for udp in [false, true] {
+            let first = wait_for("the Service to answer", SOON, || ask(udp).is_ok());
+            first
+                .unwrap_or_else(|error| panic!("{to}, UDP {udp}: {error}: {:?}", ask(udp).map(|it| it.told)));
+            let mut seen = BTreeSet::new();
+            for _ in 0..200 {
+                let told = ask(udp).unwrap_or_else(|error| panic!("{to}, UDP {udp}: {error}")).told;
+                seen.insert((told.name, told.source.ip()));
+                if seen == expected {
+                    break;
+                }
+            }
+            assert_eq!(seen, expected, "at {to}, UDP {udp}");
+        }
+    }
+
+    /// Waits until TCP is refused at once.
+    #[track_caller]
+    fn assert_refused(&self, ns: &NetNs, to: SocketAddr) {
+        let refused = || {
+            let Err(traffic::Error::Socket { source, .. }) = traffic::ask(ns, to, self.lab.canary()) else {
+                return false;
+            };
+            source.kind() == std::io::ErrorKind::ConnectionRefused
+        };
+        wait_for("a refusal", SOON, refused).unwrap_or_else(|error| panic!("{to}: {error}"));
+    }
+
+    /// Nothing of the cluster was on any link since the lab was started, and the captures would have seen it.
+    fn nothing_leaked(&self) {
+        self.lab.plant().unwrap();
+        for seen in self.lab.capture().seen().unwrap() {
+            assert_eq!((seen.leaks, seen.drops), (0, 0), "{}: {:?}", seen.link, seen.examples);
+            assert!(seen.found == seen.planted && seen.planted > 0, "{seen:?}");
+        }
+    }
+}
+
+fn slice(number: u8, family: Family, endpoints: &[(&Pod, &str)]) -> Value {
+    let (kind, digit) = match family {
+        Family::V4 => ("IPv4", 4),
+        Family::V6 => ("IPv6", 6),
+    };
+    let endpoints: Vec<Value> = endpoints
+        .iter()
+        .map(|(pod, node)| json!({"addresses": [family.pick(&pod.1).unwrap()], "nodeName": node}))
+        .collect();
+    let ports = ["TCP", "UDP"]
+        .map(|protocol| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": POD_PORT}));
+    json!({
+        "metadata": {"name": format!("service{number}-{digit}"), "namespace": "default",
+            "labels": {"kubernetes.io/service-name": format!("service{number}")}},
+        "addressType": kind, "endpoints": endpoints, "ports": ports,
+    })
+}
+
+#[test]
+fn services_are_served() {
+    isolated!(|| served(&Cluster::start(Datapath::Bridge)));
+}
+
+#[test]
+fn services_are_served_where_pods_have_no_bridge() {
+    isolated!(|| served(&Cluster::start(Datapath::Routed)));
+}
+
+fn served(cluster: &Cluster) {
+    let Cluster { lab, near, beside, far, hosts } = cluster;
+    let secret = lab.canary();
+    // What the internet asks may be read on its way to the node.
+    let plain = Canary::random().unwrap();
+    let both = [(beside, "node1"), (far, "node2")];
+    cluster.service(1, &json!({}), &both);
+    cluster.service(2, &json!({"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}), &both);
+    cluster.service(3, &json!({"externalTrafficPolicy": "Local"}), &[(far, "node2")]);
+    cluster.service(4, &json!({}), &[]);
+    cluster.service(5, &json!({}), &[(near, "node1")]);
+    for family in FAMILIES {
+        let at = |number| SocketAddr::new(Cluster::service_address(number, family), PORT);
+        let (own, fabric) = cluster.own(family);
+        let node_port = |number: u8| SocketAddr::new(own, NODE_PORT + u16::from(number));
+        let pod = |pod: &Pod| family.pick(&pod.1).unwrap();
+        let from_near = [("beside", pod(near)), ("far", pod(near))];
+        // A pod keeps its source to every address.
+        cluster.assert_answers(&near.0, at(1), secret, &from_near);
+        cluster.assert_answers(&near.0, node_port(1), secret, &from_near);
+        cluster.assert_answers(&near.0, at(2), secret, &from_near[..1]);
+        cluster.assert_answers(&near.0, node_port(2), secret, &from_near);
+        cluster.assert_answers(&near.0, node_port(3), secret, &from_near[1..]);
+        // From outside: what another node's pod is to answer, and here all, comes from the fabric address.
+        let from_fabric = [("beside", fabric), ("far", fabric)];
+        cluster.assert_answers(lab.internet(), node_port(1), &plain, &from_fabric);
+        let client = traffic::ask(lab.internet(), node_port(2), &plain).unwrap().told.source.ip();
+        assert!(client != fabric && client != own, "{client}");
+        cluster.assert_answers(lab.internet(), node_port(2), &plain, &[("beside", client)]);
+        let silent = traffic::ask_udp(lab.internet(), node_port(3), &plain, Duration::from_millis(300));
+        assert!(silent.is_err(), "no endpoint here");
+        // Another node's pod is somebody outside.
+        cluster.assert_answers(&far.0, node_port(1), secret, &from_fabric);
+        cluster.assert_answers(&far.0, node_port(2), secret, &[("beside", pod(far))]);
+        // The node itself.
+        cluster.assert_answers(&hosts[0], node_port(3), secret, &[("far", own)]);
+        cluster.assert_answers(&hosts[0], at(1), secret, &[("beside", own), ("far", own)]);
+        for (ns, target) in
+            [(&*near.0, at(4)), (&hosts[0], at(4)), (&*near.0, node_port(4)), (lab.internet(), node_port(4))]
+        {
+            cluster.assert_refused(ns, target);
+        }
+        // A port that the Service has not.
+        cluster.assert_refused(&near.0, SocketAddr::new(at(1).ip(), PORT + 1));
+        // A pod that is its own endpoint.
+        cluster.assert_answers(&near.0, at(5), secret, &[("near", fabric)]);
+        cluster.assert_answers(&near.0, node_port(5), secret, &[("near", fabric)]);
+    }
+    cluster.set_endpoints(4, &[(far, "node2")]);
+    cluster.set_endpoints(1, &[]);
+    for family in FAMILIES {
+        let at = |number| SocketAddr::new(Cluster::service_address(number, family), PORT);
+        let source = family.pick(&near.1).unwrap();
+        cluster.assert_answers(&near.0, at(4), secret, &[("far", source)]);
+        cluster.assert_refused(&near.0, at(1));
+    }
+    cluster.nothing_leaked();
+}
