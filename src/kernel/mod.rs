@@ -13,6 +13,7 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 mod own;
+pub mod protocol;
 pub mod route;
 pub mod rule;
 pub mod socket;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::elements;
 use super::object::{Service, Slice};
-use super::plan::{Kind, Node, Plan, PortPlan, Target, plan};
+use super::plan::{Kind, Node, Plan, PortPlan, Served, Target, plan};
 use crate::kernel::nft::{Table, Update};
 
 /// Names a Service.
@@ -29,13 +29,6 @@ impl std::fmt::Display for ServiceName {
 struct Claim {
     kind: Kind,
     service: Arc<ServiceName>,
-}
-
-/// What serves a target: a port of a Service that the target is an address of.
-#[derive(Debug, Clone)]
-pub(super) struct Served {
-    pub(super) kind: Kind,
-    pub(super) port: Arc<PortPlan>,
 }
 
 /// What is known of one Service.

@@ -2,49 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::balancer::Served;
-use super::class::{Class, MAX_BACKENDS};
+use super::class::MAX_BACKENDS;
 use super::endpoints::Backend;
-use super::plan::{Action, Target};
-use super::table::TABLE;
+use super::names::{TABLE, name, plan_number, set_name};
+use super::plan::{Action, Served, Target};
 use crate::kernel::nft::{Concat, Data, Family, Ip, Key, Update};
-
-/// Maps and sets, each with the digit of its family behind its name.
-pub(super) mod name {
-    /// Target to plan, for packets from inside.
-    pub(in crate::service) const INSIDE: &str = "inside";
-    /// Target to plan, for packets from outside.
-    pub(in crate::service) const OUTSIDE: &str = "outside";
-    /// Target and index to one of the cluster's backends.
-    pub(in crate::service) const CLUSTER: &str = "cluster";
-    /// Target and index to one of this node's backends.
-    pub(in crate::service) const LOCAL: &str = "local";
-    /// Cluster IPs that some Service has.
-    pub(in crate::service) const CLUSTER_IPS: &str = "cluster-ips";
-    /// Twice the address of each backend on this node.
-    pub(in crate::service) const HAIRPINS: &str = "hairpins";
-}
-
-/// The number by which the maps of targets name what becomes of a packet: that of an action, and of the class of its backends.
-#[must_use]
-pub(super) fn plan_number(action: Action, count: usize) -> u32 {
-    let class = u32::from(Class::of(count).number);
-    match action {
-        Action::Reject => 1,
-        Action::Drop => 2,
-        Action::Cluster => 0x100 + class,
-        Action::Masquerade => 0x200 + class,
-        Action::Local => 0x300 + class,
-    }
-}
 
 /// An update of the table of Services that changes nothing yet.
 pub(super) fn update() -> Update {
     Update::new(Family::Inet, TABLE)
-}
-
-pub(super) fn set_name(name: &str, ip: Ip) -> String {
-    format!("{name}{}", ip.digit())
 }
 
 fn key(target: Target) -> Concat {

@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::object::{Endpoint, Protocol, Slice};
+use super::object::{Endpoint, Slice};
 use crate::kernel::nft::Ip;
+use crate::kernel::protocol::Protocol;
 
 /// Where this node is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

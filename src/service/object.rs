@@ -8,57 +8,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::kernel::protocol::Protocol;
+
 /// Label of Services and EndpointSlices that another proxy serves.
 pub const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 /// Label of Services and EndpointSlices that are for DNS alone.
 pub const HEADLESS: &str = "service.kubernetes.io/headless";
-
-/// A transport protocol that Services can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
-}
-
-impl Protocol {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
-
-    /// `IPPROTO_*`.
-    #[must_use]
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-
-    /// The protocol that the API calls so; TCP where it names none. None for one that Services cannot have.
-    #[must_use]
-    pub fn named(name: Option<&str>) -> Option<Self> {
-        match name {
-            None | Some("TCP") => Some(Self::Tcp),
-            Some("UDP") => Some(Self::Udp),
-            Some("SCTP") => Some(Self::Sctp),
-            Some(_) => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Protocol {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
-    }
-}
 
 /// Which endpoints serve: `internalTrafficPolicy`, `externalTrafficPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

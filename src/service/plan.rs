@@ -4,9 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::endpoints::{self, Backend, Backends, Place};
-use super::object::{Protocol, Service, ServicePort, Slice, TrafficPolicy};
+use super::object::{Service, ServicePort, Slice, TrafficPolicy};
 use super::order::arrange;
 use crate::kernel::nft::Ip;
+use crate::kernel::protocol::Protocol;
 
 /// What Services are reached at beside their own addresses, and where this node is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -106,6 +107,13 @@ impl PortPlan {
             Action::Local => &self.backends.local,
         }
     }
+}
+
+/// What serves a target: a port of a Service that the target is an address of.
+#[derive(Debug, Clone)]
+pub(super) struct Served {
+    pub(super) kind: Kind,
+    pub(super) port: Arc<PortPlan>,
 }
 
 /// How a Service is served: a plan for each of its ports and families.

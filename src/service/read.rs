@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::{self, LoadBalancerIngress};
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::object::{
-    Endpoint, HEADLESS, OTHER_PROXY, Protocol, Service, ServicePort, Slice, SlicePort, TrafficPolicy,
-};
+use crate::kernel::protocol::Protocol;
+
+use super::object::{Endpoint, HEADLESS, OTHER_PROXY, Service, ServicePort, Slice, SlicePort, TrafficPolicy};
 
 /// Label of an EndpointSlice with the name of its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -106,7 +106,7 @@ fn ingress_ip(ingress: &LoadBalancerIngress) -> Option<IpAddr> {
 fn port(port: &v1::ServicePort) -> Option<ServicePort> {
     Some(ServicePort {
         name: port.name.clone().unwrap_or_default(),
-        protocol: Protocol::named(port.protocol.as_deref())?,
+        protocol: Protocol::parse(port.protocol.as_deref().unwrap_or_default())?,
         port: number(port.port)?,
         node_port: port.node_port.and_then(number),
     })
@@ -141,7 +141,7 @@ fn source_ranges(spec: &v1::ServiceSpec) -> Option<Vec<IpNet>> {
 fn slice_port(port: &discovery::EndpointPort) -> Option<SlicePort> {
     Some(SlicePort {
         name: port.name.clone().unwrap_or_default(),
-        protocol: Protocol::named(port.protocol.as_deref())?,
+        protocol: Protocol::parse(port.protocol.as_deref().unwrap_or_default())?,
         port: port.port.and_then(number)?,
     })
 }

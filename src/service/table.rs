@@ -11,7 +11,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::class::{Class, DRAWS};
-use super::elements::{name, plan_number, set_name};
+pub use super::names::TABLE;
+use super::names::{name, plan_number, set_name};
 use super::plan::Action;
 use crate::kernel::LINK_GROUP;
 use crate::kernel::nft::{
@@ -19,8 +20,6 @@ use crate::kernel::nft::{
     NAT_RANDOM_FULLY, Register, Reject, Rule, Selector, Set, Table, Verdict, ct_status,
 };
 
-/// Name of the nftables table, of family inet.
-pub const TABLE: &str = "selvedge-services";
 /// Bit of the packet mark: its source is to be translated.
 pub const MARK_MASQUERADE: u32 = 1 << 26;
 

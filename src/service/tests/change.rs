@@ -75,7 +75,7 @@ fn an_address_that_two_services_claim_goes_to_one_and_on_to_the_other() {
         let all = balancer.conflicts().map(|it| format!("{}: {} for {}", it.target, it.owner, it.refused));
         all.collect::<Vec<_>>()
     };
-    assert_eq!(conflict(&balancer), ["192.0.2.7:80/tcp: default/a for default/b"]);
+    assert_eq!(conflict(&balancer), ["192.0.2.7:80/TCP: default/a for default/b"]);
     let before = filled(&balancer);
     balancer.set_service(&name("a"), None);
     let mut after = before;

@@ -139,13 +139,13 @@ fn a_service_is_served_in_the_families_of_its_cluster_ips() {
         all.map(|(target, kind)| format!("{target} {kind:?}")).collect::<Vec<_>>()
     };
     let v4 = [
-        "10.96.0.1:80/tcp ClusterIp",
-        "192.0.2.1:30080/tcp NodePort",
-        "198.51.100.7:80/tcp Ingress",
-        "192.0.2.7:80/tcp ExternalIp",
+        "10.96.0.1:80/TCP ClusterIp",
+        "192.0.2.1:30080/TCP NodePort",
+        "198.51.100.7:80/TCP Ingress",
+        "192.0.2.7:80/TCP ExternalIp",
     ];
     assert_eq!(targets(&service), v4);
     service.cluster_ips.push(address("fd96::1"));
-    let both = [&v4[..], &["[fd96::1]:80/tcp ClusterIp", "[2001:db8::7]:80/tcp ExternalIp"]].concat();
+    let both = [&v4[..], &["[fd96::1]:80/TCP ClusterIp", "[2001:db8::7]:80/TCP ExternalIp"]].concat();
     assert_eq!(targets(&service), both);
 }

@@ -8,8 +8,9 @@ use std::net::IpAddr;
 
 use super::balancer::ServiceName;
 use super::endpoints::Place;
-use super::object::{Endpoint, Protocol, Service, ServicePort, Slice, SlicePort};
+use super::object::{Endpoint, Service, ServicePort, Slice, SlicePort};
 use super::plan::Node;
+use crate::kernel::protocol::Protocol;
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
