@@ -49,7 +49,7 @@ impl std::fmt::Display for Target {
 /// What becomes of the first packet of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
-    /// Answered with a TCP reset or ICMP's port unreachable: there is no endpoint at all.
+    /// Answered with a TCP reset or an ICMP port unreachable message: the Service has no endpoint.
     Reject,
     /// Dropped: there are endpoints, but none on this node, which the policy asks for.
     Drop,

@@ -209,8 +209,8 @@ impl Site<'_> {
         })
     }
 
-    /// Which packets come from pods of this node is told by the device they come by, not by `clusterCIDR`: another node's pod
-    /// keeps its address when it calls a node port here, and is a client from outside for `externalTrafficPolicy: Local`.
+    /// kube-proxy detects packets from this node's pods by their input device, not by `clusterCIDR`: another node's pod keeps
+    /// its address when it calls a node port here, and is a client from outside for `externalTrafficPolicy: Local`.
     fn proxy_config(&self, name: &str) -> Value {
         let (mode, devices) = match self.plan.datapath {
             Datapath::Bridge => ("BridgeInterface", json!({"bridgeInterface": BRIDGE})),

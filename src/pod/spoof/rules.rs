@@ -95,7 +95,7 @@ fn ipv6(mac: Mac, addresses: &Addresses) -> Vec<Rule> {
         own().map(|address| from(Rule::new().meta_not(Meta::L4Proto, [ICMPV6]), address).accept()).collect();
     rules.extend(OF_ROUTERS.map(|kind| icmp(kind).count(ROUTER).drop()));
     rules.extend(UNHEARD.map(|kind| icmp(kind).count(LISTENER).drop()));
-    // An IPv4 pod has no use for ND, nor for the link-local address that the kernel gives it.
+    // An IPv4 pod has no use for ND, nor for the link-local address that the kernel assigns to it.
     let neighbours = own().next().map(|_| own().chain([mac.link_local()]));
     for address in neighbours.into_iter().flatten() {
         let target = |rule: Rule| rule.payload(PayloadBase::Transport, ND_TARGET, address.octets());

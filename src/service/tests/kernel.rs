@@ -101,7 +101,7 @@ fn ask(to: SocketAddr) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Gives the namespace these addresses and those of the fabric, and a route to Services.
+/// Adds these addresses, the fabric addresses and a route to Services to the namespace.
 fn lay(addresses: &[&str]) {
     let ip = |arguments: &[&str]| {
         assert!(Command::new("ip").args(arguments).status().unwrap().success(), "ip {arguments:?}");

@@ -111,7 +111,7 @@ impl Roamed {
         self.places.retain(|name, _| self.configured.contains_key(name));
     }
 
-    /// Notes that `peer` is at `endpoint`. False if that is no news, or there is no such peer.
+    /// Records that `peer` is at `endpoint`. Returns false if that is already recorded, or if the peer does not exist.
     pub(super) fn note(&mut self, peer: &str, endpoint: SocketAddr) -> bool {
         let Some(configured) = self.configured.get(peer).cloned() else { return false };
         let place = Place { configured, heard_from: endpoint };

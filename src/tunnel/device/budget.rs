@@ -161,7 +161,7 @@ impl Budget {
         self.sources.charge(source, PENALTY, now);
     }
 
-    /// Gives memory back that is not needed any more.
+    /// Frees memory that is no longer needed.
     pub(super) fn tidy(&mut self, now: Instant) {
         self.sources.tidy(PENALTY, now);
     }

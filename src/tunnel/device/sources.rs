@@ -64,7 +64,7 @@ impl Sources {
         set[at] = Place { source: source.0, full: full + micros(cost) };
     }
 
-    /// Gives the memory back if nobody was charged for `idle`.
+    /// Frees the table if no source was charged for `idle`.
     pub(super) fn tidy(&mut self, idle: Duration, now: Instant) {
         if now > self.charged + idle {
             self.sets = Vec::new();

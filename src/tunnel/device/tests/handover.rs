@@ -8,7 +8,7 @@ use crate::tunnel::handover::{
     DRAIN, Inheritance, Link, Message, Predecessor, QUIET, Received, Role, SESSIONS_WAIT, Signal, Successor,
 };
 
-/// Node 0 of `net` as it was, and in its place a device of the same configuration; with what the first tells the second.
+/// Node 0 of `net` as it was, and in its place a device of the same configuration; also returns the handover state of the first.
 fn replace(net: &mut Net) -> (Device, Vec<LivePeer>, Vec<u32>) {
     let now = net.now;
     let live = net.nodes[0].device.retire(now);
