@@ -8,6 +8,7 @@ use selvedge::kernel::link::{Id, Update, update};
 use selvedge::kernel::netlink::Netlink;
 use selvedge::kernel::sysctl;
 use selvedge::local::Client;
+use selvedge::pod::node::NodeInfo;
 use selvedge_lab::isolated;
 use selvedge_lab::lab::{Lab, Options, logs};
 use selvedge_lab::node::Node;
@@ -55,6 +56,12 @@ fn tunnel_mtu(lab: &Lab, node: &Node) -> Option<u32> {
     lab.runtime().block_on(link).map(|link| link.mtu)
 }
 
+/// The MTU that a pod gets which is added now.
+fn pods_mtu(node: &Node) -> Option<u32> {
+    let file = std::fs::read(node.disk().join("state/node.json")).ok()?;
+    serde_json::from_slice::<NodeInfo>(&file).ok().map(|info| info.mtu)
+}
+
 fn wait(lab: &Lab, what: &str, mut holds: impl FnMut(&Node) -> bool) {
     for node in lab.nodes() {
         if let Err(why) = wait_for(&format!("{what} on {}", node.name()), PATIENCE, || holds(node)) {
@@ -64,11 +71,11 @@ fn wait(lab: &Lab, what: &str, mut holds: impl FnMut(&Node) -> bool) {
     }
 }
 
-/// Every node gets its tunnel and its readiness right, without a complaint of agent or doctor.
+/// Every node gets its tunnel, its new pods and its readiness right, without a complaint of agent or doctor.
 fn becomes_right(lab: &Lab, pods: u32) {
     wait(lab, &format!("MTU {pods} and readiness"), |node| {
         let well = status(node).is_some_and(|status| status.ready && status.problems.is_empty());
-        well && tunnel_mtu(lab, node) == Some(pods)
+        well && tunnel_mtu(lab, node) == Some(pods) && pods_mtu(node) == Some(pods)
     });
     // What the change has set in motion may not be over yet.
     wait(lab, "a doctor without a complaint", |node| doctor(node, &["--offline"]).1 == 0);
