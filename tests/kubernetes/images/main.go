@@ -19,6 +19,8 @@ var archives = map[string][]Image{
 		agnhost,
 		{Reference: "registry.k8s.io/e2e-test-images/busybox:1.37.0-1", Cmd: []string{"sh"}},
 		{Reference: "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0", Cmd: []string{"sh"}},
+		// Where it is wanted, nobody asks it for more than an address.
+		{Reference: "registry.k8s.io/e2e-test-images/nginx:1.15-4", Entrypoint: []string{"/agnhost"}, Cmd: []string{"netexec", "--http-port=80"}},
 	},
 }
 
