@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::elements;
+use super::kept::Kept;
 use super::object::{Service, Slice};
-use super::plan::{Kind, Node, Plan, PortPlan, Served, Target, plan};
+use super::plan::{Had, Kind, Node, Plan, PortPlan, Served, Target, plan};
 use crate::kernel::nft::{Table, Update};
 
 /// Names a Service.
@@ -51,6 +52,8 @@ pub struct Balancer {
     cluster_ips: HashMap<IpAddr, usize>,
     hairpins: HashMap<IpAddr, usize>,
     dirty: BTreeSet<Arc<ServiceName>>,
+    /// What the kernel had at the start, until the first update.
+    kept: Kept,
 }
 
 /// A target that a Service claims and another one has.
@@ -94,6 +97,12 @@ impl Balancer {
         }
     }
 
+    /// Backends get the indices and numbers that they have in this table of the kernel, as an earlier agent has left it. To be
+    /// called before the first [`update`](Self::update).
+    pub fn keep(&mut self, table: &Table) {
+        self.kept = Kept::of(table);
+    }
+
     fn known(&mut self, name: &ServiceName) -> (Arc<ServiceName>, &mut Known) {
         let name = match self.services.get_key_value(name) {
             Some((name, _)) => Arc::clone(name),
@@ -109,12 +118,16 @@ impl Balancer {
         for name in std::mem::take(&mut self.dirty) {
             self.renew(&name, &mut update);
         }
+        self.kept = Kept::default();
         update
     }
 
     /// Adds what is wanted now to an empty table of Services. What changed since the last [`update`](Self::update) is not in it.
     pub fn fill(&self, table: &mut Table) {
         let mut update = elements::update();
+        for known in self.services.values() {
+            elements::change_ports(&Plan::new(), &known.plan, &mut update);
+        }
         for (target, served) in &self.served {
             elements::change(*target, None, Some(served), &mut update);
         }
@@ -151,10 +164,12 @@ impl Balancer {
     fn renew(&mut self, name: &Arc<ServiceName>, update: &mut Update) {
         let Some(known) = self.services.get_mut(name) else { return };
         let slices: Vec<&Slice> = known.slices.values().map(Arc::as_ref).collect();
+        let had = |targets: &[(Target, Kind)]| had(&known.plan, targets, &self.kept);
         let now = known
             .service
             .as_ref()
-            .map_or_else(Plan::new, |service| plan(service, &slices, &self.node, &known.plan));
+            .map_or_else(Plan::new, |service| plan(name, service, &slices, &self.node, had));
+        elements::change_ports(&known.plan, &now, update);
         let before = std::mem::replace(&mut known.plan, now.clone());
         if known.service.is_none() && known.slices.is_empty() {
             self.services.remove(name);
@@ -204,12 +219,22 @@ impl Balancer {
                     elements::change_cluster_ip(address, comes, update);
                 });
             }
-            for address in elements::local_backends(served) {
+            for address in elements::local_backends(target, served) {
                 count(&mut self.hairpins, address, comes, |comes| {
                     elements::change_hairpin(address, comes, update);
                 });
             }
         }
+    }
+}
+
+/// What a port with these targets had: in the plan before, or else in the kernel at the start.
+fn had(plan: &Plan, targets: &[(Target, Kind)], kept: &Kept) -> Had {
+    let first = targets.first().map(|(target, _)| target);
+    let same = |port: &&Arc<PortPlan>| port.targets.first().map(|(target, _)| target) == first;
+    match plan.iter().find(same) {
+        Some(port) => Had { backends: port.backends.clone(), affinity: port.affinity.clone() },
+        None => kept.had(targets.iter().map(|(target, _)| *target)),
     }
 }
 

@@ -3,10 +3,12 @@
 //! In the order in which a change passes: the [`object`]s of the API; the [`endpoints`] that serve a port here, in a stable
 //! [`order`]; the [`plan`] of a Service; the [`balancer`] over all of them; `elements` of the kernel's [`table`], which both go by its `names`.
 
+pub mod affinity;
 pub mod balancer;
 mod class;
 mod elements;
 pub mod endpoints;
+mod kept;
 mod names;
 pub mod object;
 pub mod order;

@@ -3,6 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
+use super::affinity::Affinity;
+use super::balancer::ServiceName;
 use super::endpoints::{self, Backend, Backends, Place};
 use super::object::{Service, ServicePort, Slice, TrafficPolicy};
 use super::order::arrange;
@@ -16,6 +20,8 @@ pub struct Node {
     pub place: Place,
     /// Own addresses at which node ports are served.
     pub node_port_addresses: Vec<IpAddr>,
+    /// Where cluster IPs are from: no endpoint is there.
+    pub service_cidrs: Vec<IpNet>,
 }
 
 /// The kind of an address that a Service is reached at. Where two Services claim the same, that of the first kind gets it.
@@ -72,6 +78,33 @@ pub struct PortPlan {
     pub internal_policy: TrafficPolicy,
     /// For packets from outside to the other targets.
     pub external_policy: TrafficPolicy,
+    /// Clients come back to the backend that they had.
+    pub affinity: Option<Affinity>,
+    /// Who may use the ingress IPs; none: everybody.
+    pub sources: Option<Arc<Sources>>,
+}
+
+/// `loadBalancerSourceRanges`, of one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sources {
+    /// Whose packets are let through. Empty where all ranges are of the other family: then nobody's are.
+    pub ranges: Vec<IpNet>,
+    /// This node is in a range. What it sends to an ingress IP may have that as its source, too.
+    pub has_node: bool,
+}
+
+impl Sources {
+    /// None where everybody may.
+    fn of(service: &Service, ip: Ip, node: &Node) -> Option<Self> {
+        let of_family = |net: &&IpNet| Ip::of(net.addr()) == ip;
+        let ranges: Vec<IpNet> = service.source_ranges.as_ref()?.iter().filter(of_family).copied().collect();
+        if ranges.iter().any(|range| range.prefix_len() == 0) {
+            return None;
+        }
+        let has_node =
+            node.node_port_addresses.iter().any(|own| ranges.iter().any(|range| range.contains(own)));
+        Some(Self { ranges, has_node })
+    }
 }
 
 impl PortPlan {
@@ -119,31 +152,64 @@ pub(super) struct Served {
 /// How a Service is served: a plan for each of its ports and families.
 pub type Plan = Vec<Arc<PortPlan>>;
 
-/// The plan of a Service with these slices. Backends keep the indices that they have in the plan before, as far as that goes.
+/// What a port had before: backends keep their indices as far as that goes, and their numbers.
+#[derive(Debug, Clone, Default)]
+pub struct Had {
+    /// The backends, by index.
+    pub backends: Backends,
+    /// Their numbers, if clients remember them.
+    pub affinity: Option<Affinity>,
+}
+
+/// The plan of a Service with these slices; `had` says what a port with such targets had before.
 #[must_use]
-pub fn plan(service: &Service, slices: &[&Slice], node: &Node, before: &Plan) -> Plan {
+pub fn plan(
+    name: &ServiceName,
+    service: &Service,
+    slices: &[&Slice],
+    node: &Node,
+    had: impl Fn(&[(Target, Kind)]) -> Had,
+) -> Plan {
     let families = Ip::BOTH.into_iter().filter_map(|ip| {
         let cluster_ip = service.cluster_ips.iter().copied().find(|address| Ip::of(*address) == ip)?;
         Some((ip, cluster_ip))
     });
-    let ports = families.flat_map(|family| service.ports.iter().map(move |port| (family, port)));
+    let ports = families.flat_map(|family| ports(service).map(move |port| (family, port)));
     let plans = ports.map(|((ip, cluster_ip), port)| {
         let targets = targets(service, port, (ip, cluster_ip), node);
-        let chosen = endpoints::choose(slices, (&port.name, port.protocol), ip, &node.place);
-        let first = targets.first().map(|(target, _)| *target);
-        let old = before.iter().find(|plan| plan.targets.first().map(|(target, _)| *target) == first);
-        let (cluster, local) =
-            old.map_or((&[][..], &[][..]), |old| (&old.backends.cluster, &old.backends.local));
-        let backends =
-            Backends { cluster: arrange(cluster, chosen.cluster), local: arrange(local, chosen.local) };
+        let had = had(&targets);
+        let mut chosen = endpoints::choose(slices, (&port.name, port.protocol), ip, &node.place);
+        for backends in [&mut chosen.cluster, &mut chosen.local] {
+            backends.retain(|backend| !node.service_cidrs.iter().any(|cidr| cidr.contains(&backend.to.ip())));
+        }
+        let backends = Backends {
+            cluster: arrange(&had.backends.cluster, chosen.cluster),
+            local: arrange(&had.backends.local, chosen.local),
+        };
+        let affinity = service.affinity.map(|timeout| {
+            let protocol = port.protocol.to_string().to_lowercase();
+            let port = format!("{name}/{protocol}/{}", port.port);
+            Affinity::of(port, timeout, had.affinity.as_ref(), &backends)
+        });
         Arc::new(PortPlan {
             targets,
             backends,
             internal_policy: service.internal_policy,
             external_policy: service.external_policy,
+            affinity,
+            sources: Sources::of(service, ip, node).map(Arc::new),
         })
     });
     plans.collect()
+}
+
+/// The ports of a Service. Of two with the same number and protocol, which the API refuses, the first counts.
+fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
+    let is_new = |(index, port): &(usize, &ServicePort)| {
+        let same = |other: &ServicePort| (other.port, other.protocol) == (port.port, port.protocol);
+        !service.ports[..*index].iter().any(same)
+    };
+    service.ports.iter().enumerate().filter(is_new).map(|(_, port)| port)
 }
 
 /// What a port is reached at: its cluster IP first. Another family's external addresses are not for it.

@@ -10,9 +10,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::affinity;
 use super::class::{Class, DRAWS};
 pub use super::names::TABLE;
-use super::names::{name, plan_number, set_name};
+use super::names::{affinity_plan, name, plan_number, set_name};
 use super::plan::Action;
 use crate::kernel::LINK_GROUP;
 use crate::kernel::nft::{
@@ -51,7 +52,7 @@ impl Structure {
     /// The same with chains for some counts of backends alone.
     pub(super) fn table_for(&self, classes: impl Iterator<Item = Class>) -> Table {
         let mut table = Table::new(Family::Inet, TABLE);
-        for counter in ["rejected", "dropped", "masqueraded", "hairpins"] {
+        for counter in ["rejected", "dropped", "refused", "masqueraded", "hairpins", affinity::FULL] {
             table.counter(counter);
         }
         for ip in Ip::BOTH {
@@ -80,6 +81,14 @@ impl Structure {
         for map in [name::CLUSTER, name::LOCAL] {
             add(map, Set::map(backend, DataType::Value([field, Field::Port].into())));
         }
+        for (index, scope) in name::AFFINITY.into_iter().enumerate() {
+            let numbered = [field, Field::Protocol, Field::Port, Field::Priority];
+            add(scope, Set::map(target, DataType::Verdict));
+            add(name::SLOTS[index], Set::map(backend, DataType::Value(Field::Priority.into())));
+            add(name::NUMBERS[index], Set::map(numbered, DataType::Value([field, Field::Port].into())));
+        }
+        add(name::RESTRICTED, Set::new(target));
+        add(name::ALLOWED, Set::new([field, Field::Protocol, Field::Port, field]).of_ranges());
         add(name::CLUSTER_IPS, Set::new(field));
         add(name::HAIRPINS, Set::new([field, field]));
         add("pods", Set::prefixes(ip, &self.pod_cidrs));
@@ -107,7 +116,7 @@ impl Structure {
     }
 }
 
-/// Connections begun: `rejected`, `dropped`, `masqueraded`, `hairpins`.
+/// Connections begun: `rejected`, `dropped`, `refused`, `masqueraded`, `hairpins`, `affinity-full`.
 ///
 /// # Errors
 /// [`Error`].
@@ -124,12 +133,16 @@ fn prerouting() -> Vec<Rule> {
 }
 
 /// What a packet is sent to.
-fn target(ip: Ip) -> [Selector; 3] {
+pub(super) fn target(ip: Ip) -> [Selector; 3] {
     [Selector::Address(ip, End::Destination), Selector::Protocol, Selector::Port(End::Destination)]
 }
 
-fn planned(ip: Ip, map: &str) -> Rule {
-    Rule::new().ip(ip).map(&target(ip), &set_name(map, ip)).set_priority().goto("planned")
+/// Refused is who may not use the target, then its plan is followed.
+fn planned(ip: Ip, map: &str) -> [Rule; 2] {
+    let from = [&target(ip)[..], &[Selector::Address(ip, End::Source)]].concat();
+    let restricted = Rule::new().ip(ip).in_set(&target(ip), &set_name(name::RESTRICTED, ip));
+    let refused = restricted.not_in_set(&from, &set_name(name::ALLOWED, ip)).goto("refused");
+    [refused, Rule::new().ip(ip).map(&target(ip), &set_name(map, ip)).set_priority().goto("planned")]
 }
 
 /// A port that a Service does not have is rejected. A Service address that no Service has is left to the guard.
@@ -137,13 +150,13 @@ fn from_inside() -> Vec<Rule> {
     let rules = Ip::BOTH.into_iter().flat_map(|ip| {
         let other_port =
             Rule::new().ip(ip).address_in(ip, End::Destination, &set_name(name::CLUSTER_IPS, ip));
-        [planned(ip, name::INSIDE), other_port.goto("rejected")]
+        planned(ip, name::INSIDE).into_iter().chain([other_port.goto("rejected")])
     });
     rules.collect()
 }
 
 fn from_outside() -> Vec<Rule> {
-    Ip::BOTH.into_iter().map(|ip| planned(ip, name::OUTSIDE)).collect()
+    Ip::BOTH.into_iter().flat_map(|ip| planned(ip, name::OUTSIDE)).collect()
 }
 
 /// The chains that plans lead to.
@@ -166,6 +179,16 @@ fn actions(classes: impl Iterator<Item = Class>, table: &mut Table) {
         let rule = Rule::new().mark(MARK_MASQUERADE).goto(chain(name::CLUSTER));
         table.chain(chain("masquerade"), Chain::regular(vec![rule]));
     }
+    lead(affinity_plan(Action::Cluster), name::AFFINITY[0]);
+    lead(affinity_plan(Action::Masquerade), "affinity-masquerade");
+    lead(affinity_plan(Action::Local), name::AFFINITY[1]);
+    for chain in name::AFFINITY {
+        let by_port = |ip| Rule::new().ip(ip).vmap(&target(ip), &set_name(chain, ip));
+        let rules = Ip::BOTH.into_iter().map(by_port).chain([Rule::new().goto("dropped")]);
+        table.chain(chain, Chain::regular(rules.collect()));
+    }
+    let rule = Rule::new().mark(MARK_MASQUERADE).goto(name::AFFINITY[0]);
+    table.chain("affinity-masquerade", Chain::regular(vec![rule]));
     table.set(PLAN, plans);
     table.chain(
         "planned",
@@ -176,7 +199,9 @@ fn actions(classes: impl Iterator<Item = Class>, table: &mut Table) {
     let unreachable = Rule::new().count("rejected");
     let unreachable = unreachable.with(Expression::Reject { kind: Reject::Icmpx, code: PORT_UNREACHABLE });
     table.chain("rejected", Chain::regular(vec![reset, unreachable]));
-    table.chain("dropped", Chain::regular(vec![Rule::new().count("dropped").drop()]));
+    for chain in ["dropped", "refused"] {
+        table.chain(chain, Chain::regular(vec![Rule::new().count(chain).drop()]));
+    }
 }
 
 /// Draws a backend. Where an index has become free meanwhile, the last draw finds the first backend; without any, there is no

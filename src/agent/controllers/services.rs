@@ -25,6 +25,8 @@ pub(in crate::agent) struct Services {
     connection: Connection,
     /// The structure of the table in the kernel; none when that has to be read first.
     applied: Option<Structure>,
+    /// What an earlier agent has left in the kernel has been looked at.
+    has_looked: bool,
 }
 
 impl Services {
@@ -40,6 +42,7 @@ impl Services {
             balancer: Balancer::default(),
             connection: Connection::open()?,
             applied: None,
+            has_looked: false,
             context,
         })
     }
@@ -55,6 +58,7 @@ impl Services {
         self.balancer.set_node(Node {
             place: Place { node: own.name.clone(), zone: own.zone.clone() },
             node_port_addresses: own.internal.clone(),
+            service_cidrs: self.context.config.service_cidrs.clone(),
         });
         for (key, service) in self.services.take() {
             let service = service.and_then(|object| (*object.value).clone());
@@ -109,6 +113,11 @@ impl Controller for Services {
             return Ok(if removed { vec![format!("delete table inet {TABLE}")] } else { Vec::new() });
         }
         let structure = self.take()?;
+        if !self.has_looked {
+            let kept = self.connection.read(Family::Inet, TABLE).map_err(Unmet::failed)?;
+            kept.iter().for_each(|kept| self.balancer.keep(&kept.table));
+            self.has_looked = true;
+        }
         let update = self.balancer.update();
         let is_known = ![Trigger::ServiceTable, Trigger::Resync].iter().any(|it| pending.has(*it));
         Ok(self.apply(structure, &update, is_known).map_err(Unmet::failed)?.0)

@@ -184,7 +184,15 @@ pub(super) fn decode_value(data: &[u8]) -> Option<Vec<u8>> {
 
 /// Reads a list of expressions.
 pub(super) fn decode(list: &[u8]) -> Vec<Expression> {
-    attributes(list).map(|(_, element)| decode_one(element)).collect()
+    let elements = attributes(list).map(|(_, element)| element).filter(|element| !changes_nothing(element));
+    elements.map(decode_one).collect()
+}
+
+/// `nft` turns round the bytes of a protocol in a key of ranges, which is one byte.
+fn changes_nothing(element: &[u8]) -> bool {
+    const LENGTH: u16 = 4;
+    is_named(element, NAME, "byteorder")
+        && find(element, DATA).and_then(|data| Fields(data).number(LENGTH)).is_some_and(|length| length <= 1)
 }
 
 /// The text of the match `comment`, in which iptables keeps comments.

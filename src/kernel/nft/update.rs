@@ -1,18 +1,19 @@
-//! Changes of elements alone, made from what is known to have changed: nothing is read.
+//! Changes of a table, made from what is known to have changed: nothing is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::difference::missing;
 use super::element::{Data, Element};
 use super::key::Key;
+use super::rule::Rule;
 use super::set::Set;
-use super::table::{Family, Table};
+use super::table::{Chain, Family, Table};
 use super::transaction::Transaction;
 
-/// Elements to delete from and to add to the sets and maps of one table, in one transaction.
+/// Elements to delete from and to add to the sets and maps of one table, and whole sets and chains, in one transaction.
 ///
 /// It takes for granted what the kernel has: an element that is to be deleted is there, one that is to be added is
-/// not. Otherwise [`Connection::update`](super::Connection::update) does nothing of it and returns
+/// not, and so with sets and chains. Otherwise [`Connection::update`](super::Connection::update) does nothing of it and returns
 /// [`Error::Stale`](super::Error::Stale); then the whole table has to be compared
 /// ([`Connection::apply`](super::Connection::apply)).
 ///
@@ -33,6 +34,9 @@ pub struct Update {
     family: Family,
     table: String,
     sets: BTreeMap<String, SetUpdate>,
+    new_sets: BTreeMap<String, Set>,
+    old_sets: BTreeSet<String>,
+    chains: BTreeMap<String, ChainUpdate>,
     generation: Option<u32>,
 }
 
@@ -43,11 +47,36 @@ struct SetUpdate {
     add: BTreeMap<Key, Element>,
 }
 
+/// What happens to one chain, none of a hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum ChainUpdate {
+    Add(Vec<Rule>),
+    Replace(Vec<Rule>),
+    Delete,
+}
+
+impl ChainUpdate {
+    fn rules(&self) -> &[Rule] {
+        match self {
+            Self::Add(rules) | Self::Replace(rules) => rules,
+            Self::Delete => &[],
+        }
+    }
+}
+
 impl Update {
     /// Changes nothing yet.
     #[must_use]
     pub fn new(family: Family, table: impl Into<String>) -> Self {
-        Self { family, table: table.into(), sets: BTreeMap::new(), generation: None }
+        Self {
+            family,
+            table: table.into(),
+            sets: BTreeMap::new(),
+            new_sets: BTreeMap::new(),
+            old_sets: BTreeSet::new(),
+            chains: BTreeMap::new(),
+            generation: None,
+        }
     }
 
     /// Only if the ruleset still is that of `generation`
@@ -94,6 +123,38 @@ impl Update {
         self
     }
 
+    /// Adds a set or map, with its elements.
+    pub fn add_set(&mut self, name: &str, set: Set) -> &mut Self {
+        self.new_sets.insert(name.to_owned(), set);
+        self
+    }
+
+    /// Deletes a set or map with all its elements.
+    pub fn delete_set(&mut self, name: &str) -> &mut Self {
+        self.old_sets.insert(name.to_owned());
+        self
+    }
+
+    /// Adds a chain that rules or maps lead to.
+    pub fn add_chain(&mut self, name: &str, rules: Vec<Rule>) -> &mut Self {
+        self.chain(name, ChainUpdate::Add(rules))
+    }
+
+    /// Gives a chain other rules, whatever it had.
+    pub fn replace_rules(&mut self, name: &str, rules: Vec<Rule>) -> &mut Self {
+        self.chain(name, ChainUpdate::Replace(rules))
+    }
+
+    /// Deletes a chain, which nothing leads to any more.
+    pub fn delete_chain(&mut self, name: &str) -> &mut Self {
+        self.chain(name, ChainUpdate::Delete)
+    }
+
+    fn chain(&mut self, name: &str, change: ChainUpdate) -> &mut Self {
+        self.chains.insert(name.to_owned(), change);
+        self
+    }
+
     /// Carries it out in the model of the table: what the kernel has after it, if the kernel has `table` before.
     pub fn apply_to(&self, table: &mut Table) {
         for (name, change) in &self.sets {
@@ -104,36 +165,73 @@ impl Update {
                 .iter()
                 .for_each(|(key, element)| drop(set.elements.insert(key.clone(), element.clone())));
         }
+        self.old_sets.iter().for_each(|name| drop(table.sets.remove(name)));
+        table.sets.extend(self.new_sets.clone());
+        for (name, change) in &self.chains {
+            match change {
+                ChainUpdate::Delete => drop(table.chains.remove(name)),
+                change => drop(table.chains.insert(name.clone(), Chain::regular(change.rules().to_vec()))),
+            }
+        }
     }
 
-    /// Whether the kernel would take it if it had `table`: all sets are there, with what is deleted, and without what is added.
+    /// Whether the kernel would take it if it had `table`: all sets and chains are there, with what is deleted, and without what
+    /// is added.
     #[must_use]
     pub fn fits(&self, table: &Table) -> bool {
-        self.sets.iter().all(|(name, change)| {
+        let elements = self.sets.iter().all(|(name, change)| {
             table.sets.get(name).is_some_and(|set| {
                 let is_there = |key: &&Key| set.elements.contains_key(*key);
                 change.delete.iter().all(|key| is_there(&key))
                     && change.add.keys().all(|key| !is_there(&key) || change.delete.contains(key))
             })
-        })
+        });
+        let has = |name: &String| table.sets.contains_key(name);
+        elements
+            && self.old_sets.iter().all(has)
+            && self.new_sets.keys().all(|name| !has(name) || self.old_sets.contains(name))
+            && self.chains.iter().all(|(name, change)| {
+                table.chains.contains_key(name) != matches!(change, ChainUpdate::Add(_))
+            })
     }
 
     /// It changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sets.values().all(|set| set.delete.is_empty() && set.add.is_empty())
+            && self.new_sets.is_empty()
+            && self.old_sets.is_empty()
+            && self.chains.is_empty()
     }
 
     pub(super) fn generation(&self) -> Option<u32> {
         self.generation
     }
 
+    /// What is in the way is deleted before anything is added: elements, which lead to chains, then rules, which use sets.
     pub(super) fn transaction(&self) -> Transaction {
         let mut transaction = Transaction::default();
         let mut inside = transaction.inside(self.family, &self.table);
-        for (name, set) in &self.sets {
-            inside.delete_elements(name, &set.delete);
-            inside.add_new_elements(name, &set.add);
+        self.sets.iter().for_each(|(name, set)| inside.delete_elements(name, &set.delete));
+        for (name, _) in self.chains.iter().filter(|(_, change)| !matches!(change, ChainUpdate::Add(_))) {
+            inside.flush_chain(name);
+        }
+        for (name, _) in self.chains.iter().filter(|(_, change)| **change == ChainUpdate::Delete) {
+            inside.delete_chain(name);
+        }
+        self.old_sets.iter().for_each(|name| inside.delete_set(name));
+        for (name, set) in &self.new_sets {
+            inside.add_set(name, set);
+            inside.add_new_elements(name, &set.elements);
+        }
+        for (name, _) in self.chains.iter().filter(|(_, change)| matches!(change, ChainUpdate::Add(_))) {
+            inside.add_chain(name, &Chain::default());
+        }
+        self.sets.iter().for_each(|(name, set)| inside.add_new_elements(name, &set.add));
+        for (name, change) in &self.chains {
+            for (index, rule) in change.rules().iter().enumerate() {
+                inside.add_rule(name, index + 1, rule);
+            }
         }
         transaction
     }

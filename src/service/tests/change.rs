@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -98,10 +99,20 @@ fn some_service() -> impl Strategy<Value = Service> {
         prop::bool::ANY.prop_map(|local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster })
     };
     let parts = (1..4_u8, prop::bool::ANY, prop::option::of(0..2_u16), prop::collection::vec(0..3_u8, 0..2));
-    (parts, policy(), policy()).prop_map(
-        |((ip, both, node_port, external), internal_policy, external_policy)| {
-            let mut service =
-                Service { internal_policy, external_policy, ..service(&format!("10.96.0.{ip}")) };
+    const RANGES: [&str; 5] =
+        ["192.0.2.0/24", "198.51.100.0/24", "198.51.100.128/25", "2001:db8::/32", "::/0"];
+    let ranges = prop::collection::vec(prop::sample::select(&RANGES), 0..3);
+    let extras = (prop::option::of(1..3_u64), prop::option::of(ranges));
+    (parts, policy(), policy(), extras).prop_map(
+        |((ip, both, node_port, external), internal_policy, external_policy, (affinity, ranges))| {
+            let mut service = Service {
+                internal_policy,
+                external_policy,
+                affinity: affinity.map(Duration::from_secs),
+                source_ranges: ranges
+                    .map(|ranges| ranges.into_iter().map(|range| range.parse().unwrap()).collect()),
+                ..service(&format!("10.96.0.{ip}"))
+            };
             if both {
                 service.cluster_ips.push(address(&format!("fd96::{ip}")));
             }
@@ -151,11 +162,26 @@ fn take(balancer: &mut Balancer, step: Step) {
     }
 }
 
+/// The same with addresses that no other Service has: what the kernel has does not say whose a target is.
+fn apart(step: Step) -> Step {
+    let Step::Service(at, Some(service)) = step else { return step };
+    let mut service = Service {
+        cluster_ips: vec![address(&format!("10.96.0.{at}"))],
+        external_ips: Vec::new(),
+        ingress_ips: vec![address(&format!("198.51.100.{at}"))],
+        ..service
+    };
+    service.ports[0].node_port = Some(30_000 + u16::from(at));
+    Step::Service(at, Some(service))
+}
+
 /// The keys of all elements: what is served, by how many backends.
 fn keys(table: &Table) -> Vec<String> {
+    // A number does not say which backend it is of.
     let all = table
         .sets
         .iter()
+        .filter(|(name, _)| !name.contains("numbers"))
         .flat_map(|(name, set)| set.elements.keys().map(move |key| format!("{name} {key:?}")));
     all.collect()
 }
@@ -194,5 +220,27 @@ proptest! {
             prop_assert!(update.fits(&kernel), "{update:?}");
             update.apply_to(&mut kernel);
         }
+    }
+
+    /// One that starts beside the table of an earlier one finds it right, order and numbers included.
+    #[test]
+    fn what_an_earlier_agent_has_left_stays(steps in prop::collection::vec((some_step(), prop::bool::ANY), 1..40)) {
+        let mut balancer = Balancer::default();
+        let mut steps_taken = Vec::new();
+        for (step, updated) in steps {
+            let step = apart(step);
+            take(&mut balancer, step.clone());
+            steps_taken.push(step);
+            if updated {
+                balancer.update();
+            }
+        }
+        balancer.update();
+        let kernel = filled(&balancer);
+        let mut next = Balancer::default();
+        next.keep(&kernel);
+        steps_taken.into_iter().for_each(|step| take(&mut next, step));
+        next.update();
+        prop_assert_eq!(kernel, filled(&next));
     }
 }

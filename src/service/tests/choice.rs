@@ -1,10 +1,12 @@
 //! Which endpoints serve.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::kernel::nft::Ip;
 use crate::service::endpoints::{Backends, choose};
 use crate::service::object::TrafficPolicy;
-use crate::service::plan::{Action, Kind, Plan, plan};
+use crate::service::plan::{Action, Had, Kind, PortPlan, Target, plan};
 
 /// Who serves for each policy: addresses and ports.
 fn chosen(slices: &[Slice]) -> [Vec<String>; 2] {
@@ -96,7 +98,7 @@ fn actions(
     external: TrafficPolicy,
 ) -> [Option<Action>; 3] {
     let service = Service { internal_policy: internal, external_policy: external, ..service("10.96.0.1") };
-    let port = &plan(&service, &[&slice(endpoints)], &node(), &Plan::new())[0];
+    let port = &plan(&name("web"), &service, &[&slice(endpoints)], &node(), |_| Had::default())[0];
     assert_eq!(port.from_outside(Kind::ClusterIp), None);
     for kind in [Kind::Ingress, Kind::ExternalIp] {
         assert_eq!(port.from_inside(kind), port.from_inside(Kind::NodePort));
@@ -134,7 +136,7 @@ fn a_service_is_served_in_the_families_of_its_cluster_ips() {
     service.ingress_ips = vec![address("198.51.100.7")];
     service.ports[0].node_port = Some(30_080);
     let targets = |service: &Service| {
-        let plan = plan(service, &[], &node(), &Plan::new());
+        let plan = plan(&name("web"), service, &[], &node(), |_| Had::default());
         let all = plan.iter().flat_map(|port| port.targets.clone());
         all.map(|(target, kind)| format!("{target} {kind:?}")).collect::<Vec<_>>()
     };
@@ -148,4 +150,65 @@ fn a_service_is_served_in_the_families_of_its_cluster_ips() {
     service.cluster_ips.push(address("fd96::1"));
     let both = [&v4[..], &["[fd96::1]:80/TCP ClusterIp", "[2001:db8::7]:80/TCP ExternalIp"]].concat();
     assert_eq!(targets(&service), both);
+}
+
+/// Who may use an ingress IP of each family, of those whose packets come from elsewhere.
+#[test]
+fn source_ranges_are_of_one_family_each() {
+    let with = |ranges: &[&str]| {
+        let mut service = service("10.96.0.1");
+        service.cluster_ips.push(address("fd96::1"));
+        service.source_ranges = Some(ranges.iter().map(|range| range.parse().unwrap()).collect());
+        let plan = plan(&name("web"), &service, &[], &node(), |_| Had::default());
+        let text = |port: &Arc<PortPlan>| {
+            port.sources.as_ref().map(|sources| format!("{:?} {}", sources.ranges, sources.has_node))
+        };
+        [text(&plan[0]), text(&plan[1])]
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(with(&["198.51.100.0/24"]), [some("[198.51.100.0/24] false"), some("[] false")]);
+    assert_eq!(
+        with(&["192.0.2.0/24", "2001:db8::/64"]),
+        [some("[192.0.2.0/24] true"), some("[2001:db8::/64] false")]
+    );
+    assert_eq!(with(&["198.51.100.0/24", "0.0.0.0/0"]), [None, some("[] false")]);
+    assert_eq!(with(&["::/0"]), [some("[] false"), None]);
+}
+
+#[test]
+fn what_is_no_endpoint_and_no_second_port() {
+    let mut service = service("10.96.0.1");
+    service.ports.push(service.ports[0].clone());
+    let slice = slice(vec![endpoint("10.96.0.7", "there"), endpoint("10.0.0.1", "there")]);
+    let plan = plan(&name("web"), &service, &[&slice], &node(), |_| Had::default());
+    let backends: Vec<String> =
+        plan[0].backends.cluster.iter().map(|backend| backend.to.to_string()).collect();
+    assert_eq!((plan.len(), backends), (1, vec!["10.0.0.1:8080".to_owned()]));
+}
+
+#[test]
+fn backends_keep_their_numbers_and_new_ones_get_others() {
+    let mut service = service("10.96.0.1");
+    service.affinity = Some(std::time::Duration::from_secs(60));
+    let plan = |addresses: &[&str], before: Option<&PortPlan>| {
+        let slice = slice(addresses.iter().map(|at| endpoint(at, "there")).collect());
+        let had = |_: &[(Target, Kind)]| {
+            before.map_or_else(Had::default, |port| Had {
+                backends: port.backends.clone(),
+                affinity: port.affinity.clone(),
+            })
+        };
+        Arc::clone(&plan(&name("web"), &service, &[&slice], &node(), had)[0])
+    };
+    let numbers = |port: &PortPlan| {
+        let affinity = port.affinity.clone().unwrap();
+        affinity.numbers.into_iter().map(|(to, number)| (to.ip().to_string(), number)).collect::<Vec<_>>()
+    };
+    let both = plan(&["10.0.0.1", "10.0.0.2"], None);
+    assert_eq!(both.affinity.as_ref().unwrap().port, "default/web/tcp/80");
+    let one = plan(&["10.0.0.2"], Some(&both));
+    assert_eq!(numbers(&one), numbers(&both)[1..]);
+    let again = plan(&["10.0.0.1", "10.0.0.2"], Some(&one));
+    assert_eq!(numbers(&again)[1], numbers(&both)[1]);
+    assert!(!numbers(&both).contains(&numbers(&again)[0]), "one that comes back has no clients from before");
 }

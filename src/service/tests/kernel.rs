@@ -1,6 +1,6 @@
 //! The table in the kernel: what `nft` makes of it, and what packets do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
@@ -11,6 +11,7 @@ use super::*;
 use crate::kernel::nft::{self, Connection};
 use crate::service::balancer::Balancer;
 use crate::service::class::Class;
+use crate::service::object::TrafficPolicy;
 use crate::service::table::{Structure, TABLE, counters};
 
 fn structure() -> Structure {
@@ -41,12 +42,28 @@ fn balancer(v4: &[&str], v6: &[&str]) -> Balancer {
     both.cluster_ips.push(address("fd96::1"));
     both.ports[0].node_port = Some(30_080);
     balancer.set_service(&name("web"), Some(Arc::new(both)));
-    for (slice_name, addresses) in [("v4", v4), ("v6", v6)] {
-        let endpoints = addresses.iter().map(|at| endpoint(at, "here")).collect();
-        balancer.set_slice(&name("web"), slice_name, Some(Arc::new(slice(endpoints))));
-    }
+    set_backends(&mut balancer, "web", v4, v6);
     balancer.update();
     balancer
+}
+
+fn set_backends(balancer: &mut Balancer, service: &str, v4: &[&str], v6: &[&str]) {
+    for (slice_name, addresses) in [("v4", v4), ("v6", v6)] {
+        let endpoints = addresses.iter().map(|at| endpoint(at, "here")).collect();
+        balancer.set_slice(&name(service), slice_name, Some(Arc::new(slice(endpoints))));
+    }
+}
+
+/// Another Service, `sticky`, with session affinity and an ingress IP of each family that these sources may use.
+fn add_sticky(balancer: &mut Balancer, v4: &[&str], v6: &[&str], timeout: Duration, sources: &[&str]) {
+    let mut sticky = service("10.96.0.2");
+    sticky.cluster_ips.push(address("fd96::2"));
+    sticky.ingress_ips = vec![address("198.51.100.7"), address("2001:db8::7")];
+    sticky.affinity = Some(timeout);
+    sticky.external_policy = TrafficPolicy::Local;
+    sticky.source_ranges = Some(sources.iter().map(|range| range.parse().unwrap()).collect());
+    balancer.set_service(&name("sticky"), Some(Arc::new(sticky)));
+    set_backends(balancer, "sticky", v4, v6);
 }
 
 fn wanted(balancer: &Balancer) -> nft::Table {
@@ -58,7 +75,16 @@ fn wanted(balancer: &Balancer) -> nft::Table {
 #[test]
 fn the_kernel_has_what_is_wanted_and_nft_takes_its_listing_back() {
     selvedge_lab::isolated!(|| {
-        let balancer = balancer(&["10.244.1.2", "10.244.2.2"], &["fd00::2"]);
+        let mut balancer = balancer(&["10.244.1.2", "10.244.2.2"], &["fd00::2"]);
+        let sources = ["192.0.2.0/24", "198.51.100.0/25", "2001:db8::/48"];
+        add_sticky(
+            &mut balancer,
+            &["10.244.1.2", "10.244.2.2"],
+            &["fd00::2"],
+            Duration::from_secs(10_800),
+            &sources,
+        );
+        balancer.update();
         let whole = wanted(&balancer);
         nft::apply(std::slice::from_ref(&whole)).unwrap();
         assert_eq!(nft::read(whole.family, TABLE).unwrap().unwrap().table, whole);
@@ -71,7 +97,9 @@ fn the_kernel_has_what_is_wanted_and_nft_takes_its_listing_back() {
         assert_eq!(nft::read(table.family, TABLE).unwrap().unwrap().table, table);
         assert!(nft::apply(std::slice::from_ref(&table)).unwrap().is_empty());
         let Some(listing) = run_nft(&["list", "ruleset"], "") else { return println!("skipped: no nft") };
-        let interesting = |line: &&str| line.contains("10.96.0.1") || line.contains("numgen random mod 2 ");
+        let interesting = |line: &&str| {
+            line.contains("10.96.0.") || line.contains("numgen random mod 2 ") || line.contains("clients4")
+        };
         listing.lines().filter(interesting).for_each(|line| println!("{line}"));
         nft::delete(table.family, TABLE).unwrap();
         run_nft(&["-f", "-"], &listing);
@@ -144,6 +172,158 @@ fn connections_are_spread_evenly_and_refused_without_endpoints() {
         assert_eq!(refused("10.96.0.1:80"), ErrorKind::ConnectionRefused);
         assert_eq!(ask("[fd96::1]:80".parse().unwrap()).map(|at| V6.contains(&at.as_str())).ok(), Some(true));
         assert!(counters().unwrap()["rejected"].packets >= 2);
+    });
+}
+
+/// Who answers a client with this address.
+fn ask_from(from: &str, to: &str) -> std::io::Result<String> {
+    let to: SocketAddr = to.parse().unwrap();
+    let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(address(from), 0).into())?;
+    socket.connect_timeout(&to.into(), Duration::from_secs(1))?;
+    let mut text = String::new();
+    TcpStream::from(socket).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+const V4: [&str; 3] = ["10.244.1.2", "10.244.1.3", "10.244.1.4"];
+const V6: [&str; 3] = ["fd00::2", "fd00::3", "fd00::4"];
+
+#[test]
+fn clients_come_back_to_their_backend_as_long_as_it_serves() {
+    selvedge_lab::isolated!(|| {
+        let clients: Vec<String> = (1..=40).map(|number| format!("172.16.0.{number}")).collect();
+        let clients6: Vec<String> = (1..=40).map(|number| format!("fd16::{number}")).collect();
+        let all: Vec<&str> =
+            clients.iter().chain(&clients6).map(String::as_str).chain(V4).chain(V6).collect();
+        lay(&all);
+        serve(&[&V4[..], &V6].concat());
+        let mut balancer = balancer(&[], &[]);
+        let timeout = Duration::from_secs(3);
+        add_sticky(&mut balancer, &V4, &V6, timeout, &[]);
+        balancer.update();
+        let mut connection = Connection::open().unwrap();
+        connection.apply(&[wanted(&balancer)]).unwrap();
+        for (clients, to, backends) in [(&clients, "10.96.0.2:80", V4), (&clients6, "[fd96::2]:80", V6)] {
+            let answers =
+                || -> Vec<String> { clients.iter().map(|from| ask_from(from, to).unwrap()).collect() };
+            let first = answers();
+            let all: BTreeSet<&str> = first.iter().map(String::as_str).collect();
+            assert_eq!(all.len(), backends.len(), "{all:?}");
+            for _ in 0..3 {
+                assert_eq!(answers(), first);
+            }
+            // One is gone: its clients find others, and keep them; all others keep theirs.
+            let set = |balancer: &mut Balancer, backends: &[&str]| {
+                let (v4, v6) = if to.starts_with('[') { (&V4[..], backends) } else { (backends, &V6[..]) };
+                set_backends(balancer, "sticky", v4, v6);
+                balancer.update()
+            };
+            connection.update(&set(&mut balancer, &backends[1..])).unwrap();
+            let second = answers();
+            assert!(!second.iter().any(|at| at == backends[0]), "{second:?}");
+            for (before, now) in first.iter().zip(&second).filter(|(before, _)| *before != backends[0]) {
+                assert_eq!(before, now);
+            }
+            // It comes back, and nobody is moved. Nor where another agent starts.
+            connection.update(&set(&mut balancer, &backends)).unwrap();
+            assert_eq!(answers(), second);
+            let kernel = nft::read(nft::Family::Inet, TABLE).unwrap().unwrap().table;
+            let mut next = Balancer::default();
+            next.keep(&kernel);
+            next.set_node(node());
+            add_sticky(&mut next, &V4, &V6, timeout, &[]);
+            next.update();
+            let mut wanted = structure().table();
+            next.fill(&mut wanted);
+            let sticky = |table: &nft::Table| {
+                let sets =
+                    table.sets.iter().filter(|(name, _)| name.contains("slots") || name.contains("numbers"));
+                sets.map(|(name, set)| (name.clone(), set.clone())).collect::<Vec<_>>()
+            };
+            assert_eq!(sticky(&wanted), sticky(&kernel));
+        }
+        // Whoever does not come back in time is forgotten.
+        let remembered = |connection: &mut Connection| {
+            connection.elements(nft::Family::Inet, TABLE, "clients4-default/sticky/tcp/80").unwrap().len()
+        };
+        assert!(remembered(&mut connection) > 0);
+        selvedge_lab::process::wait_for("no client", timeout * 10, || remembered(&mut connection) == 0)
+            .unwrap();
+        assert_eq!(counters().unwrap()["affinity-full"].packets, 0);
+    });
+}
+
+#[test]
+fn a_client_that_finds_no_room_is_served_without_affinity() {
+    selvedge_lab::isolated!(|| {
+        lay(&[&V4[..], &["172.16.0.1", "172.16.0.2", "172.16.0.3"]].concat());
+        serve(&V4);
+        let mut balancer = balancer(&[], &[]);
+        add_sticky(&mut balancer, &V4, &[], Duration::from_secs(60), &[]);
+        balancer.update();
+        let mut table = wanted(&balancer);
+        let clients = table.sets.get_mut("clients4-default/sticky/tcp/80").unwrap();
+        clients.size = Some(2);
+        nft::apply(&[table]).unwrap();
+        let answer = |client: &str| ask_from(client, "10.96.0.2:80").unwrap();
+        let kept: Vec<String> = ["172.16.0.1", "172.16.0.2"].map(answer).into();
+        let others: BTreeSet<String> = (0..40).map(|_| answer("172.16.0.3")).collect();
+        assert_eq!(others.len(), V4.len());
+        assert_eq!(["172.16.0.1", "172.16.0.2"].map(answer).as_slice(), kept);
+        assert_eq!(counters().unwrap()["affinity-full"].packets, 40);
+    });
+}
+
+/// Source ranges are for ingress IPs alone, and for new connections alone.
+#[test]
+fn an_ingress_ip_is_for_its_sources() {
+    selvedge_lab::isolated!(|| {
+        lay(&[&V4[..], &["172.16.0.1", "172.16.0.2", "198.51.100.7"], &V6, &["fd16::1", "2001:db8::7"]]
+            .concat());
+        serve(&[&V4[..], &V6].concat());
+        let mut balancer = balancer(&[], &[]);
+        let minute = Duration::from_secs(60);
+        add_sticky(&mut balancer, &V4, &V6, minute, &["172.16.0.1/32", "192.0.2.0/24"]);
+        balancer.update();
+        let mut connection = Connection::open().unwrap();
+        connection.apply(&[wanted(&balancer)]).unwrap();
+        let refused = |from: &str, to: &str| {
+            let kind = ask_from(from, to).map_err(|error| error.kind());
+            assert!(matches!(kind, Err(ErrorKind::TimedOut)), "{from} {to}: {kind:?}");
+        };
+        ask_from("172.16.0.1", "198.51.100.7:80").unwrap();
+        ask_from("198.51.100.7", "198.51.100.7:80").unwrap();
+        refused("172.16.0.2", "198.51.100.7:80");
+        refused("fd16::1", "[2001:db8::7]:80");
+        for (from, to) in [("172.16.0.2", "10.96.0.2:80"), ("fd16::1", "[fd96::2]:80")] {
+            ask_from(from, to).unwrap();
+        }
+        assert!(counters().unwrap()["refused"].packets >= 2);
+        // The list changes, under a connection that runs.
+        let server = TcpListener::bind((address(V4[0]), 9090)).unwrap();
+        let mut long = service("10.96.0.3");
+        long.ingress_ips = vec![address("198.51.100.7")];
+        long.ports[0].port = 90;
+        let mut slice = slice(vec![endpoint(V4[0], "here")]);
+        slice.ports[0].port = 9090;
+        balancer.set_slice(&name("long"), "v4", Some(Arc::new(slice)));
+        let mut set = |ranges: Option<&str>| {
+            long.source_ranges = ranges.map(|range| vec![range.parse().unwrap()]);
+            balancer.set_service(&name("long"), Some(Arc::new(long.clone())));
+            connection.update(&balancer.update()).unwrap();
+        };
+        set(None);
+        let mut running = TcpStream::connect("198.51.100.7:90").unwrap();
+        let mut served = server.accept().unwrap().0;
+        set(Some("203.0.113.0/24"));
+        running.write_all(b"still").unwrap();
+        served.read_exact(&mut [0; 5]).unwrap();
+        refused("172.16.0.1", "198.51.100.7:90");
+        set(Some("172.16.0.0/16"));
+        let client = std::thread::spawn(|| ask_from("172.16.0.1", "198.51.100.7:90"));
+        drop(server.accept().unwrap());
+        client.join().unwrap().unwrap();
     });
 }
 

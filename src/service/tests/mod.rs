@@ -54,5 +54,6 @@ fn node() -> Node {
     Node {
         place: Place { node: "here".into(), zone: Some("a".into()) },
         node_port_addresses: vec![address("192.0.2.1")],
+        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
     }
 }
