@@ -1,8 +1,8 @@
 //! The kernel's table of connections (ctnetlink): finds those that NAT rules decided about too early, or that lead to
 //! somebody who is gone, and makes the kernel forget them. The next packet of each is then a first one again.
 //!
-//! Acts in the network namespace of the calling thread. It reads the whole table, which takes about a microsecond a
-//! connection: not for hot paths.
+//! Acts in the network namespace of the calling thread. The kernel lists the connections of one protocol, which takes about a
+//! microsecond each, and looks at all others: not for hot paths.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::{Socket, SocketAddr as Address, protocols::NETLINK_NETFILTER};
 
 use super::nft::wire::{Message, Writer, find, messages, u32_at};
+use super::protocol::Protocol;
 
 /// `NFNL_SUBSYS_CTNETLINK` in the upper half of a message's type, `IPCTNL_MSG_CT_GET` and `_DELETE` in the lower.
 const GET: u16 = 1 << 8 | 1;
@@ -27,6 +28,11 @@ const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
+const FILTER: u16 = 25;
+/// `CTA_FILTER_*`, and the flag of the transport protocol in there.
+const ORIGINAL_FLAGS: u16 = 1;
+const REPLY_FLAGS: u16 = 2;
+const BY_PROTOCOL: u32 = 1 << 3;
 /// `CTA_TUPLE_*` and what is inside.
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTOCOL: u16 = 2;
@@ -61,14 +67,19 @@ pub struct Connection {
     pub server: SocketAddr,
 }
 
-/// Forgets all connections that `stale` picks; gives their number.
+/// Forgets all connections of a protocol that `stale` picks; gives their number.
 ///
 /// # Errors
 /// [`Error`]: what was picked before is forgotten.
-pub fn forget(stale: impl Fn(&Connection) -> bool) -> Result<usize, Error> {
+pub fn forget(protocol: Protocol, stale: impl Fn(&Connection) -> bool) -> Result<usize, Error> {
     let socket = open().map_err(failed("open a netlink socket"))?;
     let mut picked = vec![];
-    dump(&socket, |message| picked.extend(pick(message, &stale))).map_err(failed("list connections"))?;
+    // Kernels before 5.8 know no filter, and list all.
+    let stale = |found: &Connection| found.protocol == protocol.number() && stale(found);
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let listed = dump(&socket, family, protocol, |message| picked.extend(pick(message, stale)));
+        listed.map_err(failed("list connections"))?;
+    }
     for deletion in &picked {
         delete(&socket, deletion).map_err(failed("forget a connection"))?;
     }
@@ -88,9 +99,23 @@ fn open() -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn dump(socket: &Socket, mut each: impl FnMut(&Message<'_>)) -> io::Result<()> {
+fn dump(
+    socket: &Socket,
+    family: i32,
+    protocol: Protocol,
+    mut each: impl FnMut(&Message<'_>),
+) -> io::Result<()> {
+    let family = u8::try_from(family).unwrap_or_default();
     let mut out = Writer::default();
-    out.message(GET, REQUEST | DUMP, 0, &[0; 4], |_| {});
+    out.message(GET, REQUEST | DUMP, 0, &[family, 0, 0, 0], |out| {
+        out.nest(ORIGINAL, |out| {
+            out.nest(TUPLE_PROTOCOL, |out| out.put(PROTOCOL, &[protocol.number()]));
+        });
+        out.nest(FILTER, |out| {
+            out.put(ORIGINAL_FLAGS, &BY_PROTOCOL.to_ne_bytes());
+            out.put(REPLY_FLAGS, &[0; 4]);
+        });
+    });
     socket.send(out.finish().unwrap_or_default(), 0)?;
     loop {
         let datagram = receive(socket)?;

@@ -8,6 +8,7 @@ use super::elements;
 use super::kept::Kept;
 use super::object::{Service, Slice};
 use super::plan::{Had, Kind, Node, Plan, PortPlan, Served, Target, plan};
+use super::stale::Stale;
 use crate::kernel::nft::{Table, Update};
 
 /// Names a Service.
@@ -54,6 +55,7 @@ pub struct Balancer {
     dirty: BTreeSet<Arc<ServiceName>>,
     /// What the kernel had at the start, until the first update.
     kept: Kept,
+    stale: Stale,
 }
 
 /// A target that a Service claims and another one has.
@@ -120,6 +122,11 @@ impl Balancer {
         }
         self.kept = Kept::default();
         update
+    }
+
+    /// Connections that lead to endpoints which the updates since the last call have taken away.
+    pub fn take_stale(&mut self) -> Stale {
+        std::mem::take(&mut self.stale)
     }
 
     /// Adds what is wanted now to an empty table of Services. What changed since the last [`update`](Self::update) is not in it.
@@ -210,6 +217,7 @@ impl Balancer {
             None => self.served.remove(&target),
         };
         elements::change(target, before.as_ref(), now.as_ref(), update);
+        self.stale.note(target, before.as_ref(), now.as_ref());
         // What comes is counted before what goes, so that what stays is never at zero.
         for (served, comes) in [(now.as_ref(), true), (before.as_ref(), false)] {
             let Some(served) = served else { continue };

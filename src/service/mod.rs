@@ -14,6 +14,8 @@ pub mod object;
 pub mod order;
 pub mod plan;
 mod read;
+pub mod stale;
+pub mod sweeper;
 pub mod table;
 #[cfg(test)]
 mod tests;

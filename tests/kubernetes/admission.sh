@@ -327,13 +327,14 @@ rights_are() { # CASE WHO NAMESPACE EXPECTED
   found=$(beyond "$2" "$3" | tr '\n' ';')
   if [ "$found" = "$4" ]; then pass "$1"; else fail "$1" "has $found instead of $4"; fi
 }
-nodes='nodes [] [] [get list watch patch];nodes/status [] [] [patch];'
-rights_are "rights of the agent in default" agent_a default "events.events.k8s.io [] [] [create patch];$nodes"
-rights_are "rights of the agent in selvedge-system" agent_a $system "$nodes"
-rights_are "rights of the agent in kube-system" agent_a kube-system "$nodes"
+slices='endpointslices.discovery.k8s.io [] [] [list watch];'
+others='nodes [] [] [get list watch patch];nodes/status [] [] [patch];services [] [] [list watch];'
+rights_are "rights of the agent in default" agent_a default "${slices}events.events.k8s.io [] [] [create patch];$others"
+rights_are "rights of the agent in selvedge-system" agent_a $system "$slices$others"
+rights_are "rights of the agent in kube-system" agent_a kube-system "$slices$others"
 rights_are "rights of the tunnel in default" tunnel default ""
 rights_are "rights of the tunnel in selvedge-system" tunnel $system ""
-for what in secrets configmaps pods services serviceaccounts; do
+for what in secrets configmaps pods serviceaccounts; do
   denied "an agent lists all $what" "cannot list resource" agent_a get $what -A
 done
 denied "an agent makes a token" "cannot create resource" agent_a -n $system create token selvedge-agent

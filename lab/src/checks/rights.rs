@@ -17,9 +17,16 @@ pub fn rights(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
             std::fs::read_to_string(&file).map_err(|error| Failed(format!("{}: {error}", file.display())))?;
         let objects: Vec<Value> = serde_saphyr::from_multiple(&text)
             .map_err(|error| Failed(format!("{}: {error}", file.display())))?;
-        judge(&granted(&objects), &asked(cluster)?)
+        let mut granted = granted(&objects);
+        if cluster.has_kube_proxy() {
+            granted.retain(|right| !FOR_SERVICES.contains(&right.resource.as_str()));
+        }
+        judge(&granted, &asked(cluster)?)
     });
 }
+
+/// What only agents that serve Services ask for.
+const FOR_SERVICES: [&str; 2] = ["services", "endpointslices"];
 
 /// A verb on a resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +41,10 @@ struct Right {
 impl Right {
     fn covers(&self, asked: &Asked) -> bool {
         let everywhere = self.namespace.is_empty();
-        (&self.verb, &self.group, &self.resource) == (&asked.verb, &asked.group, &asked.resource)
+        // Where an API server brings the list with the watch, nobody lists.
+        let is_list = self.verb == "list" && asked.lists;
+        let verb = if is_list { &self.verb } else { &asked.verb };
+        (&self.verb, &self.group, &self.resource) == (verb, &asked.group, &asked.resource)
             && (everywhere || self.namespace == asked.namespace)
     }
 }

@@ -106,6 +106,9 @@ struct Shape {
     /// On a real Kubernetes: the control plane is on a machine of its own, which is no node
     #[arg(long, requires = "kubernetes")]
     outside: bool,
+    /// On a real Kubernetes: kube-proxy serves Services, not Selvedge
+    #[arg(long, requires = "kubernetes")]
+    kube_proxy: bool,
     /// How pods are wired
     #[arg(long, value_enum, default_value_t)]
     datapath: Datapath,
@@ -139,7 +142,11 @@ impl Shape {
         let datapath = self.datapath.to_string();
         let args =
             ["--nodes", &nodes, family, "--datapath", &datapath, "--selvedge", &binary].map(str::to_owned);
-        let switches = [(self.kubernetes, "--kubernetes"), (self.outside, "--outside")];
+        let switches = [
+            (self.kubernetes, "--kubernetes"),
+            (self.outside, "--outside"),
+            (self.kube_proxy, "--kube-proxy"),
+        ];
         let switches = switches.into_iter().filter(|(on, _)| *on).map(|(_, switch)| switch.to_owned());
         args.into_iter().chain(switches).collect()
     }

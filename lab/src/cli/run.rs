@@ -127,7 +127,9 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
             let folder = folder.path().to_owned();
             let outside = args.shape.outside;
             let binary = args.shape.binary();
-            let options = kubernetes::Options { nodes, datapath, outside, folder, assets, binary };
+            let kube_proxy = args.shape.kube_proxy;
+            let options =
+                kubernetes::Options { nodes, datapath, outside, kube_proxy, folder, assets, binary };
             let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
             let more = |report: &mut dyn FnMut(Report<'_>)| {
                 checks::upgrade(&cluster, report);

@@ -59,9 +59,7 @@ impl Kubernetes {
 
     /// Begins a request that does not end, because its body does not.
     fn eat(&self, token: &str) -> std::io::Result<Child> {
-        let plan = self.world().plan();
-        let cable = plan.outside().or_else(|| Some(plan.node_plans().first()?.cable.clone()));
-        let url = super::api_url(&cable.map(|cable| cable.addresses()).unwrap_or_default());
+        let url = self.api_url();
         let mut command = Command::new("curl");
         command.args(["--silent", "--insecure", "--http1.1", "--request", "POST", "--upload-file", "-"]);
         command.args(["--header", &format!("Authorization: Bearer {token}")]);

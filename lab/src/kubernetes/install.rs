@@ -41,7 +41,8 @@ impl Kubernetes {
         }
         self.before = Some(self.doctor(&self.node_names()[0])?);
         progress("selvedge install, which waits until the nodes are ready because of our CNI plugin");
-        std::fs::write(self.config(), configuration(self.world.plan())).doing("write the configuration")?;
+        std::fs::write(self.config(), configuration(self.world.plan(), self.options.kube_proxy))
+            .doing("write the configuration")?;
         let first = if self.options.assets.previous.is_some() { Version::Previous } else { Version::Ours };
         self.install_version(first)?;
         self.wait("every node to admit pods", |cluster| {
@@ -78,6 +79,9 @@ impl Kubernetes {
         let config = self.config();
         let mut install = Command::new(binary);
         install.args(["install", "--timeout", INSTALL, "--image", &image, "--config"]).arg(&config);
+        if !self.options.kube_proxy {
+            install.arg("--api-server").arg(self.api_url().trim_start_matches("https://"));
+        }
         let said = said("selvedge install", install.arg("--kubeconfig").arg(self.kubeconfig()));
         said.map_err(|error| Error::new(error.what, format!("{}\n{}", error.why, self.logs())))?;
         // What was before may take its time to end.
@@ -123,17 +127,18 @@ fn has(node: &Node, condition: &str, status: &str) -> bool {
     conditions.into_iter().any(|found| found.type_ == condition && found.status == status)
 }
 
-fn configuration(plan: &Plan) -> String {
+fn configuration(plan: &Plan, kube_proxy: bool) -> String {
     let list = |nets: Vec<IpNet>| {
         let quoted: Vec<String> = nets.iter().map(|net| format!("\"{net}\"")).collect();
         format!("[{}]", quoted.join(", "))
     };
     format!(
-        "clusterPodCIDRs = {}\nserviceCIDRs = {}\ntrustedSources = {}\ndatapath = \"{}\"\n",
+        "clusterPodCIDRs = {}\nserviceCIDRs = {}\ntrustedSources = {}\ndatapath = \"{}\"\nservices = \"{}\"\n",
         list(plan.cluster_pod_cidrs()),
         list(plan.service_cidrs()),
         list(plan.trusted_sources().into_iter().map(IpNet::from).collect()),
-        plan.datapath
+        plan.datapath,
+        if kube_proxy { "off" } else { "on" }
     )
 }
 

@@ -1,5 +1,5 @@
 //! A machine of the cluster: a node's namespaces, furnished so that containerd and kubelet find a machine of their own
-//! in there, and these two, with kube-proxy, running on it.
+//! in there, and these two, if wanted with kube-proxy, running on it.
 
 use std::ffi::OsString;
 use std::io;
@@ -43,7 +43,7 @@ pub(super) struct Machine {
     plan: NodePlan,
     space: Arc<Space>,
     // In the order in which they have to end.
-    pub(super) proxy: Process,
+    proxy: Option<Process>,
     pub(super) kubelet: Process,
     pub(super) containerd: Process,
 }
@@ -62,7 +62,7 @@ impl Machine {
         Space::create_with(&plan.name, &disk, &furnish).map(Arc::new).doing(format!("make {}", plan.name))
     }
 
-    /// Starts containerd, kubelet and kube-proxy.
+    /// Starts containerd, kubelet and, if wanted, kube-proxy.
     pub(super) fn start(plan: NodePlan, space: Arc<Space>, site: &Site<'_>) -> Result<Self, Error> {
         let what = format!("start {}", plan.name);
         let disk = Self::disk(site.folder, &plan.name);
@@ -95,8 +95,8 @@ impl Machine {
             &node_ip,
         ];
         let kubelet = Process::start(site.program(&plan.name, "kubelet", &kubelet), space.clone());
-        let proxy = site.program(&plan.name, "kube-proxy", &["--config", &on_disk("kube-proxy.json")]);
-        let proxy = Process::start(proxy, space.clone());
+        let proxy = || site.program(&plan.name, "kube-proxy", &["--config", &on_disk("kube-proxy.json")]);
+        let proxy = site.kube_proxy.then(|| Process::start(proxy(), space.clone()));
         Ok(Self { plan, space, proxy, kubelet, containerd })
     }
 
@@ -110,11 +110,11 @@ impl Machine {
 
     /// The last lines of what its processes have written.
     pub(super) fn logs(&self) -> String {
-        let processes = [&self.containerd, &self.kubelet, &self.proxy];
+        let processes = [&self.containerd, &self.kubelet].into_iter().chain(&self.proxy);
         let part = |process: &Process| {
             format!("--- {}\n{}", process.log().display(), process::tail(process.log(), 12))
         };
-        processes.map(part).join("\n")
+        processes.map(part).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -126,6 +126,8 @@ pub(super) struct Site<'a> {
     pub(super) authority: &'a Authority,
     /// Where machines find the API server.
     pub(super) api: String,
+    /// kube-proxy is to run on them.
+    pub(super) kube_proxy: bool,
 }
 
 impl Site<'_> {

@@ -1,5 +1,5 @@
 //! A real Kubernetes on one machine: etcd, API server, controllers, scheduler, and nodes with their own containerd,
-//! kubelet and kube-proxy, with Selvedge as it is shipped. The underlay, the internet and the captures are those of
+//! kubelet, if wanted kube-proxy, with Selvedge as it is shipped. The underlay, the internet and the captures are those of
 //! every lab. It needs root, for control groups and overlay mounts.
 
 mod assets;
@@ -59,6 +59,8 @@ pub struct Options {
     pub datapath: Datapath,
     /// The control plane is on a machine of its own, which is no node.
     pub outside: bool,
+    /// kube-proxy serves Services, not Selvedge.
+    pub kube_proxy: bool,
     /// Where it keeps its files; an empty folder, on a file system that overlay mounts can lie on.
     pub folder: PathBuf,
     /// What it is made of.
@@ -127,7 +129,8 @@ impl Kubernetes {
         let addresses = cable.addresses();
         let url = api_url(&addresses);
         let (assets, folder) = (&options.assets, options.folder.as_path());
-        let site = Site { assets, folder, plan, authority: &authority, api: url.clone() };
+        let kube_proxy = options.kube_proxy;
+        let site = Site { assets, folder, plan, authority: &authority, api: url.clone(), kube_proxy };
         progress("starting etcd, API server, controllers and scheduler");
         let control_plane = ControlPlane::start(&site, &name, &addresses, &space)?;
         let admin = authority.client("lab-admin", "system:masters").doing("make an administrator")?;
@@ -137,7 +140,7 @@ impl Kubernetes {
         let waited = process::wait_every(LOOK, "the API server to be ready", READY, || client.is_ready());
         waited
             .map_err(|why| Error::new("start the API server", format!("{why}\n{}", control_plane.logs())))?;
-        progress("starting containerd, kubelet and kube-proxy on every node, with their images");
+        progress("starting containerd and kubelet on every node, with their images");
         let mut machines = Vec::new();
         for (node, space) in spaces {
             machines.push(Machine::start(node, space, &site)?);
@@ -172,6 +175,19 @@ impl Kubernetes {
             }
         }
         Ok(())
+    }
+
+    /// Where the API server is, whoever serves its Service.
+    fn api_url(&self) -> String {
+        let plan = self.world.plan();
+        let cable = plan.outside().or_else(|| Some(plan.node_plans().first()?.cable.clone()));
+        api_url(&cable.map(|cable| cable.addresses()).unwrap_or_default())
+    }
+
+    /// Whether kube-proxy serves Services, not Selvedge.
+    #[must_use]
+    pub fn has_kube_proxy(&self) -> bool {
+        self.options.kube_proxy
     }
 
     /// The namespaces that the control plane is in.

@@ -13,6 +13,7 @@ use crate::service::balancer::{Balancer, ServiceName};
 use crate::service::endpoints::Place;
 use crate::service::object::{Service, Slice};
 use crate::service::plan::Node;
+use crate::service::sweeper::Sweeper;
 use crate::service::table::{Structure, TABLE};
 
 pub(in crate::agent) struct Services {
@@ -23,6 +24,7 @@ pub(in crate::agent) struct Services {
     slice_of: HashMap<Key, ServiceName>,
     balancer: Balancer,
     connection: Connection,
+    sweeper: Sweeper,
     /// The structure of the table in the kernel; none when that has to be read first.
     applied: Option<Structure>,
     /// What an earlier agent has left in the kernel has been looked at.
@@ -41,6 +43,7 @@ impl Services {
             slice_of: HashMap::new(),
             balancer: Balancer::default(),
             connection: Connection::open()?,
+            sweeper: Sweeper::start()?,
             applied: None,
             has_looked: false,
             context,
@@ -120,6 +123,8 @@ impl Controller for Services {
         }
         let update = self.balancer.update();
         let is_known = ![Trigger::ServiceTable, Trigger::Resync].iter().any(|it| pending.has(*it));
-        Ok(self.apply(structure, &update, is_known).map_err(Unmet::failed)?.0)
+        let changes = self.apply(structure, &update, is_known).map_err(Unmet::failed)?;
+        self.sweeper.sweep(self.balancer.take_stale());
+        Ok(changes.0)
     }
 }

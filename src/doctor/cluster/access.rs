@@ -17,12 +17,16 @@ const CHECK: &str = "rbac";
 type Right = (&'static str, &'static str, &'static str, &'static str);
 
 /// What `deploy/base/rbac.yaml` gives the agent.
-const NEEDED: [Right; 7] = [
+const NEEDED: [Right; 11] = [
     ("", "nodes", "get", ""),
     ("", "nodes", "list", ""),
     ("", "nodes", "watch", ""),
     ("", "nodes", "patch", ""),
     ("", "nodes/status", "patch", ""),
+    ("", "services", "list", ""),
+    ("", "services", "watch", ""),
+    ("discovery.k8s.io", "endpointslices", "list", ""),
+    ("discovery.k8s.io", "endpointslices", "watch", ""),
     ("events.k8s.io", "events", "create", "default"),
     ("events.k8s.io", "events", "patch", "default"),
 ];

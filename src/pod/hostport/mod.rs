@@ -171,7 +171,7 @@ async fn own_addresses(netlink: &Netlink) -> Result<BTreeSet<IpAddr>, netlink::E
 /// host port would go on speaking to the node, or to a pod that had it before.
 fn forget_older(targets: &Targets, own: &BTreeSet<IpAddr>) -> Result<(), conntrack::Error> {
     if targets.keys().any(|key| key.protocol == Protocol::Udp) {
-        conntrack::forget(|connection| leads_elsewhere(connection, targets, own))?;
+        conntrack::forget(Protocol::Udp, |connection| leads_elsewhere(connection, targets, own))?;
     }
     Ok(())
 }
@@ -179,7 +179,7 @@ fn forget_older(targets: &Targets, own: &BTreeSet<IpAddr>) -> Result<(), conntra
 /// The same for a client that would go on speaking to a pod that is gone.
 fn forget_leading_to(targets: &Targets) -> Result<(), conntrack::Error> {
     if targets.keys().any(|key| key.protocol == Protocol::Udp) {
-        conntrack::forget(|connection| leads_to(connection, targets))?;
+        conntrack::forget(Protocol::Udp, |connection| leads_to(connection, targets))?;
     }
     Ok(())
 }

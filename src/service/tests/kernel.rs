@@ -327,6 +327,75 @@ fn an_ingress_ip_is_for_its_sources() {
     });
 }
 
+/// A client of UDP that never changes its port is heard by whoever serves now: through no endpoint, a Service that is deleted,
+/// and back; and connections of others stay.
+#[test]
+fn a_datagram_follows_the_endpoints() {
+    selvedge_lab::isolated!(|| {
+        lay(&[&V4[..], &["172.16.0.1", "192.0.2.1"], &V6].concat());
+        let (first, second) = (V4[0], V4[1]);
+        let servers = [first, second].map(|at| UdpSocket::bind((address(at), 8080)).unwrap());
+        let bystander = UdpSocket::bind("192.0.2.1:30081").unwrap();
+        for server in servers.iter().chain([&bystander]) {
+            server.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        }
+        let mut balancer = Balancer::default();
+        balancer.set_node(node());
+        let mut udp = service("10.96.0.1");
+        udp.ports[0].protocol = Protocol::Udp;
+        udp.ports[0].node_port = Some(30_080);
+        let with = |addresses: &[&str]| {
+            let mut slice = slice(addresses.iter().map(|at| endpoint(at, "here")).collect());
+            slice.ports[0].protocol = Protocol::Udp;
+            Some(Arc::new(slice))
+        };
+        balancer.set_service(&name("web"), Some(Arc::new(udp.clone())));
+        balancer.set_slice(&name("web"), "v4", with(&[first]));
+        balancer.update();
+        let mut connection = Connection::open().unwrap();
+        connection.apply(&[wanted(&balancer)]).unwrap();
+        let forget = |balancer: &mut Balancer| {
+            let stale = balancer.take_stale();
+            crate::kernel::conntrack::forget(Protocol::Udp, |found| stale.has(found)).unwrap()
+        };
+        forget(&mut balancer);
+        let client = UdpSocket::bind("172.16.0.1:4000").unwrap();
+        let hears = |server: &UdpSocket| server.recv(&mut [0; 8]).is_ok();
+        let send = |to: &str| drop(client.send_to(b"x", to));
+        let targets = ["10.96.0.1:80", "192.0.2.1:30080"];
+        let assert_heard_by = |server: Option<usize>| {
+            for to in targets {
+                send(to);
+                let heard = [0, 1].map(|at| hears(&servers[at]));
+                assert_eq!(heard, [server == Some(0), server == Some(1)], "{to}");
+            }
+            send("192.0.2.1:30081");
+            assert!(hears(&bystander));
+        };
+        assert_heard_by(Some(0));
+        balancer.set_slice(&name("web"), "v4", with(&[first, second]));
+        connection.update(&balancer.update()).unwrap();
+        assert_eq!(forget(&mut balancer), 0, "who is served stays");
+        assert_heard_by(Some(0));
+        for (addresses, heard_by) in [(&[second][..], Some(1)), (&[], None), (&[first], Some(0))] {
+            balancer.set_slice(&name("web"), "v4", with(addresses));
+            connection.update(&balancer.update()).unwrap();
+            let forgotten = forget(&mut balancer);
+            assert_eq!(forgotten, if heard_by == Some(0) { 0 } else { targets.len() }, "{addresses:?}");
+            assert_heard_by(heard_by);
+        }
+        balancer.set_service(&name("web"), None);
+        connection.update(&balancer.update()).unwrap();
+        assert_eq!(forget(&mut balancer), targets.len());
+        assert_heard_by(None);
+        // One that began while there was no Service.
+        balancer.set_service(&name("web"), Some(Arc::new(udp)));
+        connection.update(&balancer.update()).unwrap();
+        assert_eq!(forget(&mut balancer), targets.len());
+        assert_heard_by(Some(0));
+    });
+}
+
 /// Packets that draw an index while backends go find another one.
 #[test]
 fn every_datagram_finds_a_backend_while_backends_come_and_go() {
