@@ -29,6 +29,7 @@ pub mod mtu;
 pub mod observe;
 pub mod paths;
 pub mod pod;
+pub mod ports;
 #[cfg(test)]
 mod reference;
 pub mod service;

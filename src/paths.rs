@@ -106,6 +106,12 @@ impl Paths {
         self.run.join("agent.sock")
     }
 
+    /// Where the holder of Services' ports is told what to hold.
+    #[must_use]
+    pub fn ports_socket(&self) -> PathBuf {
+        self.run.join("ports.sock")
+    }
+
     /// The CNI plugin's leases: one file per address.
     #[must_use]
     pub fn leases(&self) -> PathBuf {

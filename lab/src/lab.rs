@@ -306,7 +306,7 @@ impl Lab {
 #[must_use]
 pub fn logs(node: &Node) -> String {
     const LINES: usize = 15;
-    let processes = [("tunnel", &node.tunnel), ("agent", &node.agent)];
+    let processes = [("tunnel", &node.tunnel), ("agent", &node.agent), ("ports", &node.ports)];
     let parts = processes.map(|(name, process)| {
         let failure = process.failure().map(|why| format!("cannot be started: {why}\n")).unwrap_or_default();
         format!(

@@ -41,6 +41,8 @@ pub struct Node {
     pub tunnel: Process,
     /// `selvedge agent`.
     pub agent: Process,
+    /// `selvedge ports`.
+    pub ports: Process,
 }
 
 #[derive(Debug)]
@@ -87,7 +89,9 @@ impl Node {
         let (config, kubeconfig) = (format!("{DISK}/etc/config.toml"), format!("{DISK}/etc/kubeconfig"));
         let flags = ["agent", "--config", &config, "--node-name", &plan.name, "--kubeconfig", &kubeconfig];
         let agent = program(&plan, parts, "agent", &flags);
+        let ports = program(&plan, parts, "ports", &["ports"]);
         Ok(Self {
+            ports: Process::prepare(ports, space.clone()),
             tunnel: Process::prepare(tunnel, space.clone()),
             agent: Process::prepare(agent, space.clone()),
             state: Mutex::new(State { space, cable: plan.cable.clone(), on: true }),
@@ -160,14 +164,16 @@ impl Node {
         Network::load(&self.disk.join("cni/net.d"), &Path::new(DISK).join("cni/bin"), env)
     }
 
-    /// Kills agent and tunnel and keeps both down.
+    /// Kills agent, tunnel and holder of ports, and keeps them down.
     pub fn hold(&self) {
         self.agent.hold();
         self.tunnel.hold();
+        self.ports.hold();
     }
 
-    /// Runs tunnel and agent again.
+    /// Runs them again.
     pub fn resume(&self) {
+        self.ports.resume();
         self.tunnel.resume();
         self.agent.resume();
     }
@@ -192,6 +198,7 @@ impl Node {
         underlay.plug(&cable, space.net()).await?;
         self.tunnel.relocate(space.clone());
         self.agent.relocate(space.clone());
+        self.ports.relocate(space.clone());
         let mut state = self.state();
         state.space = space;
         state.on = true;

@@ -1,5 +1,6 @@
 //! What all controllers share: the configuration, the view, and what one controller hands to the next.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +22,7 @@ use crate::mesh::record::Records;
 use crate::mtu::{self, TooSmall};
 use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
+use crate::ports::wanted::Check;
 
 /// Shared by all controllers. What changes in it is behind a cell, whose new value is announced by a trigger.
 pub(super) struct Context {
@@ -43,6 +45,8 @@ pub(super) struct Context {
     /// The members' addresses that the egress table drops in the clear. Routes into the tunnel are laid for these alone.
     pub(super) egress_members: Cell<Option<Arc<[IpAddr]>>>,
     pub(super) session: Cell<Session>,
+    /// The health checks of Services, by port.
+    pub(super) service_checks: Cell<Arc<BTreeMap<u16, Check>>>,
 }
 
 /// A value with one writer and many readers.

@@ -105,6 +105,7 @@ async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) 
         members: Cell::default(),
         egress_members: Cell::default(),
         session: Cell::default(),
+        service_checks: Cell::default(),
         config,
         paths,
         metrics,

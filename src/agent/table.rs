@@ -10,14 +10,14 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::context::Context;
 use super::control::{Board, Bus, Mailbox, Name, Runner, Trigger, Triggers, spawn};
 use super::controllers::{
-    admission, annotations, egress, forwarding, guard, keys, link, mesh, plugin, routes, services, sysctls,
-    tunnel, wiring,
+    admission, annotations, egress, forwarding, guard, keys, link, mesh, plugin, ports, routes, services,
+    sysctls, tunnel, wiring,
 };
 use crate::observe::metrics::Metrics;
 use Trigger::{
     ApiServer, EgressMembers, EgressTable, Forwarding, GuardTable, Keys, MemberAddresses, NodeFile, Nodes,
-    OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Routes, Rules, ServiceTable, Services,
-    Status, TunnelLink, TunnelSession, Underlay,
+    OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Routes, Rules, ServiceChecks,
+    ServiceTable, Services, Status, TunnelLink, TunnelSession, Underlay,
 };
 
 /// A line of the table.
@@ -35,6 +35,8 @@ struct Line {
 
 type Start = fn(&Arc<Context>, Runner, UnboundedSender<String>) -> std::io::Result<()>;
 
+/// Well below [`crate::ports::FRESH`].
+const HEARTBEAT: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_secs(30);
 /// For what has as many elements as there are nodes.
 const LATER: Duration = Duration::from_secs(300);
@@ -51,7 +53,7 @@ macro_rules! start {
 /// A trigger reaches the lines in this order: who depends on others stands behind them, and so never finds them settled
 /// before they know of it.
 #[rustfmt::skip]
-static TABLE: [Line; 16] = [
+static TABLE: [Line; 17] = [
     Line { name: Name::Guard,        needed: true,  resync: SOON,  triggers: &[GuardTable], start: start!(guard::Guard) },
     Line { name: Name::Watches,      needed: false, resync: SOON,  triggers: &[], start: None },
     Line { name: Name::OwnNode,      needed: true,  resync: LATER, triggers: &[OwnNode, OwnAnnotations], start: start!(keys::OwnKeys) },
@@ -63,6 +65,7 @@ static TABLE: [Line; 16] = [
     Line { name: Name::Tunnel,       needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Peers, Underlay, TunnelSession], start: start!(tunnel::Tunnel) },
     Line { name: Name::Egress,       needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, EgressTable], start: start!(egress::Egress) },
     Line { name: Name::Services,     needed: true,  resync: LATER, triggers: &[OwnNode, Services, ServiceTable], start: start!(services::Services) },
+    Line { name: Name::Ports,        needed: false, resync: HEARTBEAT, triggers: &[OwnNode, OwnAdmission, ServiceChecks], start: start!(ports::Ports) },
     Line { name: Name::Forwarding,   needed: true,  resync: LATER, triggers: &[OwnNode, Forwarding], start: start!(forwarding::Forwarding) },
     Line { name: Name::Wiring,       needed: false, resync: SOON,  triggers: &[PodLinks, Underlay, Routes, PodTables, NodeFile, Status], start: start!(wiring::Wiring) },
     Line { name: Name::Pods,         needed: true,  resync: SOON,  triggers: &[OwnNode, Underlay, Status], start: start!(plugin::Plugin) },

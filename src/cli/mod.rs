@@ -13,6 +13,7 @@ mod config;
 mod doctor;
 mod duration;
 mod install;
+mod ports;
 mod progress;
 mod rest;
 mod status;
@@ -121,6 +122,8 @@ enum Verb {
     Install(Box<install::Args>),
     /// Take Selvedge off a cluster, or off this node.
     Uninstall(uninstall::Args),
+    /// Hold the ports at which load balancers ask for the health of Services, while the agent comes and goes.
+    Ports,
     /// Do nothing until told to end: for a pod whose work is done.
     #[command(hide = true)]
     Rest,
@@ -154,6 +157,7 @@ pub fn main() -> ExitCode {
         Verb::Support(args) => support::run(&args),
         Verb::Install(args) => install::run(&args),
         Verb::Uninstall(args) => uninstall::run(&args),
+        Verb::Ports => ports::run(cli.log_format),
         Verb::Rest => rest::run(),
     };
     match result {

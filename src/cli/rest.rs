@@ -6,13 +6,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Exit, Failure};
 
 pub(super) fn run() -> Result<Exit, Failure> {
-    super::block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        Ok(Exit::Ok)
-    })
+    super::block_on(ended())?;
+    Ok(Exit::Ok)
+}
+
+/// Returns when the process is told to end.
+pub(super) async fn ended() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }

@@ -34,4 +34,4 @@ pub use http::{Method, StatusCode};
 pub use path::encode;
 pub use router::{ApiError, Problem, Request, Response, Router};
 pub use server::serve;
-pub use socket::{ListenError, listen, may_talk};
+pub use socket::{ListenError, listen, may_talk, take_over};

@@ -38,6 +38,14 @@ pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
     if UnixStream::connect(path).is_ok() {
         return Err(ListenError::Busy(path.to_owned()));
     }
+    take_over(path)
+}
+
+/// The same, also where another process answers: whoever connects from now on comes to this one.
+///
+/// # Errors
+/// When the system refuses.
+pub fn take_over(path: &Path) -> Result<UnixListener, ListenError> {
     replace(path).map_err(|source| ListenError::System { path: path.to_owned(), source })
 }
 

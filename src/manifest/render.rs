@@ -98,7 +98,9 @@ impl Settings {
             } else if object.is("DaemonSet", TUNNEL) {
                 self.tunnel(&mut object);
             }
-            object.pod()["containers"][0]["image"] = json!(self.image);
+            for container in items(&mut object.pod()["containers"]) {
+                container["image"] = json!(self.image);
+            }
             objects.push(object);
         }
         let at = objects.iter().position(|object| object.0["kind"] == "DaemonSet").unwrap_or(0);

@@ -33,6 +33,8 @@ pub struct OwnNode {
     pub annotations: BTreeMap<String, String>,
     /// `spec.taints`.
     pub taints: Vec<Taint>,
+    /// It is being deleted.
+    pub is_deleted: bool,
     /// Whether the condition of that name is there and not false.
     pub network_unavailable: bool,
 }
@@ -84,6 +86,7 @@ impl OwnNode {
             zone: node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned(),
             annotations: node.metadata.annotations.clone().unwrap_or_default(),
             taints: node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default(),
+            is_deleted: node.metadata.deletion_timestamp.is_some(),
             network_unavailable: network_unavailable(node),
             name,
         })

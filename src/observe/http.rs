@@ -1,4 +1,5 @@
-//! `/healthz`, `/readyz` and `/metrics` over plain HTTP/1.1, for kubelet and Prometheus.
+//! Plain HTTP/1.1 for kubelet, Prometheus and load balancers: `/healthz`, `/readyz` and `/metrics` of the agent, and what else is
+//! asked for by GET.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,7 +17,9 @@ use tokio::sync::Semaphore;
 
 /// Connections served at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 16;
-/// A client has this long for the head of its request, and a whole connection ten times as long.
+/// The same where anybody on the internet may ask: whoever says nothing must not keep others out.
+const OPEN_CONNECTIONS: usize = 1024;
+/// A client has this long for the head of its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the endpoints answer from.
@@ -43,37 +46,73 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Serves until the task is dropped.
 pub async fn serve<S: Source>(listener: TcpListener, source: Arc<S>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let limits = Limits { connections: CONNECTIONS, lifetime: HEAD_TIMEOUT * 10 };
+    accept(listener, limits, move |request| answer(request, Arc::clone(&source))).await;
+}
+
+/// Serves what `answers` says, to GET alone, until the task is dropped.
+pub async fn serve_answers<F>(listener: TcpListener, answers: F)
+where
+    F: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Clone + Send + 'static,
+{
+    let limits = Limits { connections: OPEN_CONNECTIONS, lifetime: HEAD_TIMEOUT };
+    accept(listener, limits, move |request| {
+        let answer = if is_get(&request) { answers(&request) } else { only_get() };
+        std::future::ready(Ok(answer))
+    })
+    .await;
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    connections: usize,
+    /// Of a whole connection.
+    lifetime: Duration,
+}
+
+async fn accept<F, A>(listener: TcpListener, limits: Limits, answer: F)
+where
+    F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
+    A: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send,
+{
+    let slots = Arc::new(Semaphore::new(limits.connections));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection for health and metrics");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let source = Arc::clone(&source);
+        let answer = answer.clone();
         tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, Arc::clone(&source)));
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
+                .serve_connection(TokioIo::new(stream), service_fn(answer));
             // What a client does to its connection is no event of ours.
-            let _ = tokio::time::timeout(HEAD_TIMEOUT * 10, connection).await;
+            let _ = tokio::time::timeout(limits.lifetime, connection).await;
             drop(slot);
         });
     }
+}
+
+fn is_get(request: &Request<Incoming>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
+fn only_get() -> Response<Full<Bytes>> {
+    text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into())
 }
 
 async fn answer<S: Source>(
     request: Request<Incoming>,
     source: Arc<S>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into()));
+    if !is_get(&request) {
+        return Ok(only_get());
     }
     Ok(match request.uri().path() {
         "/healthz" => verdict(&source.unhealthy()),

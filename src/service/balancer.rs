@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::checks::Checks;
 use super::elements;
 use super::kept::Kept;
 use super::object::{Service, Slice};
 use super::plan::{Had, Kind, Node, Plan, PortPlan, Served, Target, plan};
 use super::stale::Stale;
 use crate::kernel::nft::{Table, Update};
+use crate::ports::wanted::Check;
 
 /// Names a Service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +58,7 @@ pub struct Balancer {
     /// What the kernel had at the start, until the first update.
     kept: Kept,
     stale: Stale,
+    checks: Checks,
 }
 
 /// A target that a Service claims and another one has.
@@ -129,6 +132,11 @@ impl Balancer {
         std::mem::take(&mut self.stale)
     }
 
+    /// The health checks of all Services by port, if they are others than at the last call.
+    pub fn take_checks(&mut self) -> Option<BTreeMap<u16, Check>> {
+        self.checks.take()
+    }
+
     /// Adds what is wanted now to an empty table of Services. What changed since the last [`update`](Self::update) is not in it.
     pub fn fill(&self, table: &mut Table) {
         let mut update = elements::update();
@@ -177,6 +185,7 @@ impl Balancer {
             .as_ref()
             .map_or_else(Plan::new, |service| plan(name, service, &slices, &self.node, had));
         elements::change_ports(&known.plan, &now, update);
+        self.checks.note(name, known.service.as_deref(), &slices, &self.node.place);
         let before = std::mem::replace(&mut known.plan, now.clone());
         if known.service.is_none() && known.slices.is_empty() {
             self.services.remove(name);

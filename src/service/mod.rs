@@ -5,6 +5,7 @@
 
 pub mod affinity;
 pub mod balancer;
+mod checks;
 mod class;
 mod elements;
 pub mod endpoints;

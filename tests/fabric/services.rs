@@ -1,7 +1,8 @@
 //! Services as the agent serves them: from pods, hosts and outside, in both families, same node and across nodes.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use selvedge_lab::api::resource::{ENDPOINT_SLICES, SERVICES};
 use selvedge_lab::isolated;
 use selvedge_lab::lab::Lab;
 use selvedge_lab::plan::{Datapath, Families, Family};
-use selvedge_lab::process::wait_for;
+use selvedge_lab::process::{Process, Program, wait_for};
 use selvedge_lab::traffic::{self, Canary};
 use serde_json::{Value, json};
 
@@ -226,4 +227,94 @@ fn served(cluster: &Cluster) {
         cluster.assert_refused(&near.0, at(1));
     }
     cluster.nothing_leaked();
+}
+
+/// Status and body of the answer to a GET.
+fn get(ns: &NetNs, to: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let answer = ns.run(|| {
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok::<_, std::io::Error>(answer)
+    });
+    let answer = answer.map_err(std::io::Error::other)??;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned();
+    Ok((status.ok_or(std::io::ErrorKind::InvalidData)?, body))
+}
+
+/// Load balancers are told where endpoints are, also while the agent is away and while another holder takes over.
+#[test]
+fn health_checks_are_answered_without_the_agent() {
+    isolated!(|| {
+        const CHECK: u16 = 31_001;
+        let cluster = Cluster::start(Datapath::Bridge);
+        let Cluster { lab, beside, far, hosts, .. } = &cluster;
+        let spec =
+            json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": CHECK});
+        cluster.service(1, &spec, &[(beside, "node1"), (far, "node2")]);
+        let at = |node: usize, family: Family, port| {
+            SocketAddr::new(family.pick(&lab.nodes()[node].addresses()).unwrap(), port)
+        };
+        let answers = |node, family, status: u16| {
+            let ask = || get(lab.internet(), at(node, family, CHECK), "/");
+            let waited = wait_for("the answer", SOON, || ask().is_ok_and(|answer| answer.0 == status));
+            waited.unwrap_or_else(|error| panic!("node{}: {error}: {:?}", node + 1, ask()));
+            ask().unwrap().1
+        };
+        let local = |count| {
+            format!(
+                r#"{{"localEndpoints":{count},"service":{{"name":"service1","namespace":"default"}},"serviceProxyHealthy":true}}"#
+            )
+        };
+        for family in FAMILIES {
+            assert_eq!(answers(0, family, 200), local(1));
+            assert_eq!(answers(2, family, 503), local(0));
+            let (status, body) = get(lab.internet(), at(0, family, 10_256), "/healthz").unwrap();
+            assert!(status == 200 && body.contains(r#""nodeEligible":true"#), "{status} {body}");
+        }
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 10_249));
+        assert_eq!(get(&hosts[0], loopback, "/proxyMode").unwrap(), (200, "nftables".to_owned()));
+        cluster.set_endpoints(1, &[(far, "node2")]);
+        assert_eq!(answers(0, Family::V4, 503), local(0));
+        cluster.set_endpoints(1, &[(beside, "node1")]);
+        answers(0, Family::V4, 200);
+
+        let node = &lab.nodes()[0];
+        node.agent.hold();
+        let mut answered = 0;
+        let mut always = |what: &str| {
+            for _ in 0..100 {
+                let answer = get(lab.internet(), at(0, Family::V4, CHECK), "/");
+                assert!(answer.as_ref().is_ok_and(|answer| answer.0 == 200), "{what}: {answer:?}");
+                answered += 1;
+            }
+        };
+        always("without the agent");
+        let next = Program {
+            name: "node1-next-ports".into(),
+            binary: env!("CARGO_BIN_EXE_selvedge").into(),
+            args: vec!["ports".into()],
+            env: Vec::new(),
+            log: lab.options().folder.join("logs/node1-next-ports.log"),
+        };
+        let next = Process::start(next, node.space());
+        let serves = || node.space().run(|| held("/run/selvedge/ports.sock")).unwrap();
+        let before = serves();
+        wait_for("the next holder", SOON, || serves() != before).unwrap();
+        always("beside the next holder");
+        node.ports.hold();
+        always("with the next holder alone");
+        node.agent.resume();
+        cluster.set_endpoints(1, &[]);
+        answers(0, Family::V4, 503);
+        drop(next);
+    });
+}
+
+/// Which socket is at this path.
+fn held(path: &str) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|file| std::os::unix::fs::MetadataExt::ino(&file))
 }

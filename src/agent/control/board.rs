@@ -149,6 +149,12 @@ impl Board {
         self.needed.iter().copied().filter(|name| Some(*name) != but).filter(|name| behind(name)).collect()
     }
 
+    /// Whether a controller has applied the newest desired state.
+    #[must_use]
+    pub(crate) fn is_settled(&self, name: Name) -> bool {
+        self.states().get(&name).is_some_and(State::is_current)
+    }
+
     /// For people: a line for each controller that has not reached its desired state.
     #[must_use]
     pub(crate) fn problems(&self) -> Vec<String> {

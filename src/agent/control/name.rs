@@ -25,6 +25,8 @@ pub(crate) enum Name {
     Egress,
     /// Which packets go to which endpoints of which Service.
     Services,
+    /// What the holder of Services' ports holds and answers.
+    Ports,
     /// Accept rules for pods in iptables' chain for what is forwarded.
     Forwarding,
     /// The node's side of running pods: bridge, ports, their rules against spoofing.
@@ -53,6 +55,7 @@ impl Name {
             Self::Tunnel => "tunnel",
             Self::Egress => "egress",
             Self::Services => "services",
+            Self::Ports => "ports",
             Self::Forwarding => "forwarding",
             Self::Wiring => "wiring",
             Self::Pods => "pods",

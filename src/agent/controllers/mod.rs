@@ -9,6 +9,7 @@ pub(super) mod keys;
 pub(super) mod link;
 pub(super) mod mesh;
 pub(super) mod plugin;
+pub(super) mod ports;
 pub(super) mod routes;
 pub(super) mod services;
 pub(super) mod sysctls;

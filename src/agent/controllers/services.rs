@@ -125,6 +125,10 @@ impl Controller for Services {
         let is_known = ![Trigger::ServiceTable, Trigger::Resync].iter().any(|it| pending.has(*it));
         let changes = self.apply(structure, &update, is_known).map_err(Unmet::failed)?;
         self.sweeper.sweep(self.balancer.take_stale());
+        if let Some(checks) = self.balancer.take_checks() {
+            *self.context.service_checks.lock() = Arc::new(checks);
+            self.context.bus.post(Trigger::ServiceChecks);
+        }
         Ok(changes.0)
     }
 }

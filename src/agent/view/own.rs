@@ -81,7 +81,8 @@ fn changes(before: &Seen, now: &Seen) -> Vec<Trigger> {
     if before.annotations != now.annotations {
         triggers.push(Trigger::OwnAnnotations);
     }
-    if before.taints != now.taints || before.network_unavailable != now.network_unavailable {
+    let admission = |own: &OwnNode| (own.taints.clone(), own.network_unavailable, own.is_deleted);
+    if admission(before) != admission(now) {
         triggers.push(Trigger::OwnAdmission);
     }
     triggers

@@ -1,0 +1,69 @@
+//! What the holder of ports is to hold and to answer. It believes this for a minute, so it is told again and again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::agent::context::Context;
+use crate::agent::control::{Controller, Name, Outcome, Triggers, Unmet};
+use crate::config;
+use crate::local::Client;
+use crate::ports::ROUTE;
+use crate::ports::wanted::{Held, Proxy, Wanted};
+
+/// By it a cluster autoscaler says that it will delete the Node.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(in crate::agent) struct Ports {
+    context: Arc<Context>,
+    /// When the table of Services was last right.
+    updated: Option<Timestamp>,
+}
+
+impl Ports {
+    #[expect(clippy::unnecessary_wraps, reason = "others can fail")]
+    pub(in crate::agent) fn new(context: Arc<Context>) -> anyhow::Result<Self> {
+        Ok(Self { context, updated: None })
+    }
+
+    fn wanted(&mut self) -> Result<Wanted, Unmet> {
+        let own = self.context.own()?;
+        if self.context.board.is_settled(Name::Services) {
+            self.updated = Some(Timestamp::now());
+        }
+        let updated = self.updated.ok_or_else(|| Unmet::waiting("Services are not served yet"))?;
+        let is_leaving = own.is_deleted || own.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
+        let checks = self.context.service_checks.get();
+        Ok(Wanted { proxy: Some(Proxy { updated, is_eligible: !is_leaving }), checks: (*checks).clone() })
+    }
+
+    async fn tell(&self, wanted: &Wanted) -> Result<Held, crate::local::ClientError> {
+        let holder = Client::new(&self.context.paths.ports_socket()).with_timeout(TIMEOUT);
+        holder.put(ROUTE, wanted).await
+    }
+}
+
+impl Controller for Ports {
+    async fn reconcile(&mut self, _: Triggers) -> Outcome {
+        if self.context.config.services == config::Services::Off {
+            // Somebody else holds the ports. There may be no holder to tell.
+            let _ = self.tell(&Wanted::default()).await;
+            return Ok(Vec::new());
+        }
+        let wanted = self.wanted()?;
+        let held = self.tell(&wanted).await;
+        let held = held.map_err(|error| {
+            Unmet::failed(format!("the health check ports of Services: {error}; `selvedge ports` holds them"))
+        })?;
+        let refused = held.refused.iter().map(|(port, error)| match wanted.checks.get(port) {
+            Some(check) => format!("port {port} of {}/{}: {error}", check.namespace, check.name),
+            None => format!("port {port}: {error}"),
+        });
+        match refused.collect::<Vec<_>>() {
+            none if none.is_empty() => Ok(Vec::new()),
+            refused => Err(Unmet::failed(refused.join("; "))),
+        }
+    }
+}
