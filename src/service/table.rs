@@ -18,7 +18,7 @@ use super::plan::Action;
 use crate::kernel::LINK_GROUP;
 use crate::kernel::nft::{
     self, Chain, ChainKind, Counter, Data, DataType, End, Error, Expression, Family, Field, Hook, Ip,
-    NAT_RANDOM_FULLY, Register, Reject, Rule, Selector, Set, Table, Verdict, ct_status,
+    NAT_RANDOM_FULLY, Register, Reject, Rule, Selector, Set, Table, Verdict, ct_state, ct_status,
 };
 
 /// Bit of the packet mark: its source is to be translated.
@@ -27,6 +27,8 @@ pub const MARK_MASQUERADE: u32 = 1 << 26;
 /// `dstnat` and `srcnat` in nftables.
 const DESTINATION_NAT: i32 = -100;
 const SOURCE_NAT: i32 = 100;
+/// `filter` in nftables.
+const FILTER: i32 = 0;
 const TCP: u8 = 6;
 /// Map of plans to chains.
 const PLAN: &str = "plan";
@@ -52,7 +54,9 @@ impl Structure {
     /// The same with chains for some counts of backends alone.
     pub(super) fn table_for(&self, classes: impl Iterator<Item = Class>) -> Table {
         let mut table = Table::new(Family::Inet, TABLE);
-        for counter in ["rejected", "dropped", "refused", "masqueraded", "hairpins", affinity::FULL] {
+        for counter in
+            ["rejected", "dropped", "refused", "masqueraded", "hairpins", "invalid", affinity::FULL]
+        {
             table.counter(counter);
         }
         for ip in Ip::BOTH {
@@ -62,6 +66,7 @@ impl Structure {
         table.chain("prerouting", nat(Hook::Prerouting, DESTINATION_NAT, prerouting()));
         table.chain("output", nat(Hook::Output, DESTINATION_NAT, vec![Rule::new().goto("from-inside")]));
         table.chain("postrouting", nat(Hook::Postrouting, SOURCE_NAT, self.postrouting()));
+        table.chain("forward", Chain::base(ChainKind::Filter, Hook::Forward, FILTER, forward()));
         table.chain("from-inside", Chain::regular(from_inside()));
         table.chain("from-outside", Chain::regular(from_outside()));
         actions(classes, &mut table);
@@ -116,7 +121,8 @@ impl Structure {
     }
 }
 
-/// Connections begun: `rejected`, `dropped`, `refused`, `masqueraded`, `hairpins`, `affinity-full`.
+/// Connections begun: `rejected`, `dropped`, `refused`, `masqueraded`, `hairpins`,
+/// `affinity-full`; and packets: `invalid`.
 ///
 /// # Errors
 /// [`Error`].
@@ -130,6 +136,12 @@ fn prerouting() -> Vec<Rule> {
         by_ours.address_in(ip, End::Source, &set_name("pods", ip)).goto("from-inside")
     });
     inside.chain([Rule::new().goto("from-outside")]).collect()
+}
+
+/// What conntrack cannot place, such as a segment out of the window, is not translated back: the client would get it from an
+/// address that it never spoke to, and reset the connection.
+fn forward() -> Vec<Rule> {
+    vec![Rule::new().iif_group(LINK_GROUP).ct_state(ct_state::INVALID).count("invalid").drop()]
 }
 
 /// What a packet is sent to.

@@ -4,16 +4,19 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use selvedge::kernel::netns::NetNs;
 use selvedge_lab::api::resource::{ENDPOINT_SLICES, SERVICES};
 use selvedge_lab::isolated;
 use selvedge_lab::lab::Lab;
+use selvedge_lab::packet::transport_checksum;
 use selvedge_lab::plan::{Datapath, Families, Family};
 use selvedge_lab::process::{Process, Program, wait_for};
 use selvedge_lab::traffic::{self, Canary};
+use selvedge_lab::wire::Wire;
 use serde_json::{Value, json};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cluster::lab_with;
 
@@ -227,6 +230,61 @@ fn served(cluster: &Cluster) {
         cluster.assert_refused(&near.0, at(1));
     }
     cluster.nothing_leaked();
+}
+
+#[test]
+fn what_conntrack_cannot_place_does_not_reach_the_client() {
+    isolated!(|| strays(&Cluster::start(Datapath::Bridge)));
+}
+
+#[test]
+fn what_conntrack_cannot_place_does_not_reach_the_client_where_pods_have_no_bridge() {
+    isolated!(|| strays(&Cluster::start(Datapath::Routed)));
+}
+
+/// A segment that belongs to no window does not reach the client from the backend's own address.
+fn strays(cluster: &Cluster) {
+    let Cluster { lab, near, beside, far, .. } = cluster;
+    cluster.service(1, &json!({}), &[(beside, "node1")]);
+    cluster.service(2, &json!({}), &[(far, "node2")]);
+    for (number, backend) in [(1, beside), (2, far)] {
+        for family in FAMILIES {
+            let to = SocketAddr::new(Cluster::service_address(number, family), PORT);
+            wait_for("the Service", SOON, || traffic::ask(&near.0, to, lab.canary()).is_ok()).unwrap();
+            let mut stream = near.0.run(|| TcpStream::connect(to)).unwrap().unwrap();
+            let wire = Wire::open(&near.0, "eth0").unwrap();
+            let address = family.pick(&backend.1).unwrap();
+            let from = SocketAddr::new(address, POD_PORT);
+            backend.0.run(|| send_stray(from, stream.local_addr().unwrap())).unwrap().unwrap();
+            let source = match address {
+                IpAddr::V4(address) => address.octets().to_vec(),
+                IpAddr::V6(address) => address.octets().to_vec(),
+            };
+            let at = if family == Family::V4 { 26 } else { 22 };
+            let is_stray = |frame: &[u8]| frame.get(at..at + source.len()) == Some(&source);
+            let deadline = Instant::now() + Duration::from_millis(500);
+            let stray = wire.find(deadline, is_stray).unwrap();
+            assert_eq!(stray, None, "{to}");
+            write!(stream, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.contains("200 OK"), "{to}: {answer}");
+        }
+    }
+}
+
+/// Sends a TCP segment of one byte, far from what the connection is at.
+fn send_stray(from: SocketAddr, to: SocketAddr) -> std::io::Result<()> {
+    let mut segment = Vec::new();
+    segment.extend([from.port().to_be_bytes(), to.port().to_be_bytes()].concat());
+    segment.extend([[1, 2, 3, 4], [5, 6, 7, 8]].concat());
+    segment.extend([5 << 4, 0x18, 1, 0, 0, 0, 0, 0, b'x']);
+    let sum = transport_checksum(from.ip(), to.ip(), 6, &segment);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::TCP))?;
+    let without_port = |address: SocketAddr| SocketAddr::new(address.ip(), 0).into();
+    socket.bind(&without_port(from))?;
+    socket.send_to(&segment, &without_port(to)).map(drop)
 }
 
 /// Status and body of the answer to a GET.
