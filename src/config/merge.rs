@@ -9,7 +9,7 @@ use super::error::Problem;
 use super::overrides::Overrides;
 use super::raw::{self, List, Raw};
 use super::value::Value;
-use super::{Agent, Cni, Config, DEFAULT_MISSING_NODE_GRACE, Datapath, Services, cidr, range};
+use super::{Agent, Cni, Config, Conntrack, DEFAULT_MISSING_NODE_GRACE, Datapath, Services, cidr, range};
 use crate::mtu;
 use crate::pod::attachment::{BRIDGE, is_port};
 
@@ -63,6 +63,7 @@ impl Merge<'_> {
         let proxy = self.services(proxy);
         let mark = self.number("firewallMark", flags.firewall_mark.as_deref(), raw.firewall_mark);
         let firewall_mark = self.bounded(mark, 1, u32::MAX.into());
+        let conntrack = self.conntrack(raw.conntrack, flags);
         let cni = self.cni(raw.cni, flags);
         let agent = self.agent(raw.agent, flags);
         let (cluster_pod_cidrs, service_cidrs) = (cidrs.pods, cidrs.services);
@@ -83,6 +84,7 @@ impl Merge<'_> {
             iptables_forward_rules: iptables_forward_rules.unwrap_or(false),
             services: proxy,
             firewall_mark,
+            conntrack,
             cni,
             agent,
         }
@@ -167,6 +169,24 @@ impl Merge<'_> {
             _ => {}
         }
         Services::Off
+    }
+
+    fn conntrack(&mut self, raw: raw::RawConntrack, flags: &Overrides) -> Conntrack {
+        let mut number = |key, flag: &Option<String>, file| {
+            let number = self.number(key, flag.as_deref(), file);
+            self.bounded(number, 0, i32::MAX.into())
+        };
+        let default = Conntrack::default();
+        let max = number("conntrack.max", &flags.conntrack_max, raw.max);
+        let flag = &flags.conntrack_tcp_established_timeout;
+        let established = number("conntrack.tcpEstablishedTimeout", flag, raw.tcp_established_timeout);
+        let flag = &flags.conntrack_tcp_close_wait_timeout;
+        let close_wait = number("conntrack.tcpCloseWaitTimeout", flag, raw.tcp_close_wait_timeout);
+        Conntrack {
+            max,
+            tcp_established_timeout: established.unwrap_or(default.tcp_established_timeout),
+            tcp_close_wait_timeout: close_wait.unwrap_or(default.tcp_close_wait_timeout),
+        }
     }
 
     fn cni(&mut self, raw: raw::RawCni, flags: &Overrides) -> Cni {

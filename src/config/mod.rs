@@ -69,6 +69,9 @@ pub struct Config {
     /// Mark (`SO_MARK`) of encrypted datagrams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firewall_mark: Option<u32>,
+    /// Conntrack's settings, where the agent serves Services.
+    #[serde(default)]
+    pub conntrack: Conntrack,
     /// Where the container runtime looks for CNI plugins.
     pub cni: Cni,
     /// The agent's own settings.
@@ -95,6 +98,25 @@ pub enum Services {
     Off,
     /// The agent.
     On,
+}
+
+/// What the agent makes of conntrack's settings where it serves Services. A value of 0 leaves a setting as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Conntrack {
+    /// How many connections there may be, unless more are allowed already; by default it depends on the number of cores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
+    /// Seconds for which an established TCP connection may be silent.
+    pub tcp_established_timeout: u32,
+    /// Seconds for which a TCP connection may be closed by one side alone.
+    pub tcp_close_wait_timeout: u32,
+}
+
+impl Default for Conntrack {
+    fn default() -> Self {
+        Self { max: None, tcp_established_timeout: 86_400, tcp_close_wait_timeout: 3_600 }
+    }
 }
 
 /// The folders of the container runtime.

@@ -54,6 +54,15 @@ pub struct Overrides {
     /// Mark of encrypted datagrams, decimal or 0x.
     #[arg(long, env = "SELVEDGE_FIREWALL_MARK", value_name = "MARK")]
     pub firewall_mark: Option<String>,
+    /// Connections that conntrack has room for at least; 0 leaves it as it is.
+    #[arg(long, env = "SELVEDGE_CONNTRACK_MAX", value_name = "NUMBER")]
+    pub conntrack_max: Option<String>,
+    /// Seconds for which an established TCP connection may be silent; 0 leaves it as it is.
+    #[arg(long, env = "SELVEDGE_CONNTRACK_TCP_ESTABLISHED_TIMEOUT", value_name = "SECONDS")]
+    pub conntrack_tcp_established_timeout: Option<String>,
+    /// Seconds for which a TCP connection may be closed by one side alone; 0 leaves it as it is.
+    #[arg(long, env = "SELVEDGE_CONNTRACK_TCP_CLOSE_WAIT_TIMEOUT", value_name = "SECONDS")]
+    pub conntrack_tcp_close_wait_timeout: Option<String>,
     /// Where the container runtime looks for CNI plugins.
     #[arg(long, env = "SELVEDGE_CNI_BIN_DIR", value_name = "DIR")]
     pub cni_bin_dir: Option<PathBuf>,

@@ -30,9 +30,19 @@ pub(super) struct Raw {
     pub(super) services: Option<Spanned<String>>,
     pub(super) firewall_mark: Option<Spanned<i64>>,
     #[serde(default)]
+    pub(super) conntrack: RawConntrack,
+    #[serde(default)]
     pub(super) cni: RawCni,
     #[serde(default)]
     pub(super) agent: RawAgent,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct RawConntrack {
+    pub(super) max: Option<Spanned<i64>>,
+    pub(super) tcp_established_timeout: Option<Spanned<i64>>,
+    pub(super) tcp_close_wait_timeout: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -52,7 +62,7 @@ pub(super) struct RawAgent {
 }
 
 /// Every key, by its table; the first ones stand above all tables.
-const KEYS: [(&str, &[&str]); 3] = [
+const KEYS: [(&str, &[&str]); 4] = [
     (
         "",
         &[
@@ -71,10 +81,12 @@ const KEYS: [(&str, &[&str]); 3] = [
             "iptablesForwardRules",
             "services",
             "firewallMark",
+            "conntrack",
             "cni",
             "agent",
         ],
     ),
+    ("conntrack", &["max", "tcpEstablishedTimeout", "tcpCloseWaitTimeout"]),
     ("cni", &["binDir", "confDir"]),
     ("agent", &["metricsAddress", "kubeconfig", "startupTaint", "missingNodeGrace"]),
 ];

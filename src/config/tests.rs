@@ -58,7 +58,8 @@ fn every_key_of_the_example_is_a_flag_and_a_variable_too() {
     for line in text.lines().map(|line| line.strip_prefix("#= ").unwrap_or(line)) {
         match (line.split_once(" = "), line.strip_prefix('[')) {
             (Some((key, _)), _) if !line.starts_with('#') => {
-                let prefix = if table == "cni" { vec!["cni".to_owned()] } else { vec![] };
+                let prefixed = ["cni", "conntrack"].contains(&table);
+                let prefix = if prefixed { vec![table.to_owned()] } else { vec![] };
                 let words = [prefix, words(key)].concat();
                 documented.push((words.join("-"), format!("SELVEDGE_{}", words.join("_").to_uppercase())));
             }

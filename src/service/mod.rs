@@ -20,3 +20,4 @@ pub mod sweeper;
 pub mod table;
 #[cfg(test)]
 mod tests;
+pub mod tracking;

@@ -49,6 +49,10 @@ datapath = "routed"
 firewallMark = {MARK}
 iptablesForwardRules = true
 services = "on"
+[conntrack]
+max = 2000000000
+tcpEstablishedTimeout = 4321
+tcpCloseWaitTimeout = 123
 [cni]
 binDir = "{DISK}/other/bin"
 confDir = "{DISK}/other/net.d"
@@ -132,6 +136,11 @@ impl Configured {
         sets.any(|set| set.elements.keys().any(|key| key.first() == begins))
     }
 
+    fn timeout(&self, state: &str) -> u32 {
+        let key = format!("netfilter/nf_conntrack_tcp_timeout_{state}");
+        self.run(|| sysctl::read(&key).unwrap()).parse().unwrap()
+    }
+
     fn is_on_disk(&self, path: &str) -> bool {
         self.cluster.lab.nodes()[0].disk().join(path).exists()
     }
@@ -161,7 +170,7 @@ fn rename_host(uts: &std::fs::File) {
 type Effect = fn(&Configured) -> bool;
 
 /// What each option does, by its name in the file.
-const EFFECTS: [(&str, Effect); 21] = [
+const EFFECTS: [(&str, Effect); 24] = [
     ("clusterPodCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 244, 0, 0])),
     ("serviceCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 96, 0, 0])),
     ("nonMasqueradeCIDRs", |node| node.has_range(selvedge::egress::TABLE, [198, 51, 100, 0])),
@@ -191,6 +200,13 @@ const EFFECTS: [(&str, Effect); 21] = [
     ("services", |node| {
         node.run(|| nft::tables(Family::Inet).unwrap().contains(selvedge::service::table::TABLE))
     }),
+    ("conntrack.max", |node| {
+        // In a network namespace the kernel refuses it.
+        let log = node.cluster.lab.nodes()[0].tunnel.log().with_file_name("agent.log");
+        std::fs::read_to_string(log).is_ok_and(|text| text.contains("nf_conntrack_max to 2000000000"))
+    }),
+    ("conntrack.tcpEstablishedTimeout", |node| node.timeout("established") == 4321),
+    ("conntrack.tcpCloseWaitTimeout", |node| node.timeout("close_wait") == 123),
     ("cni.binDir", |node| node.is_on_disk(&format!("other/bin/{PLUGIN}"))),
     ("cni.confDir", |node| node.is_on_disk(&format!("other/net.d/{CONFLIST}"))),
     ("agent.metricsAddress", |node| node.run(|| TcpStream::connect("127.0.0.1:59831").is_ok())),

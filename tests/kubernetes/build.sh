@@ -23,7 +23,7 @@ cluster=(
   coredns images/coredns
   kube-proxy
 )
-e2e=(e2e.test ginkgo images/e2e)
+e2e=(e2e.test ginkgo regression-issue-74839 images/e2e)
 
 version=$(sed -nE 's/^(require|\t)? *k8s.io\/kubernetes (v[0-9.]+)$/\2/p' go.mod)
 hash=$(cat build.sh go.mod go.sum {base,coredns}/go.{mod,sum} images/* - <<<"$assets" |
@@ -99,7 +99,7 @@ recipe() { # NAME: sets how it is built
   case $1 in
     kube-* | kubectl | kubelet) package=k8s.io/kubernetes/cmd/$1 define=$kubernetes ;;
     e2e.test) command=test package=k8s.io/kubernetes/test/e2e define=$kubernetes ;;
-    agnhost) package=k8s.io/kubernetes/test/images/agnhost ;;
+    agnhost | regression-issue-74839) package=k8s.io/kubernetes/test/images/$1 ;;
     ginkgo) package=github.com/onsi/ginkgo/v2/ginkgo ;;
     etcd) module=base package=go.etcd.io/etcd/server/v3 ;;
     containerd | containerd-shim-runc-v2 | ctr) module=base package=github.com/containerd/containerd/v2/cmd/$1 ;;
@@ -135,6 +135,7 @@ image() { # NAME, seconds since the epoch when it was begun
     images/e2e)
       images/root.sh "$root"
       cp "$folder/bin/agnhost" "$folder/bin/coredns" "$root/" # as upstream's, which has a DNS server in it
+      cp "$folder/bin/regression-issue-74839" "$root/"
       ln -s agnhost "$root/agnhost-2"
       cp "$(go list -f '{{.Dir}}' k8s.io/kubernetes/test/images/agnhost)"/porter/localhost.{crt,key} "$root/"
       ;;

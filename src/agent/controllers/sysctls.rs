@@ -1,23 +1,44 @@
 //! Sysctls of the node and of the TUN device that forwarding needs.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
 use crate::agent::routing;
+use crate::config::Services;
 use crate::fabric;
 use crate::kernel::sysctl;
 use crate::pod::gateway;
+use crate::service::tracking;
 
 pub(in crate::agent) struct Sysctls {
     context: Arc<Context>,
+    /// Settings of conntrack that the kernel has refused, as the log has them already.
+    refused: BTreeSet<String>,
 }
 
 impl Sysctls {
     #[expect(clippy::unnecessary_wraps, reason = "others can fail")]
     pub(in crate::agent) fn new(context: Arc<Context>) -> anyhow::Result<Self> {
-        Ok(Self { context })
+        Ok(Self { context, refused: BTreeSet::new() })
+    }
+
+    /// What is refused is no problem of the node: Services work without.
+    fn conntrack(&mut self) -> Vec<String> {
+        let config = &self.context.config;
+        if config.services == Services::Off {
+            return Vec::new();
+        }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let done = tracking::apply(&config.conntrack, u32::try_from(cores).unwrap_or(u32::MAX));
+        for error in done.refused {
+            if self.refused.insert(error.to_string()) {
+                tracing::warn!(%error, "conntrack stays as it is");
+            }
+        }
+        done.changed
     }
 }
 
@@ -25,10 +46,12 @@ impl Controller for Sysctls {
     async fn reconcile(&mut self, _: Triggers) -> Outcome {
         let routing = routing::config(&self.context);
         let device = routing.tunnel.map(|_| self.context.config.interface.as_str());
-        let changes = apply(device, self.context.config.has_ipv6(), routing.routed).map_err(Unmet::failed)?;
+        let mut changes =
+            apply(device, self.context.config.has_ipv6(), routing.routed).map_err(Unmet::failed)?;
         if changes.iter().any(|change| change.contains(fabric::SRC_VALID_MARK)) {
             self.context.bus.post(Trigger::Rules);
         }
+        changes.extend(self.conntrack());
         Ok(changes)
     }
 }

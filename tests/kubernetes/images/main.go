@@ -19,6 +19,12 @@ var archives = map[string][]Image{
 		agnhost,
 		{Reference: "registry.k8s.io/e2e-test-images/busybox:1.37.0-1", Cmd: []string{"sh"}},
 		{Reference: "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0", Cmd: []string{"sh"}},
+		{
+			Reference:  "registry.k8s.io/e2e-test-images/regression-issue-74839:1.4",
+			Entrypoint: []string{"/regression-issue-74839"},
+		},
+		// For the conntrack program.
+		{Reference: "registry.k8s.io/build-image/distroless-iptables:v0.9.6", Cmd: []string{"sh"}},
 		// Where it is wanted, nobody asks it for more than an address.
 		{Reference: "registry.k8s.io/e2e-test-images/nginx:1.15-4", Entrypoint: []string{"/agnhost"}, Cmd: []string{"netexec", "--http-port=80"}},
 	},

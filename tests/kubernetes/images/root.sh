@@ -6,7 +6,7 @@ root=${1:?root.sh FOLDER}
 
 # hostname, nc, wget and the shell are not busybox's: the tests use options that its own lack, its wget breaks off with a
 # segmentation fault where it has a timeout, and its shell takes its own applets before anything in PATH.
-packages=(bind9-dnsutils busybox-static curl dash hostname iproute2 libc-bin netcat-openbsd wget)
+packages=(bind9-dnsutils busybox-static conntrack curl dash hostname iproute2 libc-bin netcat-openbsd wget)
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
   echo "kubernetes: the images of the end-to-end tests are made of Debian's packages: run this on a Debian" >&2
