@@ -1,5 +1,6 @@
 //! How the Kubernetes API is asked, and under which name.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub(crate) struct Clients {
     pub(crate) questions: Client,
     /// For watches, which are begun again by themselves, and tell why they were not served.
     pub(crate) watches: Client,
+    /// Where the API server is, if that is said by an address.
+    pub(crate) server: Option<SocketAddr>,
 }
 
 pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Clients> {
@@ -59,5 +62,12 @@ pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Clients
     let mut plain = retrying.clone();
     plain.default_retry = false;
     let client = |config| Client::try_from(config).context("cannot make a Kubernetes client");
-    Ok(Clients { questions: client(retrying)?, watches: client(plain)? })
+    let server = address(&retrying.cluster_url);
+    Ok(Clients { questions: client(retrying)?, watches: client(plain)?, server })
+}
+
+fn address(url: &http::Uri) -> Option<SocketAddr> {
+    const HTTPS: u16 = 443;
+    let host = url.host()?.trim_start_matches('[').trim_end_matches(']');
+    Some(SocketAddr::new(host.parse().ok()?, url.port_u16().unwrap_or(HTTPS)))
 }

@@ -1,6 +1,7 @@
 //! Requests to the API server, made on the agent's main runtime: connections there live on whatever a controller's own
 //! thread does.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ impl Api {
     /// One with a client of a test's own, on the calling runtime.
     #[cfg(test)]
     pub(super) fn of(client: Client) -> Self {
-        let clients = Clients { questions: client.clone(), watches: client };
+        let clients = Clients { questions: client.clone(), watches: client, server: None };
         Self { clients: Arc::new(Mutex::new(clients)), runtime: Handle::current() }
     }
 
@@ -51,6 +52,11 @@ impl Api {
     /// For watches, which are begun again by themselves.
     pub(super) fn watching(&self) -> Client {
         self.clients().watches.clone()
+    }
+
+    /// Where the API server is, if that is said by an address.
+    pub(super) fn server(&self) -> Option<SocketAddr> {
+        self.clients().server
     }
 
     fn clients(&self) -> std::sync::MutexGuard<'_, Clients> {

@@ -64,7 +64,7 @@ static TABLE: [Line; 17] = [
     Line { name: Name::Sysctls,      needed: true,  resync: SOON,  triggers: &[TunnelLink, PodLinks, Underlay], start: start!(sysctls::Sysctls) },
     Line { name: Name::Tunnel,       needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Peers, Underlay, TunnelSession], start: start!(tunnel::Tunnel) },
     Line { name: Name::Egress,       needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, EgressTable], start: start!(egress::Egress) },
-    Line { name: Name::Services,     needed: true,  resync: LATER, triggers: &[OwnNode, Services, ServiceTable], start: start!(services::Services) },
+    Line { name: Name::Services,     needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, Underlay, Services, ServiceTable], start: start!(services::Services) },
     Line { name: Name::Ports,        needed: false, resync: HEARTBEAT, triggers: &[OwnNode, OwnAdmission, ServiceChecks], start: start!(ports::Ports) },
     Line { name: Name::Forwarding,   needed: true,  resync: LATER, triggers: &[OwnNode, Forwarding], start: start!(forwarding::Forwarding) },
     Line { name: Name::Wiring,       needed: false, resync: SOON,  triggers: &[PodLinks, Underlay, Routes, PodTables, NodeFile, Status], start: start!(wiring::Wiring) },

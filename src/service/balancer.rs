@@ -9,8 +9,10 @@ use super::elements;
 use super::kept::Kept;
 use super::object::{Service, Slice};
 use super::plan::{Had, Kind, Node, Plan, PortPlan, Served, Target, plan};
+use super::reserved::{Refusal, Reserved};
 use super::stale::Stale;
 use crate::kernel::nft::{Table, Update};
+use crate::kernel::protocol::Protocol;
 use crate::ports::wanted::Check;
 
 /// Names a Service.
@@ -59,6 +61,18 @@ pub struct Balancer {
     kept: Kept,
     stale: Stale,
     checks: Checks,
+    refused: Vec<Refused>,
+}
+
+/// A target that a Service asks for and does not get, whoever else does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The Service.
+    pub service: ServiceName,
+    /// The target.
+    pub target: Target,
+    /// Why.
+    pub why: Refusal,
 }
 
 /// A target that a Service claims and another one has.
@@ -96,10 +110,28 @@ impl Balancer {
 
     /// Takes what this node is reached at and where it is. A change concerns all Services.
     pub fn set_node(&mut self, node: Node) {
-        if self.node != node {
-            self.node = node;
-            self.dirty.extend(self.services.keys().cloned());
+        if self.node == node {
+            return;
         }
+        // Nodes come and go, and most Services have nothing to do with what is reserved for them.
+        let only_reserved = self.node == Node { reserved: Arc::clone(&self.node.reserved), ..node.clone() };
+        let ports = |port: &u16| {
+            let has =
+                |reserved: &Reserved| Protocol::ALL.iter().any(|it| reserved.ports.contains(&(*it, *port)));
+            has(&self.node.reserved) || has(&node.reserved)
+        };
+        let is_concerned = |known: &Known| {
+            known.service.as_ref().is_some_and(|service| {
+                !service.external_ips.is_empty()
+                    || !service.ingress_ips.is_empty()
+                    || service.ports.iter().filter_map(|port| port.node_port).any(|port| ports(&port))
+            })
+        };
+        let ranges = |node: &Node| (node.reserved.pod_cidrs.clone(), node.reserved.service_cidrs.clone());
+        let all = !only_reserved || ranges(&self.node) != ranges(&node);
+        let concerned = self.services.iter().filter(|(_, known)| all || is_concerned(known));
+        self.dirty.extend(concerned.map(|(name, _)| Arc::clone(name)));
+        self.node = node;
     }
 
     /// Backends get the indices and numbers that they have in this table of the kernel, as an earlier agent has left it. To be
@@ -135,6 +167,11 @@ impl Balancer {
     /// The health checks of all Services by port, if they are others than at the last call.
     pub fn take_checks(&mut self) -> Option<BTreeMap<u16, Check>> {
         self.checks.take()
+    }
+
+    /// Targets that Services were refused since the last call.
+    pub fn take_refused(&mut self) -> Vec<Refused> {
+        std::mem::take(&mut self.refused)
     }
 
     /// Adds what is wanted now to an empty table of Services. What changed since the last [`update`](Self::update) is not in it.
@@ -187,6 +224,15 @@ impl Balancer {
         elements::change_ports(&known.plan, &now, update);
         self.checks.note(name, known.service.as_deref(), &slices, &self.node.place);
         let before = std::mem::replace(&mut known.plan, now.clone());
+        let known_before =
+            |refused: &&(Target, Refusal)| before.iter().any(|port| port.refused.contains(refused));
+        let new = now.iter().flat_map(|port| &port.refused).filter(|refused| !known_before(refused));
+        let service = ServiceName::clone(name);
+        self.refused.extend(new.map(|(target, why)| Refused {
+            service: service.clone(),
+            target: *target,
+            why: *why,
+        }));
         if known.service.is_none() && known.slices.is_empty() {
             self.services.remove(name);
         }

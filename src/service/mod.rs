@@ -15,6 +15,7 @@ pub mod object;
 pub mod order;
 pub mod plan;
 mod read;
+pub mod reserved;
 pub mod stale;
 pub mod sweeper;
 pub mod table;

@@ -10,6 +10,7 @@ use super::balancer::ServiceName;
 use super::endpoints::{self, Backend, Backends, Place};
 use super::object::{Service, ServicePort, Slice, TrafficPolicy};
 use super::order::arrange;
+use super::reserved::{Refusal, Reserved};
 use crate::kernel::nft::Ip;
 use crate::kernel::protocol::Protocol;
 
@@ -20,8 +21,8 @@ pub struct Node {
     pub place: Place,
     /// Own addresses at which node ports are served.
     pub node_port_addresses: Vec<IpAddr>,
-    /// Where cluster IPs are from: no endpoint is there.
-    pub service_cidrs: Vec<IpNet>,
+    /// What no Service gets.
+    pub reserved: Arc<Reserved>,
 }
 
 /// The kind of an address that a Service is reached at. Where two Services claim the same, that of the first kind gets it.
@@ -82,6 +83,8 @@ pub struct PortPlan {
     pub affinity: Option<Affinity>,
     /// Who may use the ingress IPs; none: everybody.
     pub sources: Option<Arc<Sources>>,
+    /// What it would be reached at, but is not for it to have.
+    pub refused: Vec<(Target, Refusal)>,
 }
 
 /// `loadBalancerSourceRanges`, of one family.
@@ -176,11 +179,14 @@ pub fn plan(
     });
     let ports = families.flat_map(|family| ports(service).map(move |port| (family, port)));
     let plans = ports.map(|((ip, cluster_ip), port)| {
-        let targets = targets(service, port, (ip, cluster_ip), node);
+        let claimed = targets(service, port, (ip, cluster_ip), node);
+        let refusal = |(target, kind): &(Target, Kind)| node.reserved.refusal(target, *kind);
+        let targets: Vec<_> = claimed.iter().copied().filter(|claim| refusal(claim).is_none()).collect();
+        let refused = claimed.iter().filter_map(|claim| Some((claim.0, refusal(claim)?))).collect();
         let had = had(&targets);
         let mut chosen = endpoints::choose(slices, (&port.name, port.protocol), ip, &node.place);
         for backends in [&mut chosen.cluster, &mut chosen.local] {
-            backends.retain(|backend| !node.service_cidrs.iter().any(|cidr| cidr.contains(&backend.to.ip())));
+            backends.retain(|backend| node.reserved.is_endpoint(backend.to.ip()));
         }
         let backends = Backends {
             cluster: arrange(&had.backends.cluster, chosen.cluster),
@@ -198,6 +204,7 @@ pub fn plan(
             external_policy: service.external_policy,
             affinity,
             sources: Sources::of(service, ip, node).map(Arc::new),
+            refused,
         })
     });
     plans.collect()

@@ -1,6 +1,7 @@
 //! Services: which packets go to which endpoints.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::agent::context::Context;
@@ -9,12 +10,20 @@ use crate::agent::routing;
 use crate::agent::view::store::{Key, Subscription};
 use crate::config;
 use crate::kernel::nft::{self, Changes, Connection, Error, Family, Update};
-use crate::service::balancer::{Balancer, ServiceName};
+use crate::kernel::protocol::Protocol;
+use crate::ports::answer::{HEALTHZ_PORT, MODE_PORT};
+use crate::service::balancer::{Balancer, Refused, ServiceName};
 use crate::service::endpoints::Place;
-use crate::service::object::{Service, Slice};
-use crate::service::plan::Node;
+use crate::service::object::{Service, Slice, SlicePort};
+use crate::service::plan::{Node, Target};
+use crate::service::reserved::Reserved;
 use crate::service::sweeper::Sweeper;
 use crate::service::table::{Structure, TABLE};
+
+/// Refused targets that one run logs.
+const LOGGED: usize = 20;
+/// Where kubelets listen, unless told otherwise.
+const KUBELET_PORT: u16 = 10_250;
 
 pub(in crate::agent) struct Services {
     context: Arc<Context>,
@@ -22,6 +31,8 @@ pub(in crate::agent) struct Services {
     slices: Subscription<Option<Slice>>,
     /// The Service that each slice was of when it was last seen.
     slice_of: HashMap<Key, ServiceName>,
+    /// The API servers that the slices of `default/kubernetes` name.
+    servers: HashMap<Key, Vec<Target>>,
     balancer: Balancer,
     connection: Connection,
     sweeper: Sweeper,
@@ -41,6 +52,7 @@ impl Services {
             services: context.view.services.subscribe(PartialEq::ne, wake()),
             slices: context.view.slices.subscribe(PartialEq::ne, wake()),
             slice_of: HashMap::new(),
+            servers: HashMap::new(),
             balancer: Balancer::default(),
             connection: Connection::open()?,
             sweeper: Sweeper::start()?,
@@ -58,11 +70,6 @@ impl Services {
         }
         let own = self.context.own()?;
         let routing = routing::config(&self.context);
-        self.balancer.set_node(Node {
-            place: Place { node: own.name.clone(), zone: own.zone.clone() },
-            node_port_addresses: own.internal.clone(),
-            service_cidrs: self.context.config.service_cidrs.clone(),
-        });
         for (key, service) in self.services.take() {
             let service = service.and_then(|object| (*object.value).clone());
             self.balancer.set_service(&name(&key.namespace, &key.name), service.map(Arc::new));
@@ -70,7 +77,29 @@ impl Services {
         for (key, slice) in self.slices.take() {
             self.take_slice(&key, slice.and_then(|object| (*object.value).clone()));
         }
+        self.balancer.set_node(Node {
+            place: Place { node: own.name.clone(), zone: own.zone.clone() },
+            node_port_addresses: own.internal.clone(),
+            reserved: Arc::new(self.reserved()),
+        });
         Ok(Structure { fabric_addresses: routing.fabric_addresses(), pod_cidrs: routing.pod_cidrs })
+    }
+
+    fn reserved(&self) -> Reserved {
+        let (config, facts) = (&self.context.config, self.context.facts.get());
+        let server = self.context.api.server().map(|at| Target { at, protocol: Protocol::Tcp });
+        let servers: BTreeSet<Target> = self.servers.values().flatten().copied().chain(server).collect();
+        let own_ports = [KUBELET_PORT, config.agent.metrics_address.port(), HEALTHZ_PORT, MODE_PORT];
+        let tcp = own_ports.into_iter().chain(servers.iter().map(|server| server.at.port()));
+        let ports = tcp.map(|port| (Protocol::Tcp, port)).chain([(Protocol::Udp, config.listen_port)]);
+        Reserved {
+            ports: ports.collect(),
+            own: facts.addresses.iter().map(|address| address.net.addr()).collect(),
+            others: self.context.members().map(|members| Arc::clone(&members.addresses)).unwrap_or_default(),
+            servers,
+            pod_cidrs: config.cluster_pod_cidrs.clone(),
+            service_cidrs: config.service_cidrs.clone(),
+        }
     }
 
     /// A slice can become another Service's.
@@ -82,6 +111,11 @@ impl Services {
         };
         if let Some(before) = before.filter(|before| Some(before) != now.as_ref()) {
             self.balancer.set_slice(&before, &key.name, None);
+        }
+        let servers = slice.as_ref().filter(|_| now.as_ref().is_some_and(is_api_server)).map(targets);
+        match servers {
+            Some(servers) => drop(self.servers.insert(key.clone(), servers)),
+            None => drop(self.servers.remove(key)),
         }
         if let Some(now) = now {
             self.balancer.set_slice(&now, &key.name, slice.map(Arc::new));
@@ -105,6 +139,21 @@ impl Services {
     }
 }
 
+fn is_api_server(service: &ServiceName) -> bool {
+    (service.namespace.as_str(), service.name.as_str()) == ("default", "kubernetes")
+}
+
+fn targets(slice: &Slice) -> Vec<Target> {
+    let of_port = |port: &SlicePort| {
+        let (number, protocol) = (port.port, port.protocol);
+        let endpoints = slice.endpoints.iter();
+        endpoints
+            .map(move |endpoint| Target { at: SocketAddr::new(endpoint.address, number), protocol })
+            .collect::<Vec<_>>()
+    };
+    slice.ports.iter().flat_map(of_port).collect()
+}
+
 fn name(namespace: &str, name: &str) -> ServiceName {
     ServiceName { namespace: namespace.to_owned(), name: name.to_owned() }
 }
@@ -125,6 +174,9 @@ impl Controller for Services {
         let is_known = ![Trigger::ServiceTable, Trigger::Resync].iter().any(|it| pending.has(*it));
         let changes = self.apply(structure, &update, is_known).map_err(Unmet::failed)?;
         self.sweeper.sweep(self.balancer.take_stale());
+        for Refused { service, target, why } in self.balancer.take_refused().into_iter().take(LOGGED) {
+            tracing::warn!(%service, %target, %why, "a Service does not get what it asks for");
+        }
         if let Some(checks) = self.balancer.take_checks() {
             *self.context.service_checks.lock() = Arc::new(checks);
             self.context.bus.post(Trigger::ServiceChecks);

@@ -86,6 +86,38 @@ fn an_address_that_two_services_claim_goes_to_one_and_on_to_the_other() {
     assert_eq!(after.sets["outside4"].elements.len(), 1, "the other one serves it now");
 }
 
+/// Whoever may write Services may not take over a node: neither one that is there nor one that joins.
+#[test]
+fn a_nodes_own_ports_are_no_services() {
+    let mut balancer = Balancer::default();
+    let with = |others: &[&str]| {
+        let reserved = Reserved {
+            ports: [(Protocol::Tcp, 80)].into(),
+            own: [address("192.0.2.1")].into(),
+            others: others.iter().map(|at| address(at)).collect(),
+            ..Reserved::default()
+        };
+        Node { reserved: Arc::new(reserved), ..node() }
+    };
+    balancer.set_node(with(&[]));
+    let external_ips = ["192.0.2.1", "192.0.2.2", "198.51.100.1"].map(address).to_vec();
+    balancer.set_service(&name("web"), Some(Arc::new(Service { external_ips, ..service("10.96.0.1") })));
+    balancer.set_slice(&name("web"), "a", Some(Arc::new(slice(vec![endpoint("10.244.0.1", "there")]))));
+    let mut kernel = empty();
+    let refused = |balancer: &mut Balancer, kernel: &mut Table| {
+        balancer.update().apply_to(kernel);
+        assert_eq!(*kernel, filled(balancer));
+        let refused = balancer.take_refused().into_iter();
+        refused.map(|it| format!("{} {}: {}", it.service, it.target, it.why)).collect::<Vec<_>>()
+    };
+    let node = "a port of the nodes themselves";
+    assert_eq!(refused(&mut balancer, &mut kernel), [format!("default/web 192.0.2.1:80/TCP: {node}")]);
+    assert_eq!(kernel.sets["inside4"].elements.len(), 3);
+    balancer.set_node(with(&["192.0.2.2"]));
+    assert_eq!(refused(&mut balancer, &mut kernel), [format!("default/web 192.0.2.2:80/TCP: {node}")]);
+    assert_eq!(kernel.sets["inside4"].elements.len(), 2);
+}
+
 /// A change of what there is.
 #[derive(Debug, Clone)]
 enum Step {

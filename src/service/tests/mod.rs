@@ -5,11 +5,13 @@ mod choice;
 mod kernel;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::balancer::ServiceName;
 use super::endpoints::Place;
 use super::object::{Endpoint, Service, ServicePort, Slice, SlicePort};
 use super::plan::Node;
+use super::reserved::Reserved;
 use crate::kernel::protocol::Protocol;
 
 fn address(text: &str) -> IpAddr {
@@ -54,6 +56,9 @@ fn node() -> Node {
     Node {
         place: Place { node: "here".into(), zone: Some("a".into()) },
         node_port_addresses: vec![address("192.0.2.1")],
-        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+        reserved: Arc::new(Reserved {
+            service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+            ..Reserved::default()
+        }),
     }
 }
