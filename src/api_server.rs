@@ -12,6 +12,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 /// The server ends every watch after this time, so one that was cut silently is noticed.
 pub(crate) const WATCH_TIMEOUT_SECONDS: u32 = 120;
+/// Every API server has a certificate for this name, whatever its address.
+const SERVER_NAME: &str = "kubernetes.default.svc";
 /// A connection on which nothing arrives for so long is dead: the server ends a live watch before.
 const SILENCE: Duration = Duration::from_secs(WATCH_TIMEOUT_SECONDS as u64 + 20);
 
@@ -57,8 +59,14 @@ pub(crate) struct Clients {
     pub(crate) server: Option<SocketAddr>,
 }
 
-pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Clients> {
-    let retrying = configuration(kubeconfig, "agent").await?;
+/// Connects by `config`; to another server of the same cluster where that is named.
+pub(crate) fn connect(config: kube::Config, other: Option<SocketAddr>) -> anyhow::Result<Clients> {
+    let mut retrying = config;
+    if let Some(other) = other {
+        retrying.cluster_url =
+            format!("https://{other}/").parse().with_context(|| format!("{other} makes no URL"))?;
+        retrying.tls_server_name = Some(SERVER_NAME.to_owned());
+    }
     let mut plain = retrying.clone();
     plain.default_retry = false;
     let client = |config| Client::try_from(config).context("cannot make a Kubernetes client");
@@ -66,7 +74,8 @@ pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Clients
     Ok(Clients { questions: client(retrying)?, watches: client(plain)?, server })
 }
 
-fn address(url: &http::Uri) -> Option<SocketAddr> {
+/// Where it is, if that is said by an address.
+pub(crate) fn address(url: &http::Uri) -> Option<SocketAddr> {
     const HTTPS: u16 = 443;
     let host = url.host()?.trim_start_matches('[').trim_end_matches(']');
     Some(SocketAddr::new(host.parse().ok()?, url.port_u16().unwrap_or(HTTPS)))

@@ -70,6 +70,12 @@ impl Paths {
         self.state.join("records.json")
     }
 
+    /// The cluster's API servers, as they were known last.
+    #[must_use]
+    pub fn api_servers(&self) -> PathBuf {
+        self.state.join("api-servers.json")
+    }
+
     /// What the CNI plugin needs to know of this node when the agent is down: see `pod::node`.
     #[must_use]
     pub fn node(&self) -> PathBuf {

@@ -331,7 +331,8 @@ fn start_api(plan: &Plan) -> Result<ApiServer, Error> {
         Families::Ipv6 | Families::Dual => Ipv6Addr::UNSPECIFIED.into(),
     };
     let listener = TcpListener::bind(SocketAddr::new(any, API_PORT)).doing(what)?;
-    let names = plan.control().addresses().iter().map(IpAddr::to_string).collect();
+    let addresses = plan.control().addresses();
+    let names = addresses.iter().map(IpAddr::to_string).chain(["kubernetes.default.svc".to_owned()]);
     let nodes: Vec<String> = plan.node_plans().into_iter().map(|node| node.name).collect();
     let next = AtomicUsize::new(0);
     let schedule = move |review: &Review<'_>, object: &mut Value| {
@@ -343,7 +344,7 @@ fn start_api(plan: &Plan) -> Result<ApiServer, Error> {
         Ok(())
     };
     let options = api::Options {
-        names,
+        names: names.collect(),
         graceful_pods: true,
         admission: Some(Arc::new(schedule)),
         ..api::Options::default()

@@ -9,6 +9,7 @@ use kube::Client;
 use kube::api::PatchParams;
 use tokio::runtime::Handle;
 
+use super::servers::{self, Servers};
 use crate::api_server::{self, Clients};
 use crate::cause;
 use crate::config::Config;
@@ -20,28 +21,36 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Api {
     clients: Arc<Mutex<Clients>>,
+    servers: Arc<Servers>,
     runtime: Handle,
 }
 
 impl Api {
-    /// Connects by the configuration, on the calling runtime.
-    pub(super) async fn connect(config: &Config) -> anyhow::Result<Self> {
-        let clients = api_server::connect(config.agent.kubeconfig.as_deref()).await?;
-        Ok(Self { clients: Arc::new(Mutex::new(clients)), runtime: Handle::current() })
+    /// Connects by the configuration, on the calling runtime; to another of the `servers` where that one does not accept.
+    pub(super) async fn connect(config: &Config, servers: Servers) -> anyhow::Result<Self> {
+        let clients = clients(config, &servers, None).await?;
+        let (clients, servers) = (Arc::new(Mutex::new(clients)), Arc::new(servers));
+        Ok(Self { clients, servers, runtime: Handle::current() })
     }
 
     /// One with a client of a test's own, on the calling runtime.
     #[cfg(test)]
     pub(super) fn of(client: Client) -> Self {
         let clients = Clients { questions: client.clone(), watches: client, server: None };
-        Self { clients: Arc::new(Mutex::new(clients)), runtime: Handle::current() }
+        let servers = Arc::new(Servers::open("/nonexistent".into()));
+        Self { clients: Arc::new(Mutex::new(clients)), servers, runtime: Handle::current() }
     }
 
-    /// Leaves all present connections, which may be dead.
-    pub(super) async fn reconnect(&self, config: &Config) -> anyhow::Result<()> {
-        let clients = api_server::connect(config.agent.kubeconfig.as_deref()).await?;
+    /// Leaves all present connections, which may be dead; connects to another server than `dead`, if one is named.
+    pub(super) async fn reconnect(&self, config: &Config, dead: Option<SocketAddr>) -> anyhow::Result<()> {
+        let clients = clients(config, &self.servers, dead).await?;
         *self.clients() = clients;
         Ok(())
+    }
+
+    /// The API servers that are known.
+    pub(super) fn servers(&self) -> &Servers {
+        &self.servers
     }
 
     /// For questions and writes: what the API server is too busy for is asked again.
@@ -86,6 +95,16 @@ impl Api {
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         drop(self.runtime.spawn(task));
     }
+}
+
+async fn clients(config: &Config, servers: &Servers, dead: Option<SocketAddr>) -> anyhow::Result<Clients> {
+    let configured = api_server::configuration(config.agent.kubeconfig.as_deref(), "agent").await?;
+    let at = api_server::address(&configured.cluster_url);
+    let other = servers::choose(&servers.get(), at, dead).await;
+    if let Some(other) = other {
+        tracing::warn!(configured = %configured.cluster_url, server = %other, "connecting to another API server");
+    }
+    api_server::connect(configured, other)
 }
 
 /// Parameters of the agent's writes.

@@ -15,6 +15,7 @@ mod members;
 mod retry;
 mod routing;
 mod serve;
+mod servers;
 mod session;
 mod sources;
 pub mod status;
@@ -94,7 +95,7 @@ async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) 
     let facts = KernelFacts::read(&Netlink::new()?).await.context("cannot read devices and addresses")?;
     Ok(Context {
         keys: Cell::new(keys::Keys::open(&paths)?),
-        api: api::Api::connect(&config).await?,
+        api: api::Api::connect(&config, servers::Servers::open(paths.api_servers())).await?,
         guard: GuardConfig::from(&config),
         bus: frame.bus.clone(),
         board: Arc::clone(&frame.board),
@@ -119,15 +120,20 @@ async fn watch(context: &Context) {
         let (client, config) = (context.api.watching(), &context.config);
         let (name, ranges) = (&config.node_name, &config.cluster_pod_cidrs);
         let served = served();
-        tokio::select! {
+        let dead = tokio::select! {
             () = reflect::own_node(client.clone(), name, ranges, &context.view.own, served.clone()) => return,
             () = reflect::all_nodes(client.clone(), Arc::clone(&context.view.nodes), served.clone()) => return,
             () = Box::pin(services(client, context, served)) => return,
             lost = kernel::lost_address(context) => {
                 tracing::warn!(address = %lost, "the node has lost this address, connecting to the API server again");
+                None
             }
-        }
-        if let Err(error) = context.api.reconnect(&context.config).await {
+            dead = servers::lost(context) => {
+                tracing::warn!(server = %dead, "the API server does not answer");
+                Some(dead)
+            }
+        };
+        if let Err(error) = context.api.reconnect(&context.config, dead).await {
             tracing::warn!(error = format!("{error:#}"), "cannot connect to the API server again");
         }
     }

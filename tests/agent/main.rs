@@ -11,3 +11,4 @@ mod members;
 mod options;
 mod outage;
 mod repair;
+mod servers;

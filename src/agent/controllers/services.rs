@@ -173,6 +173,9 @@ impl Controller for Services {
         let update = self.balancer.update();
         let is_known = ![Trigger::ServiceTable, Trigger::Resync].iter().any(|it| pending.has(*it));
         let changes = self.apply(structure, &update, is_known).map_err(Unmet::failed)?;
+        if let Err(error) = self.context.api.servers().set(self.servers.values().flatten().map(|it| it.at)) {
+            tracing::warn!(error = format!("{error:#}"), "the API servers will not be known after a restart");
+        }
         self.sweeper.sweep(self.balancer.take_stale());
         for Refused { service, target, why } in self.balancer.take_refused().into_iter().take(LOGGED) {
             tracing::warn!(%service, %target, %why, "a Service does not get what it asks for");
