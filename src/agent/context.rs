@@ -23,6 +23,7 @@ use crate::mtu::{self, TooSmall};
 use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
 use crate::ports::wanted::Check;
+use crate::service::balancer::Balancer;
 
 /// Shared by all controllers. What changes in it is behind a cell, whose new value is announced by a trigger.
 pub(super) struct Context {
@@ -47,6 +48,8 @@ pub(super) struct Context {
     pub(super) session: Cell<Session>,
     /// The health checks of Services, by port.
     pub(super) service_checks: Cell<Arc<BTreeMap<u16, Check>>>,
+    /// The Services of this node; by the Services controller. Whoever else locks it does so for a short time.
+    pub(super) balancer: Cell<Balancer>,
 }
 
 /// A value with one writer and many readers.

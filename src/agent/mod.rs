@@ -16,6 +16,7 @@ mod retry;
 mod routing;
 mod serve;
 mod servers;
+mod services;
 mod session;
 mod sources;
 pub mod status;
@@ -107,6 +108,7 @@ async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) 
         egress_members: Cell::default(),
         session: Cell::default(),
         service_checks: Cell::default(),
+        balancer: Cell::default(),
         config,
         paths,
         metrics,

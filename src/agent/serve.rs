@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::Context;
+use super::services;
 use super::status::AgentStatus;
 use crate::local::{self, Client, Method, Problem, Response, Router};
 use crate::observe::http::Source;
@@ -106,8 +107,9 @@ pub(super) async fn local(report: Report) {
 fn router(report: &Report) -> Router {
     let mut router = Router::new();
     let context = Arc::clone(&report.0);
+    let configured = Arc::clone(&context);
     router.route(Method::GET, "/v1/config", move |_| {
-        let answer = Response::json(&context.config);
+        let answer = Response::json(&configured.config);
         async move { answer }
     });
     let admitting = Arc::clone(&report.0);
@@ -126,6 +128,7 @@ fn router(report: &Report) -> Router {
             Response::json(&Admitted {})
         }
     });
+    services::route(&mut router, &context);
     router
 }
 

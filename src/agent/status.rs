@@ -4,6 +4,9 @@
 //! |---|---|
 //! | `GET /v1/config` | [`Config`](crate::config::Config) that the agent runs with |
 //! | `GET /v1/status` | [`AgentStatus`] |
+//! | `GET /v1/services` | [`ServiceList`](crate::service::show::ServiceList): all Services that this node serves |
+//! | `GET /v1/services/NAMES` | the same of some, as `namespace/name` with commas between |
+//! | `GET /v1/services/trace/SOURCE/TARGET` | [`Trace`](crate::service::trace::Trace): what becomes of a packet |
 //! | `POST /v1/pods/admit` with an [`AdmitRequest`](crate::pod::admission::AdmitRequest) | [`Admitted`](crate::pod::admission::Admitted): the pod may start |
 
 use ipnet::IpNet;

@@ -16,6 +16,7 @@ mod install;
 mod ports;
 mod progress;
 mod rest;
+mod services;
 mod status;
 mod support;
 pub mod table;
@@ -112,6 +113,8 @@ enum Verb {
     Cni(cni::Args),
     /// Show the peers of this node.
     Status(status::Args),
+    /// Show the Services that this node serves, and what becomes of a packet to one.
+    Services(services::Args),
     /// Check the configuration file.
     Config(config::Args),
     /// Find what stands in the way of Selvedge on this node, before it is installed and after.
@@ -152,6 +155,7 @@ pub fn main() -> ExitCode {
         Verb::Agent(args) => agent::run(*args, cli.log_format),
         Verb::Cni(args) => cni::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Services(args) => services::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Support(args) => support::run(&args),

@@ -200,6 +200,22 @@ impl Balancer {
         })
     }
 
+    /// The plans of all Services that are served, in no order.
+    pub(super) fn plans(&self) -> impl Iterator<Item = (&ServiceName, &Plan)> {
+        self.services.iter().map(|(name, known)| (&**name, &known.plan)).filter(|(_, plan)| !plan.is_empty())
+    }
+
+    /// The plan of this Service; none when it is not served.
+    pub(super) fn plan(&self, name: &ServiceName) -> Option<&Plan> {
+        self.services.get(name).map(|known| &known.plan).filter(|plan| !plan.is_empty())
+    }
+
+    /// The Service that serves the target, and how.
+    pub(super) fn served(&self, target: Target) -> Option<(&ServiceName, &Served)> {
+        let owner = self.claims.get(&target)?.first()?;
+        Some((&owner.service, self.served.get(&target)?))
+    }
+
     /// How many Services are served.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -2,6 +2,7 @@
 //!
 //! In the order in which a change passes: the [`object`]s of the API; the [`endpoints`] that serve a port here, in a stable
 //! [`order`]; the [`plan`] of a Service; the [`balancer`] over all of them; `elements` of the kernel's [`table`], which both go by its `names`.
+//! [`show`] lists them, and [`trace`] says what becomes of a packet.
 
 pub mod affinity;
 pub mod balancer;
@@ -16,9 +17,11 @@ pub mod order;
 pub mod plan;
 mod read;
 pub mod reserved;
+pub mod show;
 pub mod stale;
 pub mod sweeper;
 pub mod table;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 pub mod tracking;

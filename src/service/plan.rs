@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::affinity::Affinity;
 use super::balancer::ServiceName;
@@ -26,15 +27,19 @@ pub struct Node {
 }
 
 /// The kind of an address that a Service is reached at. Where two Services claim the same, that of the first kind gets it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Kind {
     /// `spec.clusterIPs`.
+    #[serde(rename = "clusterIP")]
     ClusterIp,
     /// A node port, on an address of the node.
     NodePort,
     /// `status.loadBalancer.ingress`.
+    #[serde(rename = "ingressIP")]
     Ingress,
     /// `spec.externalIPs`.
+    #[serde(rename = "externalIP")]
     ExternalIp,
 }
 
@@ -54,7 +59,8 @@ impl std::fmt::Display for Target {
 }
 
 /// What becomes of the first packet of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Action {
     /// Answered with a TCP reset or an ICMP port unreachable message: the Service has no endpoint.
     Reject,

@@ -20,6 +20,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cluster::lab_with;
 
+mod trace;
+
 const SOON: Duration = Duration::from_secs(20);
 const POD_PORT: u16 = 8080;
 const PORT: u16 = 80;

@@ -161,6 +161,12 @@ impl Board {
         self.lines(|_| true)
     }
 
+    /// Why a controller has not reached its desired state; none when it has.
+    #[must_use]
+    pub(crate) fn problem(&self, name: Name) -> Option<String> {
+        self.states().get(&name).and_then(State::problem)
+    }
+
     /// What keeps pods from starting; none when the node is ready.
     #[must_use]
     pub(crate) fn unready(&self) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
@@ -33,7 +33,6 @@ pub(in crate::agent) struct Services {
     slice_of: HashMap<Key, ServiceName>,
     /// The API servers that the slices of `default/kubernetes` name.
     servers: HashMap<Key, Vec<Target>>,
-    balancer: Balancer,
     connection: Connection,
     sweeper: Sweeper,
     /// The structure of the table in the kernel; none when that has to be read first.
@@ -53,13 +52,17 @@ impl Services {
             slices: context.view.slices.subscribe(PartialEq::ne, wake()),
             slice_of: HashMap::new(),
             servers: HashMap::new(),
-            balancer: Balancer::default(),
             connection: Connection::open()?,
             sweeper: Sweeper::start()?,
             applied: None,
             has_looked: false,
             context,
         })
+    }
+
+    /// Never held across an await.
+    fn balancer(&self) -> MutexGuard<'_, Balancer> {
+        self.context.balancer.lock()
     }
 
     /// Takes the changes of the view, and what this node is.
@@ -72,15 +75,16 @@ impl Services {
         let routing = routing::config(&self.context);
         for (key, service) in self.services.take() {
             let service = service.and_then(|object| (*object.value).clone());
-            self.balancer.set_service(&name(&key.namespace, &key.name), service.map(Arc::new));
+            self.balancer().set_service(&name(&key.namespace, &key.name), service.map(Arc::new));
         }
         for (key, slice) in self.slices.take() {
             self.take_slice(&key, slice.and_then(|object| (*object.value).clone()));
         }
-        self.balancer.set_node(Node {
+        let reserved = Arc::new(self.reserved());
+        self.balancer().set_node(Node {
             place: Place { node: own.name.clone(), zone: own.zone.clone() },
             node_port_addresses: own.internal.clone(),
-            reserved: Arc::new(self.reserved()),
+            reserved,
         });
         Ok(Structure { fabric_addresses: routing.fabric_addresses(), pod_cidrs: routing.pod_cidrs })
     }
@@ -110,7 +114,7 @@ impl Services {
             None => self.slice_of.remove(key),
         };
         if let Some(before) = before.filter(|before| Some(before) != now.as_ref()) {
-            self.balancer.set_slice(&before, &key.name, None);
+            self.balancer().set_slice(&before, &key.name, None);
         }
         let servers = slice.as_ref().filter(|_| now.as_ref().is_some_and(is_api_server)).map(targets);
         match servers {
@@ -118,7 +122,7 @@ impl Services {
             None => drop(self.servers.remove(key)),
         }
         if let Some(now) = now {
-            self.balancer.set_slice(&now, &key.name, slice.map(Arc::new));
+            self.balancer().set_slice(&now, &key.name, slice.map(Arc::new));
         }
     }
 
@@ -129,7 +133,7 @@ impl Services {
         let changes = match updated {
             None | Some(Err(Error::Stale { .. })) => {
                 let mut table = structure.table();
-                self.balancer.fill(&mut table);
+                self.balancer().fill(&mut table);
                 self.connection.apply(&[table])
             }
             Some(updated) => updated,
@@ -167,20 +171,24 @@ impl Controller for Services {
         let structure = self.take()?;
         if !self.has_looked {
             let kept = self.connection.read(Family::Inet, TABLE).map_err(Unmet::failed)?;
-            kept.iter().for_each(|kept| self.balancer.keep(&kept.table));
+            kept.iter().for_each(|kept| self.balancer().keep(&kept.table));
             self.has_looked = true;
         }
-        let update = self.balancer.update();
+        let update = self.balancer().update();
         let is_known = ![Trigger::ServiceTable, Trigger::Resync].iter().any(|it| pending.has(*it));
         let changes = self.apply(structure, &update, is_known).map_err(Unmet::failed)?;
         if let Err(error) = self.context.api.servers().set(self.servers.values().flatten().map(|it| it.at)) {
             tracing::warn!(error = format!("{error:#}"), "the API servers will not be known after a restart");
         }
-        self.sweeper.sweep(self.balancer.take_stale());
-        for Refused { service, target, why } in self.balancer.take_refused().into_iter().take(LOGGED) {
+        let (stale, refused, checks) = {
+            let mut balancer = self.balancer();
+            (balancer.take_stale(), balancer.take_refused(), balancer.take_checks())
+        };
+        self.sweeper.sweep(stale);
+        for Refused { service, target, why } in refused.into_iter().take(LOGGED) {
             tracing::warn!(%service, %target, %why, "a Service does not get what it asks for");
         }
-        if let Some(checks) = self.balancer.take_checks() {
+        if let Some(checks) = checks {
             *self.context.service_checks.lock() = Arc::new(checks);
             self.context.bus.post(Trigger::ServiceChecks);
         }

@@ -3,6 +3,7 @@
 mod change;
 mod choice;
 mod kernel;
+mod shown;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,12 +15,12 @@ use super::plan::Node;
 use super::reserved::Reserved;
 use crate::kernel::protocol::Protocol;
 
-fn address(text: &str) -> IpAddr {
+pub(super) fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 /// An endpoint that is ready, on `node`.
-fn endpoint(at: &str, node: &str) -> Endpoint {
+pub(super) fn endpoint(at: &str, node: &str) -> Endpoint {
     Endpoint {
         address: address(at),
         is_ready: true,
@@ -37,22 +38,22 @@ fn terminating(at: &str, node: &str, is_serving: bool) -> Endpoint {
 }
 
 /// Endpoints of the port `http`, at 8080.
-fn slice(endpoints: Vec<Endpoint>) -> Slice {
+pub(super) fn slice(endpoints: Vec<Endpoint>) -> Slice {
     let ports = vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }];
     Slice { service: "web".into(), ports, endpoints }
 }
 
 /// A Service with the port `http`, 80.
-fn service(cluster_ip: &str) -> Service {
+pub(super) fn service(cluster_ip: &str) -> Service {
     let port = ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
     Service { cluster_ips: vec![address(cluster_ip)], ports: vec![port], ..Service::default() }
 }
 
-fn name(name: &str) -> ServiceName {
+pub(super) fn name(name: &str) -> ServiceName {
     ServiceName { namespace: "default".into(), name: name.into() }
 }
 
-fn node() -> Node {
+pub(super) fn node() -> Node {
     Node {
         place: Place { node: "here".into(), zone: Some("a".into()) },
         node_port_addresses: vec![address("192.0.2.1")],
