@@ -1,6 +1,5 @@
 //! What all controllers share: the configuration, the view, and what one controller hands to the next.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +21,7 @@ use crate::mesh::record::Records;
 use crate::mtu::{self, TooSmall};
 use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
-use crate::ports::wanted::Check;
+use crate::ports::wanted::Wanted;
 use crate::service::balancer::Balancer;
 
 /// Shared by all controllers. What changes in it is behind a cell, whose new value is announced by a trigger.
@@ -46,8 +45,8 @@ pub(super) struct Context {
     /// The members' addresses that the egress table drops in the clear. Routes into the tunnel are laid for these alone.
     pub(super) egress_members: Cell<Option<Arc<[IpAddr]>>>,
     pub(super) session: Cell<Session>,
-    /// The health checks of Services, by port.
-    pub(super) service_checks: Cell<Arc<BTreeMap<u16, Check>>>,
+    /// The ports of Services that a process holds; without the state of the proxy.
+    pub(super) service_ports: Cell<Wanted>,
     /// The Services of this node; by the Services controller. Whoever else locks it does so for a short time.
     pub(super) balancer: Cell<Balancer>,
 }

@@ -107,7 +107,7 @@ async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) 
         members: Cell::default(),
         egress_members: Cell::default(),
         session: Cell::default(),
-        service_checks: Cell::default(),
+        service_ports: Cell::default(),
         balancer: Cell::default(),
         config,
         paths,

@@ -16,7 +16,7 @@ use super::controllers::{
 use crate::observe::metrics::Metrics;
 use Trigger::{
     ApiServer, EgressMembers, EgressTable, Forwarding, GuardTable, Keys, MemberAddresses, NodeFile, Nodes,
-    OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Routes, Rules, ServiceChecks,
+    OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Routes, Rules, ServicePorts,
     ServiceTable, Services, Status, TunnelLink, TunnelSession, Underlay,
 };
 
@@ -65,7 +65,7 @@ static TABLE: [Line; 17] = [
     Line { name: Name::Tunnel,       needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Peers, Underlay, TunnelSession], start: start!(tunnel::Tunnel) },
     Line { name: Name::Egress,       needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, EgressTable], start: start!(egress::Egress) },
     Line { name: Name::Services,     needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, Underlay, Services, ServiceTable], start: start!(services::Services) },
-    Line { name: Name::Ports,        needed: false, resync: HEARTBEAT, triggers: &[OwnNode, OwnAdmission, ServiceChecks], start: start!(ports::Ports) },
+    Line { name: Name::Ports,        needed: false, resync: HEARTBEAT, triggers: &[OwnNode, OwnAdmission, ServicePorts], start: start!(ports::Ports) },
     Line { name: Name::Forwarding,   needed: true,  resync: LATER, triggers: &[OwnNode, Forwarding], start: start!(forwarding::Forwarding) },
     Line { name: Name::Wiring,       needed: false, resync: SOON,  triggers: &[PodLinks, Underlay, Routes, PodTables, NodeFile, Status], start: start!(wiring::Wiring) },
     Line { name: Name::Pods,         needed: true,  resync: SOON,  triggers: &[OwnNode, Underlay, Status], start: start!(plugin::Plugin) },

@@ -9,7 +9,10 @@ use super::error::Problem;
 use super::overrides::Overrides;
 use super::raw::{self, List, Raw};
 use super::value::Value;
-use super::{Agent, Cni, Config, Conntrack, DEFAULT_MISSING_NODE_GRACE, Datapath, Services, cidr, range};
+use super::{
+    Agent, Cni, Config, Conntrack, DEFAULT_MISSING_NODE_GRACE, Datapath, NodePortAddresses, Services, cidr,
+    range,
+};
 use crate::mtu;
 use crate::pod::attachment::{BRIDGE, is_port};
 
@@ -61,6 +64,9 @@ impl Merge<'_> {
             self.boolean("iptablesForwardRules", forward, raw.iptables_forward_rules);
         let proxy = self.text("services", flags.services.as_deref(), raw.services);
         let proxy = self.services(proxy);
+        let node_ports =
+            self.list("nodePortAddresses", flags.node_port_addresses.as_ref(), raw.node_port_addresses);
+        let node_port_addresses = self.node_port_addresses(&node_ports);
         let mark = self.number("firewallMark", flags.firewall_mark.as_deref(), raw.firewall_mark);
         let firewall_mark = self.bounded(mark, 1, u32::MAX.into());
         let conntrack = self.conntrack(raw.conntrack, flags);
@@ -83,6 +89,7 @@ impl Merge<'_> {
             datapath,
             iptables_forward_rules: iptables_forward_rules.unwrap_or(false),
             services: proxy,
+            node_port_addresses,
             firewall_mark,
             conntrack,
             cni,
@@ -169,6 +176,20 @@ impl Merge<'_> {
             _ => {}
         }
         Services::Off
+    }
+
+    fn node_port_addresses(&mut self, texts: &[Value<String>]) -> Vec<NodePortAddresses> {
+        let mut addresses = Vec::new();
+        for text in texts {
+            match text.value.parse() {
+                Ok(read) => addresses.push(read),
+                Err(problem) => {
+                    let remedy = "write \"primary\", \"all\", \"localhost\" or ranges like \"192.0.2.0/24\"";
+                    self.problems.push(text.problem(problem, remedy));
+                }
+            }
+        }
+        if addresses.is_empty() { super::default_node_port_addresses() } else { addresses }
     }
 
     fn conntrack(&mut self, raw: raw::RawConntrack, flags: &Overrides) -> Conntrack {

@@ -6,6 +6,7 @@
 mod cidr;
 mod error;
 mod merge;
+mod node_ports;
 mod overrides;
 pub mod range;
 mod raw;
@@ -18,6 +19,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use error::{ConfigError, Problem};
+pub use node_ports::NodePortAddresses;
 pub use overrides::Overrides;
 pub use range::ClusterRanges;
 
@@ -66,6 +68,9 @@ pub struct Config {
     /// Whether the agent serves Services.
     #[serde(default)]
     pub services: Services,
+    /// Which of this node's addresses have node ports, where the agent serves Services.
+    #[serde(default = "default_node_port_addresses")]
+    pub node_port_addresses: Vec<NodePortAddresses>,
     /// Mark (`SO_MARK`) of encrypted datagrams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firewall_mark: Option<u32>,
@@ -143,6 +148,10 @@ pub struct Agent {
     /// Seconds for which a Node that a list lacks, and that nothing has reported as deleted, is kept.
     #[serde(default = "default_missing_node_grace")]
     pub missing_node_grace: u32,
+}
+
+fn default_node_port_addresses() -> Vec<NodePortAddresses> {
+    vec![NodePortAddresses::Primary]
 }
 
 fn default_missing_node_grace() -> u32 {

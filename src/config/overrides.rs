@@ -51,6 +51,9 @@ pub struct Overrides {
     /// Whether the agent serves Services: `on` or `off`.
     #[arg(long, env = "SELVEDGE_SERVICES", value_name = "WHETHER")]
     pub services: Option<String>,
+    /// Which of this node's addresses have node ports: `primary`, `all`, `localhost`, or ranges.
+    #[arg(long, env = "SELVEDGE_NODE_PORT_ADDRESSES", value_name = "ADDRESSES", value_delimiter = ',')]
+    pub node_port_addresses: Option<Vec<String>>,
     /// Mark of encrypted datagrams, decimal or 0x.
     #[arg(long, env = "SELVEDGE_FIREWALL_MARK", value_name = "MARK")]
     pub firewall_mark: Option<String>,

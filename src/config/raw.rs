@@ -28,6 +28,7 @@ pub(super) struct Raw {
     pub(super) datapath: Option<Spanned<String>>,
     pub(super) iptables_forward_rules: Option<Spanned<bool>>,
     pub(super) services: Option<Spanned<String>>,
+    pub(super) node_port_addresses: List,
     pub(super) firewall_mark: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) conntrack: RawConntrack,
@@ -80,6 +81,7 @@ const KEYS: [(&str, &[&str]); 4] = [
             "datapath",
             "iptablesForwardRules",
             "services",
+            "nodePortAddresses",
             "firewallMark",
             "conntrack",
             "cni",

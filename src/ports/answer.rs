@@ -81,7 +81,8 @@ mod tests {
 
     fn wanted(local_endpoints: usize, is_eligible: bool) -> Wanted {
         let check = Check { namespace: "a".into(), name: "web".into(), local_endpoints };
-        Wanted { proxy: Some(Proxy { updated: now(0), is_eligible }), checks: [(PORT, check)].into() }
+        let proxy = Some(Proxy { updated: now(0), is_eligible });
+        Wanted { proxy, checks: [(PORT, check)].into(), ..Wanted::default() }
     }
 
     fn now(seconds: i64) -> Timestamp {

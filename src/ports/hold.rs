@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::answer::{HEALTHZ_PORT, MODE_PORT, answer};
+use super::forward;
 use super::wanted::{Held, Wanted};
 use crate::observe::http;
 
@@ -20,7 +21,14 @@ const BACKLOG: i32 = 128;
 #[derive(Debug, Default)]
 pub(super) struct Hold {
     wanted: Arc<RwLock<Wanted>>,
-    listeners: BTreeMap<u16, Listeners>,
+    listeners: BTreeMap<(Use, u16), Listeners>,
+}
+
+/// What a port is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    Answers,
+    Forwards,
 }
 
 /// The tasks of a port; they end with this.
@@ -40,42 +48,54 @@ impl Hold {
 
     /// Opens and closes what is to be, and answers from `wanted` from now on. A port that cannot be had is tried again each time.
     pub(super) fn take(&mut self, wanted: Wanted) -> Held {
-        let ports: Vec<u16> = match wanted.proxy {
-            Some(_) => [HEALTHZ_PORT, MODE_PORT].into_iter().chain(wanted.checks.keys().copied()).collect(),
-            None => Vec::new(),
-        };
+        let ports = ports(&wanted);
         *self.wanted.write().unwrap_or_else(PoisonError::into_inner) = wanted;
         self.listeners.retain(|port, _| ports.contains(port));
         let mut held = Held::default();
-        for port in ports {
-            if self.listeners.contains_key(&port) {
+        for (its_use, port) in ports {
+            if self.listeners.contains_key(&(its_use, port)) {
                 continue;
             }
-            match self.open(port) {
-                Ok(listeners) => drop(self.listeners.insert(port, listeners)),
+            match self.open(its_use, port) {
+                Ok(listeners) => drop(self.listeners.insert((its_use, port), listeners)),
                 Err(error) => drop(held.refused.insert(port, error.to_string())),
             }
         }
         held
     }
 
-    fn open(&self, port: u16) -> io::Result<Listeners> {
-        let sockets = addresses(port).into_iter().map(listen).collect::<io::Result<Vec<_>>>()?;
-        let tasks = sockets.into_iter().flatten().map(|listener| {
-            let wanted = Arc::clone(&self.wanted);
-            tokio::spawn(http::serve_answers(listener, move |request| {
-                let wanted = wanted.read().unwrap_or_else(PoisonError::into_inner);
-                answer(&wanted, port, request.uri().path(), Timestamp::now())
-            }))
-        });
-        Ok(Listeners(tasks.collect()))
+    fn open(&self, its_use: Use, port: u16) -> io::Result<Listeners> {
+        let is_loopback = its_use == Use::Forwards || port == MODE_PORT;
+        let sockets = addresses(port, is_loopback).into_iter().map(listen).collect::<io::Result<Vec<_>>>()?;
+        let task = |listener| match its_use {
+            Use::Answers => self.answering(listener, port),
+            Use::Forwards => tokio::spawn(forward::serve(listener, port, Arc::clone(&self.wanted))),
+        };
+        Ok(Listeners(sockets.into_iter().flatten().map(task).collect()))
+    }
+
+    fn answering(&self, listener: TcpListener, port: u16) -> JoinHandle<()> {
+        let wanted = Arc::clone(&self.wanted);
+        tokio::spawn(http::serve_answers(listener, move |request| {
+            let wanted = wanted.read().unwrap_or_else(PoisonError::into_inner);
+            answer(&wanted, port, request.uri().path(), Timestamp::now())
+        }))
     }
 }
 
-fn addresses(port: u16) -> [SocketAddr; 2] {
-    let addresses: [IpAddr; 2] = match port {
-        MODE_PORT => [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-        _ => [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+fn ports(wanted: &Wanted) -> Vec<(Use, u16)> {
+    if wanted.proxy.is_none() {
+        return Vec::new();
+    }
+    let answers = [HEALTHZ_PORT, MODE_PORT].into_iter().chain(wanted.checks.keys().copied());
+    let forwards = wanted.forwards.keys().map(|port| (Use::Forwards, *port));
+    answers.map(|port| (Use::Answers, port)).chain(forwards).collect()
+}
+
+fn addresses(port: u16, is_loopback: bool) -> [SocketAddr; 2] {
+    let addresses: [IpAddr; 2] = match is_loopback {
+        true => [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        false => [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
     };
     addresses.map(|address| SocketAddr::new(address, port))
 }

@@ -4,10 +4,13 @@
 //! (port 10256); both as kube-proxy answers. The agent says what there is to hold and to answer, again and again: where it has
 //! been silent for [`FRESH`], the answer is 503.
 //!
+//! It also has the node ports on loopback, which lead to the cluster IPs.
+//!
 //! In the order in which a wish passes: [`wanted`] comes over the local API of the [`holder`], which opens and closes
 //! `listeners`; they [`answer`] from what was wanted last.
 
 pub mod answer;
+mod forward;
 mod hold;
 pub mod holder;
 pub mod wanted;

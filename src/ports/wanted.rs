@@ -1,6 +1,7 @@
 //! What the agent wants held, as it says it to the holder.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,9 @@ pub struct Wanted {
     /// The health checks of Services, by port.
     #[serde(default)]
     pub checks: BTreeMap<u16, Check>,
+    /// Ports of loopback, with where connections to them lead to: to the one of their own family.
+    #[serde(default)]
+    pub forwards: BTreeMap<u16, Vec<SocketAddr>>,
 }
 
 /// The state of what serves Services on this node.

@@ -1,12 +1,13 @@
 //! All Services of this node: who serves which address, and what a change comes to in the kernel's maps.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::checks::Checks;
 use super::elements;
 use super::kept::Kept;
+use super::loopback::Loopback;
 use super::object::{Service, Slice};
 use super::plan::{Had, Kind, Node, Plan, PortPlan, Served, Target, plan};
 use super::reserved::{Refusal, Reserved};
@@ -61,6 +62,7 @@ pub struct Balancer {
     kept: Kept,
     stale: Stale,
     checks: Checks,
+    loopback: Loopback,
     refused: Vec<Refused>,
 }
 
@@ -169,6 +171,11 @@ impl Balancer {
         self.checks.take()
     }
 
+    /// The node ports that are to be on loopback, with where they lead to, if they are others than at the last call.
+    pub fn take_loopback(&mut self) -> Option<BTreeMap<u16, Vec<SocketAddr>>> {
+        self.loopback.take()
+    }
+
     /// Targets that Services were refused since the last call.
     pub fn take_refused(&mut self) -> Vec<Refused> {
         std::mem::take(&mut self.refused)
@@ -238,6 +245,7 @@ impl Balancer {
             .as_ref()
             .map_or_else(Plan::new, |service| plan(name, service, &slices, &self.node, had));
         elements::change_ports(&known.plan, &now, update);
+        self.loopback.note(name, known.service.as_deref().filter(|_| self.node.has_loopback));
         self.checks.note(name, known.service.as_deref(), &slices, &self.node.place);
         let before = std::mem::replace(&mut known.plan, now.clone());
         let known_before =

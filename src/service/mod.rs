@@ -11,6 +11,7 @@ mod class;
 mod elements;
 pub mod endpoints;
 mod kept;
+mod loopback;
 mod names;
 pub mod object;
 pub mod order;

@@ -22,6 +22,8 @@ pub struct Node {
     pub place: Place,
     /// Own addresses at which node ports are served.
     pub node_port_addresses: Vec<IpAddr>,
+    /// Node ports are on loopback, too.
+    pub has_loopback: bool,
     /// What no Service gets.
     pub reserved: Arc<Reserved>,
 }

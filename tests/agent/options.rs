@@ -17,7 +17,7 @@ use selvedge::kernel::nft::{self, Chain, ChainKind, Family, Hook, Meta, Rule, Ta
 use selvedge::kernel::sysctl;
 use selvedge::local::Client;
 use selvedge::pod::install::{CONFLIST, PLUGIN};
-use selvedge_lab::api::resource::NODES;
+use selvedge_lab::api::resource::{NODES, SERVICES};
 use selvedge_lab::isolated;
 use selvedge_lab::node::{TUNNEL_DEVICE, environment};
 use selvedge_lab::process::{Process, Program};
@@ -49,6 +49,7 @@ datapath = "routed"
 firewallMark = {MARK}
 iptablesForwardRules = true
 services = "on"
+nodePortAddresses = ["localhost"]
 [conntrack]
 max = 2000000000
 tcpEstablishedTimeout = 4321
@@ -68,7 +69,7 @@ missingNodeGrace = 0
 /// Node1, whose agent and tunnel have been started with all options.
 struct Configured {
     cluster: Cluster,
-    _processes: [Process; 2],
+    _processes: [Process; 3],
 }
 
 impl Configured {
@@ -104,7 +105,8 @@ impl Configured {
                 (env!("CARGO_BIN_EXE_selvedge").into(), args.iter().map(Into::into).collect());
             Process::start(Program { name, binary, args, env, log }, Arc::clone(&space))
         };
-        let processes = [run("tunnel", &["tunnel", INTERFACE, "--managed"]), run("agent", &["agent"])];
+        let tunnel = ["tunnel", INTERFACE, "--managed"];
+        let processes = [run("ports", &["ports"]), run("tunnel", &tunnel), run("agent", &["agent"])];
         Self { cluster, _processes: processes }
     }
 
@@ -170,7 +172,7 @@ fn rename_host(uts: &std::fs::File) {
 type Effect = fn(&Configured) -> bool;
 
 /// What each option does, by its name in the file.
-const EFFECTS: [(&str, Effect); 24] = [
+const EFFECTS: [(&str, Effect); 25] = [
     ("clusterPodCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 244, 0, 0])),
     ("serviceCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 96, 0, 0])),
     ("nonMasqueradeCIDRs", |node| node.has_range(selvedge::egress::TABLE, [198, 51, 100, 0])),
@@ -199,6 +201,19 @@ const EFFECTS: [(&str, Effect); 24] = [
     ("iptablesForwardRules", |node| node.run(|| !forwarding::kept().unwrap().is_empty())),
     ("services", |node| {
         node.run(|| nft::tables(Family::Inet).unwrap().contains(selvedge::service::table::TABLE))
+    }),
+    ("nodePortAddresses", |node| {
+        // Nothing but loopback: the node's own address has none.
+        let store = node.cluster.lab.store();
+        let ports = serde_json::json!([{"port": 80, "nodePort": 30_080, "protocol": "TCP"}]);
+        let service = serde_json::json!({"metadata": {"name": "web", "namespace": "default"}, "spec":
+            {"type": "NodePort", "clusterIP": "10.96.0.77", "clusterIPs": ["10.96.0.77"], "ports": ports}});
+        let _ = store.create(&SERVICES, service); // at the first call
+        let elements = node.run(|| {
+            let table = nft::read(Family::Inet, selvedge::service::table::TABLE).unwrap();
+            table.map_or(0, |state| state.table.sets["outside4"].elements.len())
+        });
+        elements == 0 && node.run(|| TcpStream::connect("127.0.0.1:30080").is_ok())
     }),
     ("conntrack.max", |node| {
         // In a network namespace the kernel refuses it.

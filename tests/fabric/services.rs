@@ -1,8 +1,8 @@
 //! Services as the agent serves them: from pods, hosts and outside, in both families, same node and across nodes.
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -132,7 +132,7 @@ impl Cluster {
             let Err(traffic::Error::Socket { source, .. }) = traffic::ask(ns, to, self.lab.canary()) else {
                 return false;
             };
-            source.kind() == std::io::ErrorKind::ConnectionRefused
+            source.kind() == ErrorKind::ConnectionRefused
         };
         wait_for("a refusal", SOON, refused).unwrap_or_else(|error| panic!("{to}: {error}"));
     }
@@ -302,7 +302,7 @@ fn get(ns: &NetNs, to: SocketAddr, path: &str) -> std::io::Result<(u16, String)>
     let answer = answer.map_err(std::io::Error::other)??;
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned();
-    Ok((status.ok_or(std::io::ErrorKind::InvalidData)?, body))
+    Ok((status.ok_or(ErrorKind::InvalidData)?, body))
 }
 
 /// Load balancers are told where endpoints are, also while the agent is away and while another holder takes over.
@@ -371,6 +371,46 @@ fn health_checks_are_answered_without_the_agent() {
         cluster.set_endpoints(1, &[]);
         answers(0, Family::V4, 503);
         drop(next);
+    });
+}
+
+/// Where that is wanted, node ports are on loopback, too; without the agent as well.
+#[test]
+fn node_ports_are_on_loopback_where_that_is_wanted() {
+    isolated!(|| {
+        let cluster = Cluster::start(Datapath::Bridge);
+        let Cluster { lab, beside, far, hosts, .. } = &cluster;
+        cluster.service(1, &json!({}), &[(beside, "node1"), (far, "node2")]);
+        cluster.service(2, &json!({}), &[]);
+        let at = |family, number: u16| {
+            let address: IpAddr =
+                if family == Family::V4 { [127, 0, 0, 1].into() } else { Ipv6Addr::LOCALHOST.into() };
+            SocketAddr::new(address, NODE_PORT + number)
+        };
+        let refused = |family, number| {
+            let error = get(&hosts[0], at(family, number), "/").unwrap_err();
+            assert!(
+                matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset),
+                "{error}"
+            );
+        };
+        refused(Family::V4, 1);
+        let node = &lab.nodes()[0];
+        node.agent.hold();
+        let file = node.disk().join("etc/config.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("nodePortAddresses = [\"primary\", \"localhost\"]\n{text}")).unwrap();
+        node.agent.resume();
+        for family in FAMILIES {
+            let answers = || get(&hosts[0], at(family, 1), "/").is_ok_and(|answer| answer.0 == 200);
+            wait_for("an answer on loopback", SOON, answers).unwrap();
+            node.agent.hold();
+            for _ in 0..20 {
+                assert!(answers());
+            }
+            refused(family, 2);
+            node.agent.resume();
+        }
     });
 }
 

@@ -71,8 +71,13 @@ fn nobody_else_is_answered_on_any_socket() {
             println!("{sockets:?}");
             let names: Vec<_> =
                 sockets.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
-            for expected in ["agent.sock", "tunnel-selvedge0.sock", "tunnel-selvedge0.door", "selvedge0.sock"]
-            {
+            for expected in [
+                "agent.sock",
+                "ports.sock",
+                "tunnel-selvedge0.sock",
+                "tunnel-selvedge0.door",
+                "selvedge0.sock",
+            ] {
                 assert!(names.contains(&expected), "{names:?}");
             }
             for path in &sockets {

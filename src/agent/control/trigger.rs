@@ -43,8 +43,8 @@ pub(crate) enum Trigger {
     Services,
     /// Somebody else changed the table of Services.
     ServiceTable,
-    /// The health checks of Services: a port, or how many endpoints there are on this node.
-    ServiceChecks,
+    /// The ports of Services that a process holds: health checks, with their counts of endpoints, and node ports on loopback.
+    ServicePorts,
     /// `node.json`, which the CNI plugin and the wiring of pods go by.
     NodeFile,
     /// The connection to the tunnel's control API began or ended.

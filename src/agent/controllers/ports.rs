@@ -35,8 +35,8 @@ impl Ports {
         }
         let updated = self.updated.ok_or_else(|| Unmet::waiting("Services are not served yet"))?;
         let is_leaving = own.is_deleted || own.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
-        let checks = self.context.service_checks.get();
-        Ok(Wanted { proxy: Some(Proxy { updated, is_eligible: !is_leaving }), checks: (*checks).clone() })
+        let proxy = Some(Proxy { updated, is_eligible: !is_leaving });
+        Ok(Wanted { proxy, ..self.context.service_ports.get() })
     }
 
     async fn tell(&self, wanted: &Wanted) -> Result<Held, crate::local::ClientError> {

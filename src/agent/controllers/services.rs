@@ -1,22 +1,23 @@
 //! Services: which packets go to which endpoints.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, MutexGuard};
 
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
 use crate::agent::routing;
 use crate::agent::view::store::{Key, Subscription};
-use crate::config;
+use crate::config::{self, NodePortAddresses};
 use crate::kernel::nft::{self, Changes, Connection, Error, Family, Update};
 use crate::kernel::protocol::Protocol;
+use crate::mesh::node_object::OwnNode;
 use crate::ports::answer::{HEALTHZ_PORT, MODE_PORT};
 use crate::service::balancer::{Balancer, Refused, ServiceName};
 use crate::service::endpoints::Place;
 use crate::service::object::{Service, Slice, SlicePort};
 use crate::service::plan::{Node, Target};
-use crate::service::reserved::Reserved;
+use crate::service::reserved::{Reserved, is_no_host};
 use crate::service::sweeper::Sweeper;
 use crate::service::table::{Structure, TABLE};
 
@@ -83,10 +84,23 @@ impl Services {
         let reserved = Arc::new(self.reserved());
         self.balancer().set_node(Node {
             place: Place { node: own.name.clone(), zone: own.zone.clone() },
-            node_port_addresses: own.internal.clone(),
+            node_port_addresses: self.node_port_addresses(&own),
+            has_loopback: self.context.config.node_port_addresses.contains(&NodePortAddresses::Localhost),
             reserved,
         });
         Ok(Structure { fabric_addresses: routing.fabric_addresses(), pod_cidrs: routing.pod_cidrs })
+    }
+
+    /// A node that has none of its own yet serves at those that its Node names.
+    fn node_port_addresses(&self, own: &OwnNode) -> Vec<IpAddr> {
+        let (config, facts) = (&self.context.config, self.context.facts.get());
+        let is_pods = |address: &IpAddr| config.cluster_pod_cidrs.iter().any(|cidr| cidr.contains(address));
+        let has = |address: &IpAddr| {
+            config.node_port_addresses.iter().any(|some| some.has(*address, &own.internal))
+        };
+        let here = facts.addresses.iter().map(|address| address.net.addr());
+        let all: BTreeSet<IpAddr> = here.chain(own.internal.iter().copied()).collect();
+        all.into_iter().filter(|address| !is_no_host(*address) && !is_pods(address) && has(address)).collect()
     }
 
     fn reserved(&self) -> Reserved {
@@ -180,17 +194,22 @@ impl Controller for Services {
         if let Err(error) = self.context.api.servers().set(self.servers.values().flatten().map(|it| it.at)) {
             tracing::warn!(error = format!("{error:#}"), "the API servers will not be known after a restart");
         }
-        let (stale, refused, checks) = {
-            let mut balancer = self.balancer();
-            (balancer.take_stale(), balancer.take_refused(), balancer.take_checks())
+        let (stale, refused, checks, loopback) = {
+            let mut it = self.balancer();
+            (it.take_stale(), it.take_refused(), it.take_checks(), it.take_loopback())
         };
         self.sweeper.sweep(stale);
         for Refused { service, target, why } in refused.into_iter().take(LOGGED) {
             tracing::warn!(%service, %target, %why, "a Service does not get what it asks for");
         }
-        if let Some(checks) = checks {
-            *self.context.service_checks.lock() = Arc::new(checks);
-            self.context.bus.post(Trigger::ServiceChecks);
+        let has_changed = checks.is_some() || loopback.is_some();
+        {
+            let mut ports = self.context.service_ports.lock();
+            checks.into_iter().for_each(|checks| ports.checks = checks);
+            loopback.into_iter().for_each(|loopback| ports.forwards = loopback);
+        }
+        if has_changed {
+            self.context.bus.post(Trigger::ServicePorts);
         }
         Ok(changes.0)
     }

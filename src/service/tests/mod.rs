@@ -57,6 +57,7 @@ pub(super) fn node() -> Node {
     Node {
         place: Place { node: "here".into(), zone: Some("a".into()) },
         node_port_addresses: vec![address("192.0.2.1")],
+        has_loopback: false,
         reserved: Arc::new(Reserved {
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
             ..Reserved::default()
