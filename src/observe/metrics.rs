@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::{MetricType, TypedMetric as _};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::proxy::ProxyMetrics;
 use crate::tunnel::api::{DeviceStatus, PeerState, PeerStatus};
 
 /// One label: what was done, or why.
@@ -53,13 +54,16 @@ pub struct Metrics {
     pub watch_errors: Counter,
     /// 1 when the node is ready for pods.
     pub ready: Gauge,
+    /// Those of serving Services.
+    pub proxy: ProxyMetrics,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("selvedge");
+        let mut registry = Registry::default();
         let scrape = Arc::new(Scrape::default());
-        registry.register_collector(Box::new(Arc::clone(&scrape)));
+        let own = registry.sub_registry_with_prefix("selvedge");
+        own.register_collector(Box::new(Arc::clone(&scrape)));
         let mut metrics = Self {
             registry: Arc::default(),
             scrape,
@@ -73,8 +77,10 @@ impl Default for Metrics {
             missing_nodes: Gauge::default(),
             watch_errors: Counter::default(),
             ready: Gauge::default(),
+            proxy: ProxyMetrics::default(),
         };
-        metrics.register(&mut registry);
+        metrics.register(own);
+        metrics.proxy.register(&mut registry);
         metrics.registry = Arc::new(registry);
         metrics
     }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::protocol::Protocol;
@@ -67,6 +68,8 @@ pub struct ServicePort {
 pub struct Slice {
     /// Name of the Service, in the slice's own namespace.
     pub service: String,
+    /// When the Pod or Service changed that the slice was last written for.
+    pub changed: Option<Timestamp>,
     /// The ports of all its endpoints.
     pub ports: Vec<SlicePort>,
     /// The endpoints.

@@ -1,6 +1,7 @@
 //! What is taken from the objects of the API.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -14,6 +15,8 @@ use super::object::{Endpoint, HEADLESS, OTHER_PROXY, Service, ServicePort, Slice
 
 /// Label of an EndpointSlice with the name of its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Annotation of an EndpointSlice: what it was last written for happened then.
+const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_SECONDS: i32 = 10_800;
 
@@ -69,10 +72,15 @@ impl Slice {
         let endpoints = slice.endpoints.iter().flatten();
         Some(Self {
             service: service.clone(),
+            changed: annotation(&slice.metadata, LAST_CHANGE),
             ports: slice.ports.as_deref().unwrap_or_default().iter().filter_map(slice_port).collect(),
             endpoints: endpoints.filter_map(|endpoint| self::endpoint(endpoint, is_v4)).collect(),
         })
     }
+}
+
+fn annotation<T: FromStr>(metadata: &ObjectMeta, name: &str) -> Option<T> {
+    metadata.annotations.as_ref()?.get(name)?.parse().ok()
 }
 
 fn has_label(metadata: &ObjectMeta, label: &str) -> bool {

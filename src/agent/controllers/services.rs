@@ -3,6 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, MutexGuard};
+use std::time::Instant;
+
+use jiff::Timestamp;
 
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
@@ -21,6 +24,8 @@ use crate::service::reserved::{Reserved, is_no_host};
 use crate::service::sweeper::Sweeper;
 use crate::service::table::{Structure, TABLE};
 
+/// Changes whose time to the kernel is measured at once.
+const TIMED: usize = 10_000;
 /// Refused targets that one run logs.
 const LOGGED: usize = 20;
 /// Where kubelets listen, unless told otherwise.
@@ -38,6 +43,8 @@ pub(in crate::agent) struct Services {
     sweeper: Sweeper,
     /// The structure of the table in the kernel; none when that has to be read first.
     applied: Option<Structure>,
+    /// When that happened which the changes are about that the kernel does not have yet.
+    changed: Vec<Timestamp>,
     /// What an earlier agent has left in the kernel has been looked at.
     has_looked: bool,
 }
@@ -56,6 +63,7 @@ impl Services {
             connection: Connection::open()?,
             sweeper: Sweeper::start()?,
             applied: None,
+            changed: Vec::new(),
             has_looked: false,
             context,
         })
@@ -75,6 +83,7 @@ impl Services {
         let own = self.context.own()?;
         let routing = routing::config(&self.context);
         for (key, service) in self.services.take() {
+            self.context.metrics.proxy.service_changes.inc();
             let service = service.and_then(|object| (*object.value).clone());
             self.balancer().set_service(&name(&key.namespace, &key.name), service.map(Arc::new));
         }
@@ -103,6 +112,15 @@ impl Services {
         all.into_iter().filter(|address| !is_no_host(*address) && !is_pods(address) && has(address)).collect()
     }
 
+    fn measure(&mut self, start: Instant) {
+        let (metrics, now) = (&self.context.metrics.proxy, Timestamp::now());
+        metrics.sync_seconds.observe(start.elapsed().as_secs_f64());
+        metrics.last_sync.set(now.as_second());
+        for changed in self.changed.drain(..) {
+            metrics.network_programming_seconds.observe(now.duration_since(changed).as_secs_f64().max(0.0));
+        }
+    }
+
     fn reserved(&self) -> Reserved {
         let (config, facts) = (&self.context.config, self.context.facts.get());
         let server = self.context.api.server().map(|at| Target { at, protocol: Protocol::Tcp });
@@ -122,6 +140,10 @@ impl Services {
 
     /// A slice can become another Service's.
     fn take_slice(&mut self, key: &Key, slice: Option<Slice>) {
+        self.context.metrics.proxy.endpoint_changes.inc();
+        // At the start all is old.
+        let changed = slice.as_ref().and_then(|slice| slice.changed).filter(|_| self.applied.is_some());
+        self.changed.extend(changed.filter(|_| self.changed.len() < TIMED));
         let now = slice.as_ref().map(|slice| name(&key.namespace, &slice.service));
         let before = match &now {
             Some(now) => self.slice_of.insert(key.clone(), now.clone()),
@@ -190,7 +212,9 @@ impl Controller for Services {
         }
         let update = self.balancer().update();
         let is_known = ![Trigger::ServiceTable, Trigger::Resync].iter().any(|it| pending.has(*it));
+        let start = Instant::now();
         let changes = self.apply(structure, &update, is_known).map_err(Unmet::failed)?;
+        self.measure(start);
         if let Err(error) = self.context.api.servers().set(self.servers.values().flatten().map(|it| it.at)) {
             tracing::warn!(error = format!("{error:#}"), "the API servers will not be known after a restart");
         }

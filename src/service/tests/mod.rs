@@ -40,7 +40,7 @@ fn terminating(at: &str, node: &str, is_serving: bool) -> Endpoint {
 /// Endpoints of the port `http`, at 8080.
 pub(super) fn slice(endpoints: Vec<Endpoint>) -> Slice {
     let ports = vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }];
-    Slice { service: "web".into(), ports, endpoints }
+    Slice { service: "web".into(), ports, endpoints, ..Slice::default() }
 }
 
 /// A Service with the port `http`, 80.
