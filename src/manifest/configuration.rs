@@ -28,12 +28,22 @@ pub fn text(ranges: &ClusterRanges, distribution: Distribution) -> String {
 /// The same text with `iptablesForwardRules = true`.
 #[must_use]
 pub fn with_forward_rules(text: &str) -> String {
-    const KEY: &str = "iptablesForwardRules";
-    let is_key = |line: &&str| line.split_once('=').is_some_and(|(key, _)| key.trim() == KEY);
+    with(text, "iptablesForwardRules", "true")
+}
+
+/// The same text with `services = "on"`.
+#[must_use]
+pub fn with_services(text: &str) -> String {
+    with(text, "services", "\"on\"")
+}
+
+/// The same text with another value of a key above all tables.
+fn with(text: &str, wanted: &str, value: &str) -> String {
+    let is_key = |line: &&str| line.split_once('=').is_some_and(|(key, _)| key.trim() == wanted);
     let mut lines: Vec<String> = text.lines().filter(|line| !is_key(line)).map(str::to_owned).collect();
     // Above all tables, below the comment that begins the file.
     let place = lines.iter().position(|line| !line.starts_with('#')).unwrap_or(lines.len());
-    lines.insert(place, format!("{KEY} = true"));
+    lines.insert(place, format!("{wanted} = {value}"));
     lines.join("\n") + "\n"
 }
 
@@ -55,9 +65,10 @@ fn list(nets: &[IpNet]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Services;
 
     #[test]
-    fn forward_rules_are_switched_on_in_any_text() {
+    fn what_is_switched_on_is_so_in_any_text() {
         let ranges = "clusterPodCIDRs = [\"10.1.0.0/16\"]\nserviceCIDRs = [\"10.2.0.0/16\"]\n";
         for text in [
             format!("# Written\n{ranges}[cni]\nbinDir = \"/x\"\n"),
@@ -66,7 +77,9 @@ mod tests {
         ] {
             let before = parse(Path::new("x"), &text).unwrap();
             let after = parse(Path::new("x"), &with_forward_rules(&text)).unwrap();
-            assert_eq!(after, Config { iptables_forward_rules: true, ..before }, "{text}");
+            assert_eq!(after, Config { iptables_forward_rules: true, ..before.clone() }, "{text}");
+            let after = parse(Path::new("x"), &with_services(&text)).unwrap();
+            assert_eq!(after, Config { services: Services::On, ..before }, "{text}");
         }
     }
 }

@@ -53,6 +53,9 @@ fn make(args: &Args, known: Known<'_>) -> Result<Choice, Failure> {
     if args.iptables_forward_rules {
         text = configuration::with_forward_rules(&text);
     }
+    if args.serve_services {
+        text = configuration::with_services(&text);
+    }
     let config = configuration::parse(&place, &text).map_err(|error| Failure::new(Exit::Usage, error))?;
     folders(&place, &text, distribution)?;
     let image = image(args, known.installed, distribution, &mut found)?;

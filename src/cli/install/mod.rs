@@ -60,6 +60,9 @@ pub(super) struct Args {
     /// forwarded.
     #[arg(long)]
     iptables_forward_rules: bool,
+    /// Have the agents serve Services, for clusters without kube-proxy; --api-server is needed with it.
+    #[arg(long, requires = "api_server")]
+    serve_services: bool,
     /// The image of both DaemonSets; by default this version, of the installed repository if there is one.
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
