@@ -57,7 +57,7 @@ accounts() {
 confined() {
   ! grep -nE 'privileged: true|hostPID|hostIPC|SYS_ADMIN|allowPrivilegeEscalation: true|automountServiceAccountToken: true' \
     base/*.yaml && [ "$(grep -c -- '- NET_ADMIN$' base/agent.yaml base/tunnel.yaml | grep -c ':1$')" -eq 2 ] &&
-    [ "$(cat base/agent.yaml base/tunnel.yaml | grep -c 'drop: \[ALL\]')" -eq 2 ]
+    [ "$(cat base/agent.yaml base/tunnel.yaml | grep -c 'drop: \[ALL\]')" -eq 3 ]
 }
 
 if command -v kubectl >/dev/null; then
