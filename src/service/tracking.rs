@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     /// The values after it, from `before`; a limit below 0 cannot be written.
-    fn after(wanted: Conntrack, before: [u32; 3], is_writable: bool) -> ([u32; 3], usize, usize) {
+    fn after(wanted: &Conntrack, before: [u32; 3], is_writable: bool) -> ([u32; 3], usize, usize) {
         let keys = [MAX, ESTABLISHED, CLOSE_WAIT];
         let values = RefCell::new(keys.into_iter().zip(before).collect::<BTreeMap<_, _>>());
         let read = |key: &str| Ok(values.borrow()[key].to_string());
@@ -74,30 +74,30 @@ mod tests {
             *values.borrow_mut().get_mut(key).unwrap() = value.parse().unwrap();
             Ok(())
         };
-        let done = settings(&wanted, 8, read, write);
+        let done = settings(wanted, 8, read, write);
         (keys.map(|key| values.borrow()[key]), done.changed.len(), done.refused.len())
     }
 
     #[test]
     fn the_limit_is_raised_and_never_lowered() {
         let kernel = [65_536, 432_000, 60];
-        assert_eq!(after(Conntrack::default(), kernel, true), ([262_144, 86_400, 3_600], 3, 0));
+        assert_eq!(after(&Conntrack::default(), kernel, true), ([262_144, 86_400, 3_600], 3, 0));
         assert_eq!(
-            after(Conntrack::default(), [1_000_000, 86_400, 60], true),
+            after(&Conntrack::default(), [1_000_000, 86_400, 60], true),
             ([1_000_000, 86_400, 3_600], 1, 0)
         );
         let more = Conntrack { max: Some(500_000), ..Conntrack::default() };
-        assert_eq!(after(more, kernel, true).0[0], 500_000);
+        assert_eq!(after(&more, kernel, true).0[0], 500_000);
     }
 
     #[test]
     fn what_is_refused_does_not_keep_the_rest_from_being_set() {
-        assert_eq!(after(Conntrack::default(), [65_536, 1, 1], false), ([65_536, 86_400, 3_600], 2, 1));
+        assert_eq!(after(&Conntrack::default(), [65_536, 1, 1], false), ([65_536, 86_400, 3_600], 2, 1));
     }
 
     #[test]
     fn nothing_is_touched_where_that_is_wanted() {
         let none = Conntrack { max: Some(0), tcp_established_timeout: 0, tcp_close_wait_timeout: 0 };
-        assert_eq!(after(none, [1, 2, 3], true), ([1, 2, 3], 0, 0));
+        assert_eq!(after(&none, [1, 2, 3], true), ([1, 2, 3], 0, 0));
     }
 }

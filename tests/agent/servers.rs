@@ -1,5 +1,7 @@
 //! Several API servers, one of which goes away.
 
+#![expect(clippy::unwrap_used, reason = "in tests a panic is the report")]
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 

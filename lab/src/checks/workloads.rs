@@ -13,7 +13,7 @@ use super::{Failed, Report, check};
 use crate::kubernetes::Kubernetes;
 use crate::plan::Family;
 
-const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
+pub(super) const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a Service may take until all its pods have answered: kube-proxy gathers changes for a second.
 const SPREAD: Duration = Duration::from_secs(15);
@@ -232,16 +232,16 @@ fn pod(object: &Value) -> Pod {
     }
 }
 
-fn addresses(list: &Value) -> Vec<IpAddr> {
+pub(super) fn addresses(list: &Value) -> Vec<IpAddr> {
     list.as_array().into_iter().flatten().filter_map(|address| address.as_str()?.parse().ok()).collect()
 }
 
-fn pick(family: Family, addresses: &[IpAddr]) -> Result<IpAddr, Failed> {
+pub(super) fn pick(family: Family, addresses: &[IpAddr]) -> Result<IpAddr, Failed> {
     family.pick(addresses).ok_or_else(|| Failed(format!("no {family} address among {addresses:?}")))
 }
 
 /// The name of the pod that answers.
-fn host_name(ns: &NetNs, server: SocketAddr) -> Result<String, Failed> {
+pub(super) fn host_name(ns: &NetNs, server: SocketAddr) -> Result<String, Failed> {
     let failed = |error: std::io::Error| Failed(format!("ask {server}: {error}"));
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;

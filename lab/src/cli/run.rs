@@ -134,6 +134,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
             let more = |report: &mut dyn FnMut(Report<'_>)| {
                 checks::upgrade(&cluster, report);
                 checks::workloads(&cluster, report);
+                checks::rolling(&cluster, report);
                 checks::chained(&cluster, report);
                 checks::diagnosis(&cluster, report);
                 checks::upkeep(&cluster, report);
