@@ -1,6 +1,7 @@
 //! What routes, rules and addresses follow from, as the context has it.
 
 use super::context::Context;
+use crate::config::Services;
 use crate::fabric::RoutingConfig;
 use crate::pod::lease::Leases;
 use crate::pod::node::{Datapath, NodeInfo};
@@ -14,6 +15,10 @@ pub(super) fn config(context: &Context) -> RoutingConfig {
         cluster_pod_cidrs: context.config.cluster_pod_cidrs.clone(),
         pod_cidrs: own.or_else(remembered).unwrap_or_default(),
         node_addresses: context.egress_members.get().map(|members| members.to_vec()).unwrap_or_default(),
+        service_cidrs: match context.config.services {
+            Services::On => context.config.service_cidrs.clone(),
+            Services::Off => Vec::new(),
+        },
         interface: context.config.interface.clone(),
         tunnel: facts.link(&context.config.interface).map(|link| link.index),
         routed: has_routed(context),

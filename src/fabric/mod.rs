@@ -25,6 +25,11 @@ pub const CLUSTER_RULE_PRIORITY: u32 = 5184;
 /// Priority of the rules that refuse what comes from pods and was not marked by the guard.
 pub const UNGUARDED_RULE_PRIORITY: u32 = 5185;
 
+/// Table of the routes that the node's own packets to Services take where the main table has none.
+pub const SERVICE_TABLE: u32 = 51831;
+/// Priority of the rules that send them there: behind those of the kernel for the tables main and default.
+pub const SERVICE_RULE_PRIORITY: u32 = 32_800;
+
 /// Has the check of the way back look routes up with the packet's mark.
 pub const SRC_VALID_MARK: &str = "ipv4/conf/all/src_valid_mark";
 /// The switch for redirects of all devices, beside each device's own.
@@ -43,6 +48,8 @@ pub struct RoutingConfig {
     pub pod_cidrs: Vec<IpNet>,
     /// Other nodes' own addresses, whether they are peers or refused: pods reach them by the tunnel or not at all.
     pub node_addresses: Vec<IpAddr>,
+    /// Where cluster IPs are from that this node serves; none where somebody else does.
+    pub service_cidrs: Vec<IpNet>,
     /// Name of the TUN device, whether it exists or not.
     pub interface: String,
     /// Index of the TUN device; none while it does not exist.
@@ -66,6 +73,11 @@ impl RoutingConfig {
             let by_tunnel =
                 |device| Route::on_link(host, device).with_metric(BY_TUNNEL).with_table(POD_TABLE);
             routes.extend(self.tunnel.map(by_tunnel));
+        }
+        for cidr in &self.service_cidrs {
+            let in_table = |route: Route| route.with_table(SERVICE_TABLE);
+            routes.push(in_table(Route::unreachable(*cidr).with_metric(UNREACHABLE_METRIC)));
+            routes.extend(self.tunnel.map(|device| in_table(self.cluster_route(*cidr, device))));
         }
         routes
     }
@@ -112,6 +124,7 @@ impl RoutingConfig {
         if self.routed {
             rules.extend(self.pod_cidrs.iter().flat_map(|cidr| self.routed_rules(*cidr)));
         }
+        rules.extend(self.service_cidrs.iter().map(|cidr| rule_of_services(*cidr)));
         rules
     }
 
@@ -143,6 +156,13 @@ impl RoutingConfig {
         rules.push(Rule { unmarked: Some(MARK | MARK_ARRIVING), ..unguarded });
         rules
     }
+}
+
+/// The node's own packets to Services are routed before their destination is translated, and in a family without a default
+/// route there is none for them. This rule is asked last.
+fn rule_of_services(cidr: IpNet) -> Rule {
+    let table = Action::Table(SERVICE_TABLE);
+    Rule::from_device("lo", cidr.addr().is_ipv6(), SERVICE_RULE_PRIORITY, table).to_destination(cidr)
 }
 
 /// Whether a route of our protocol is the agent's; host routes in the main table are the CNI plugin's.
@@ -189,6 +209,7 @@ mod tests {
             cluster_pod_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00::/56".parse().unwrap()],
             pod_cidrs: vec!["10.244.3.0/24".parse().unwrap(), "fd00:0:0:3::/64".parse().unwrap()],
             node_addresses: vec!["172.31.1.2".parse().unwrap()],
+            service_cidrs: vec!["fd96::/112".parse().unwrap()],
             interface: "selvedge0".into(),
             tunnel,
             routed: false,
@@ -199,7 +220,7 @@ mod tests {
     fn every_route_by_the_tunnel_has_an_unreachable_one_behind_it() {
         let routes = fabric(Some(7)).routes();
         let by_tunnel: Vec<_> = routes.iter().filter(|route| route.device() == Some(7)).collect();
-        assert_eq!(by_tunnel.len(), 3);
+        assert_eq!(by_tunnel.len(), 4);
         for route in by_tunnel {
             let behind = |other: &&Route| {
                 other.destination == route.destination
@@ -214,7 +235,7 @@ mod tests {
     #[test]
     fn without_the_device_all_is_unreachable() {
         let routes = fabric(None).routes();
-        assert_eq!(routes.len(), 5);
+        assert_eq!(routes.len(), 6);
         assert!(routes.iter().all(|route| route.kind == Kind::Unreachable), "{routes:?}");
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -63,7 +64,7 @@ impl Cluster {
     fn service_address(number: u8, family: Family) -> IpAddr {
         match family {
             Family::V4 => format!("10.96.7.{number}").parse().unwrap(),
-            Family::V6 => format!("fd00:10:96::7:{number}").parse().unwrap(),
+            Family::V6 => format!("fd00:10:96::7{number:02}").parse().unwrap(),
         }
     }
 
@@ -411,6 +412,44 @@ fn node_ports_are_on_loopback_where_that_is_wanted() {
             refused(family, 2);
             node.agent.resume();
         }
+    });
+}
+
+/// Takes the default route away, and leaves one to the other nodes alone.
+fn leave_nodes_alone(family: Family) {
+    let (digit, nodes, elsewhere) = match family {
+        Family::V4 => ("-4", "172.31.0.0/16", "198.51.100.1"),
+        Family::V6 => ("-6", "fd00:172:31::/48", "2001:db8:ffff::9"),
+    };
+    let ip = |arguments: &[&str]| {
+        let output = Command::new("ip").arg(digit).args(arguments).output().unwrap();
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let default = ip(&["route", "show", "default"]).unwrap();
+    let way: Vec<&str> = default.split_whitespace().skip(1).take(4).collect();
+    assert!(ip(&[&["route", "add", nodes][..], &way].concat()).is_some(), "{way:?}");
+    assert!(ip(&["route", "del", "default"]).is_some());
+    assert_eq!(ip(&["route", "get", elsewhere]), None);
+}
+
+/// The node's own packets find a way to Services in a family in which the host has none to anywhere else.
+#[test]
+fn the_node_reaches_services_without_a_default_route() {
+    isolated!(|| {
+        let cluster = Cluster::start(Datapath::Bridge);
+        let Cluster { lab, beside, far, hosts, .. } = &cluster;
+        cluster.service(1, &json!({}), &[(beside, "node1"), (far, "node2")]);
+        cluster.service(2, &json!({}), &[]);
+        for family in FAMILIES {
+            let at = |number| SocketAddr::new(Cluster::service_address(number, family), PORT);
+            wait_for("the Service", SOON, || traffic::ask(&hosts[0], at(1), lab.canary()).is_ok()).unwrap();
+            hosts[0].run(|| leave_nodes_alone(family)).unwrap();
+            let (_, fabric) = cluster.own(family);
+            let seen = [("beside", fabric), ("far", fabric)];
+            cluster.assert_answers(&hosts[0], at(1), lab.canary(), &seen);
+            cluster.assert_refused(&hosts[0], at(2));
+        }
+        cluster.nothing_leaked();
     });
 }
 

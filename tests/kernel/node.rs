@@ -225,6 +225,7 @@ impl Node {
             interface: config.tunnel,
             tunnel: Some(self.tunnel.index),
             routed: false,
+            service_cidrs: Vec::new(),
         };
         let routes = routing.routes().into_iter().filter(|route| route.table == POD_TABLE);
         let mut changes: Vec<_> = routes.map(|route| route.replace()).collect();
