@@ -1,8 +1,8 @@
-//! What is put in the way between the agent of a node and the API server. Nothing else of the node is touched: the agent
-//! alone reaches the API server by its Service.
+//! What is put in the way between the agent of a node and the API server. Where kube-proxy serves Services, nothing else of the
+//! node is touched: the agent alone reaches the API server by its Service. Else the kubelet shares its fate.
 
 use std::io::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl Kubernetes {
         let what = format!("put an obstacle between {node} and the API server");
         let space = self.node_space(node).cloned().ok_or_else(|| Error::new(&what, "no such node".into()))?;
         let obstructed = Obstructed { space };
-        obstructed.nft(&rules(obstacle, self.service())).doing(&what)?;
+        obstructed.nft(&rules(obstacle, self.server())).doing(&what)?;
         if obstacle == Obstacle::Cut {
             self.abort_connections(node)?;
         }
@@ -45,9 +45,8 @@ impl Kubernetes {
 
     /// Aborts the connections of a node's agent to the API server, once.
     pub fn abort_connections(&self, node: &str) -> Result<(), Error> {
-        let port = format!(":{PORT}");
-        let service = self.service().to_string();
-        self.on_node(node, "ss", &["--kill", "--tcp", "dst", &service, "dport", "=", &port]).map(drop)
+        let (server, port) = (self.server().ip().to_string(), format!(":{}", self.server().port()));
+        self.on_node(node, "ss", &["--kill", "--tcp", "dst", &server, "dport", "=", &port]).map(drop)
     }
 
     /// Runs a program in the namespaces of a node; gives what it prints.
@@ -66,10 +65,15 @@ impl Kubernetes {
         }
     }
 
-    /// The address that agents know the API server by.
-    fn service(&self) -> IpAddr {
-        let range = self.world().plan().service_cidrs().into_iter().next();
-        range.map_or(IpAddr::from([127, 0, 0, 1]), |range| nth(range, 1))
+    /// Where agents find the API server.
+    fn server(&self) -> SocketAddr {
+        let own = self.api_url().trim_start_matches("https://").parse();
+        let service = self.world().plan().service_cidrs().into_iter().next();
+        match (self.has_kube_proxy(), service, own) {
+            (false, _, Ok(own)) => own,
+            (_, Some(range), _) => SocketAddr::new(nth(range, 1), PORT),
+            _ => SocketAddr::new(IpAddr::from([127, 0, 0, 1]), PORT),
+        }
     }
 }
 
@@ -98,8 +102,9 @@ impl Drop for Obstructed {
 }
 
 /// Before the Service's address is translated on the way out, and after it is translated back.
-fn rules(obstacle: Obstacle, service: IpAddr) -> String {
-    let ip = if service.is_ipv6() { "ip6" } else { "ip" };
+fn rules(obstacle: Obstacle, server: SocketAddr) -> String {
+    let ip = if server.is_ipv6() { "ip6" } else { "ip" };
+    let (address, port) = (server.ip(), server.port());
     let (out, back) = match obstacle {
         Obstacle::Slow(rate) => {
             let rule = format!("limit rate over {rate}/second burst {rate} packets drop");
@@ -109,8 +114,8 @@ fn rules(obstacle: Obstacle, service: IpAddr) -> String {
         Obstacle::Cut => ("reject with tcp reset".into(), "accept".into()),
     };
     format!(
-        "table inet {TABLE} {{\n  chain out {{\n    type filter hook output priority -150;\n    {ip} daddr {service} \
-         tcp dport {PORT} {out}\n  }}\n  chain back {{\n    type filter hook input priority 150;\n    {ip} saddr {service} \
-         tcp sport {PORT} {back}\n  }}\n}}\n"
+        "table inet {TABLE} {{\n  chain out {{\n    type filter hook output priority -150;\n    {ip} daddr {address} \
+         tcp dport {port} {out}\n  }}\n  chain back {{\n    type filter hook input priority 150;\n    {ip} saddr {address} \
+         tcp sport {port} {back}\n  }}\n}}\n"
     )
 }
