@@ -116,7 +116,9 @@ impl Settings {
     }
 
     fn tunnel(&self, object: &mut Object) {
-        replace(&mut object.pod()["containers"][0]["args"], INTERFACE, &self.config.interface);
+        for container in items(&mut object.pod()["containers"]).filter(|it| it["name"] == "tunnel") {
+            replace(&mut container["args"], INTERFACE, &self.config.interface);
+        }
     }
 
     fn agent(&self, object: &mut Object, config: &str, server: Option<String>) {

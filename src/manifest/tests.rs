@@ -96,7 +96,9 @@ fn what_the_configuration_says_otherwise_is_said_everywhere() {
     );
     let objects = settings(Distribution::Kubeadm, &text).objects();
     let tunnel = find(&objects, "DaemonSet", TUNNEL);
-    assert_eq!(tunnel["spec"]["template"]["spec"]["containers"][0]["args"][1], "mesh0");
+    let containers = tunnel["spec"]["template"]["spec"]["containers"].as_array().unwrap();
+    let named = |name: &str| containers.iter().find(|container| container["name"] == name).unwrap();
+    assert_eq!((&named("tunnel")["args"][1], &named("ports")["args"]), (&json!("mesh0"), &json!(["ports"])));
     let agent = find(&objects, "DaemonSet", AGENT);
     for probe in ["livenessProbe", "readinessProbe"] {
         let asked = &agent["spec"]["template"]["spec"]["containers"][0][probe]["httpGet"];
