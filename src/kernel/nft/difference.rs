@@ -86,6 +86,7 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Elements come last: with each rule that looks into a map the kernel goes through all that the map has by then.
     fn add(&self, inside: &mut Inside<'_>) {
         for name in self.wanted.counters.difference(&self.have.counters) {
             inside.add_counter(name);
@@ -93,15 +94,15 @@ impl<'a> Plan<'a> {
         for (name, chain) in self.wanted.chains.iter().filter(|(name, _)| !self.chain_stays(name)) {
             inside.add_chain(name, chain);
         }
-        for (name, set) in &self.wanted.sets {
-            let old = self.have.sets.get(name).filter(|_| self.set_stays(name));
-            if old.is_none() {
-                inside.add_set(name, set);
-            }
-            inside.add_elements(name, missing(set, old));
+        let old = |name: &String| self.have.sets.get(name).filter(|_| self.set_stays(name));
+        for (name, set) in self.wanted.sets.iter().filter(|(name, _)| old(name).is_none()) {
+            inside.add_set(name, set);
         }
         for (name, chain) in self.wanted.chains.iter().filter(|(name, _)| !self.rules_stay(name)) {
             add_rules(inside, name, chain);
+        }
+        for (name, set) in &self.wanted.sets {
+            inside.add_elements(name, missing(set, old(name)));
         }
     }
 }

@@ -220,19 +220,17 @@ impl Update {
             inside.delete_chain(name);
         }
         self.old_sets.iter().for_each(|name| inside.delete_set(name));
-        for (name, set) in &self.new_sets {
-            inside.add_set(name, set);
-            inside.add_new_elements(name, &set.elements);
-        }
+        self.new_sets.iter().for_each(|(name, set)| inside.add_set(name, set));
         for (name, _) in self.chains.iter().filter(|(_, change)| matches!(change, ChainUpdate::Add(_))) {
             inside.add_chain(name, &Chain::default());
         }
-        self.sets.iter().for_each(|(name, set)| inside.add_new_elements(name, &set.add));
         for (name, change) in &self.chains {
             for (index, rule) in change.rules().iter().enumerate() {
                 inside.add_rule(name, index + 1, rule);
             }
         }
+        self.new_sets.iter().for_each(|(name, set)| inside.add_new_elements(name, &set.elements));
+        self.sets.iter().for_each(|(name, set)| inside.add_new_elements(name, &set.add));
         transaction
     }
 
