@@ -41,7 +41,7 @@ use context::{Cell, Context};
 use facts::KernelFacts;
 use sources::confirm::Confirmer;
 use sources::reflect::{self, Served};
-use sources::{kernel, session as tunnel_session};
+use sources::{kernel, servers as api_servers, session as tunnel_session};
 use table::Frame;
 use view::View;
 
@@ -130,7 +130,7 @@ async fn watch(context: &Context) {
                 tracing::warn!(address = %lost, "the node has lost this address, connecting to the API server again");
                 None
             }
-            dead = servers::lost(context) => {
+            dead = api_servers::lost(context) => {
                 tracing::warn!(server = %dead, "the API server does not answer");
                 Some(dead)
             }

@@ -9,19 +9,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use selvedge_keys::durable;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
-
-use super::context::Context;
+use tokio::time::timeout;
 
 /// Addresses that are remembered. Control planes have three or five.
 const MOST: usize = 16;
 /// An API server has this long to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How often the one in use is asked whether it lives, where there are others.
-const ASK: Duration = Duration::from_secs(10);
-/// It has this long for the answer, twice.
-const ANSWER: Duration = Duration::from_secs(3);
-
 /// What is known of the API servers.
 #[derive(Debug)]
 pub(super) struct Servers {
@@ -95,30 +88,6 @@ pub(super) async fn choose(
 
 async fn accepts(server: SocketAddr) -> bool {
     matches!(timeout(CONNECT, TcpStream::connect(server)).await, Ok(Ok(_)))
-}
-
-/// Waits until the server in use does not answer, and there is another one to turn to. Returns it.
-pub(super) async fn lost(context: &Context) -> SocketAddr {
-    loop {
-        sleep(ASK).await;
-        let Some(server) = context.api.server() else { continue };
-        if context.api.servers().get().iter().any(|other| *other != server)
-            && !lives(context).await
-            && !lives(context).await
-        {
-            return server;
-        }
-    }
-}
-
-/// It answers, be it that it does not know us.
-async fn lives(context: &Context) -> bool {
-    let Ok(request) = http::Request::get("/livez").body(Vec::new()) else { return true };
-    match timeout(ANSWER, context.api.watching().request_text(request)).await {
-        Ok(Ok(_)) => true,
-        Ok(Err(kube::Error::Api(status))) => status.code < 500,
-        Ok(Err(_)) | Err(_) => false,
-    }
 }
 
 #[cfg(test)]

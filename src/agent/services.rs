@@ -9,7 +9,7 @@ use super::control::Name;
 use super::routing;
 use crate::config;
 use crate::local::{Method, Problem, Response, Router};
-use crate::service::balancer::ServiceName;
+use crate::service::object::ServiceName;
 use crate::service::show::{self, ServiceList};
 use crate::service::table;
 use crate::service::trace::{self, Packet, Surroundings, Trace};

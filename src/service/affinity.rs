@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::endpoints::Backends;
 use super::names::{name, port_name, set_name};
-use super::table::target;
+use super::target::selectors;
 use crate::kernel::nft::{DataType, End, Expiry, Field, Ip, Rule, Selector, Set, SetOperation};
 
 /// Clients of one port of a Service, in one family, that are remembered. Others are served as without session affinity.
@@ -101,11 +101,11 @@ impl Affinity {
         };
         let recall = |rule: Rule| rule.map(&client, &clients).set_priority();
         let draw = |size: u32| {
-            let slot = [&target(ip)[..], &[Selector::Random(size)]].concat();
+            let slot = [&selectors(ip)[..], &[Selector::Random(size)]].concat();
             rule().map(&slot, &slots).set_priority()
         };
         let serve = |rule: Rule| {
-            let numbered = [&target(ip)[..], &[Selector::Priority]].concat();
+            let numbered = [&selectors(ip)[..], &[Selector::Priority]].concat();
             rule.map(&numbered, &numbers).dnat_to_mapped(ip)
         };
         let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);

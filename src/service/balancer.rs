@@ -8,28 +8,14 @@ use super::checks::Checks;
 use super::elements;
 use super::kept::Kept;
 use super::loopback::Loopback;
-use super::object::{Service, Slice};
-use super::plan::{Had, Kind, Node, Plan, PortPlan, Served, Target, plan};
+use super::object::{Service, ServiceName, Slice};
+use super::plan::{Had, Node, Plan, PortPlan, Served, plan};
 use super::reserved::{Refusal, Reserved};
 use super::stale::Stale;
+use super::target::{Kind, Target};
 use crate::kernel::nft::{Table, Update};
 use crate::kernel::protocol::Protocol;
 use crate::ports::wanted::Check;
-
-/// Names a Service.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceName {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
-impl std::fmt::Display for ServiceName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
 
 /// Somebody who wants to serve a target.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::balancer::ServiceName;
 use super::endpoints::Place;
-use super::object::{Service, Slice};
+use super::object::{Service, ServiceName, Slice};
 use crate::ports::wanted::Check;
 
 /// Those of all Services.

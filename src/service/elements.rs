@@ -8,9 +8,11 @@ use ipnet::IpNet;
 use super::affinity::Affinity;
 use super::class::MAX_BACKENDS;
 use super::endpoints::Backend;
-use super::names::{TABLE, affinity_plan, name, plan_number, set_name};
+use super::names::{TABLE, name, set_name};
+use super::number::{affinity_plan, plan_number};
 use super::object::TrafficPolicy;
-use super::plan::{Action, Kind, Plan, PortPlan, Served, Sources, Target};
+use super::plan::{Action, Plan, PortPlan, Served, Sources};
+use super::target::{Kind, Target};
 use crate::kernel::nft::{Concat, Data, Element, Family, Ip, Key, Rule, Set, Update, Verdict};
 
 /// An update of the table of Services that changes nothing yet.

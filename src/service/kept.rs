@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use super::affinity::Affinity;
 use super::endpoints::{Backend, Backends};
 use super::names::{name, set_name};
-use super::plan::{Had, Target};
+use super::plan::Had;
+use super::target::Target;
 use crate::kernel::nft::{Data, Element, Ip, Key, Table};
 use crate::kernel::protocol::Protocol;
 

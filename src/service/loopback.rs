@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::balancer::ServiceName;
-use super::object::Service;
+use super::object::{Service, ServiceName};
 use crate::kernel::protocol::Protocol;
 
 /// Those of all Services.

@@ -13,6 +13,7 @@ pub mod endpoints;
 mod kept;
 mod loopback;
 mod names;
+mod number;
 pub mod object;
 pub mod order;
 pub mod plan;
@@ -22,6 +23,7 @@ pub mod show;
 pub mod stale;
 pub mod sweeper;
 pub mod table;
+pub mod target;
 #[cfg(test)]
 mod tests;
 pub mod trace;

@@ -1,7 +1,5 @@
-//! Names of the table of Services, of its maps and chains, and the numbers of plans.
+//! Names of the table of Services, of its maps and chains.
 
-use super::class::Class;
-use super::plan::Action;
 use crate::kernel::nft::Ip;
 
 /// Name of the nftables table, of family inet.
@@ -33,30 +31,6 @@ pub(super) mod name {
     pub(in crate::service) const NUMBERS: [&str; 2] = ["numbers", "local-numbers"];
     /// Client to the number of its backend; a map for each port with session affinity.
     pub(in crate::service) const CLIENTS: &str = "clients";
-}
-
-/// The number by which the maps of targets name what becomes of a packet: that of an action, and of the class of its backends.
-#[must_use]
-pub(super) fn plan_number(action: Action, count: usize) -> u32 {
-    let class = u32::from(Class::of(count).number);
-    match action {
-        Action::Reject => 1,
-        Action::Drop => 2,
-        Action::Cluster => 0x100 + class,
-        Action::Masquerade => 0x200 + class,
-        Action::Local => 0x300 + class,
-    }
-}
-
-/// The same for a port with session affinity, whose backends are its own chain's matter.
-#[must_use]
-pub(super) fn affinity_plan(action: Action) -> u32 {
-    match action {
-        Action::Reject | Action::Drop => plan_number(action, 0),
-        Action::Cluster => 3,
-        Action::Masquerade => 4,
-        Action::Local => 5,
-    }
 }
 
 /// A map or set of one family.

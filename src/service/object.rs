@@ -27,6 +27,21 @@ pub enum TrafficPolicy {
     Local,
 }
 
+/// Names a Service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// A Service that this node serves: of type ClusterIP, NodePort or LoadBalancer, with at least one cluster IP.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Service {

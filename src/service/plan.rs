@@ -7,13 +7,12 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::affinity::Affinity;
-use super::balancer::ServiceName;
 use super::endpoints::{self, Backend, Backends, Place};
-use super::object::{Service, ServicePort, Slice, TrafficPolicy};
+use super::object::{Service, ServiceName, ServicePort, Slice, TrafficPolicy};
 use super::order::arrange;
 use super::reserved::{Refusal, Reserved};
+use super::target::{Kind, Target};
 use crate::kernel::nft::Ip;
-use crate::kernel::protocol::Protocol;
 
 /// What Services are reached at beside their own addresses, and where this node is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,38 +25,6 @@ pub struct Node {
     pub has_loopback: bool,
     /// What no Service gets.
     pub reserved: Arc<Reserved>,
-}
-
-/// The kind of an address that a Service is reached at. Where two Services claim the same, that of the first kind gets it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Kind {
-    /// `spec.clusterIPs`.
-    #[serde(rename = "clusterIP")]
-    ClusterIp,
-    /// A node port, on an address of the node.
-    NodePort,
-    /// `status.loadBalancer.ingress`.
-    #[serde(rename = "ingressIP")]
-    Ingress,
-    /// `spec.externalIPs`.
-    #[serde(rename = "externalIP")]
-    ExternalIp,
-}
-
-/// An address, a port and a protocol that packets are sent to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Target {
-    /// Address and port.
-    pub at: SocketAddr,
-    /// The protocol.
-    pub protocol: Protocol,
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.at, self.protocol)
-    }
 }
 
 /// What becomes of the first packet of a connection.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::plan::{Kind, Target};
+use super::target::{Kind, Target};
 use crate::kernel::protocol::Protocol;
 
 /// What is the cluster's own.

@@ -7,11 +7,13 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::balancer::{Balancer, ServiceName};
+use super::balancer::Balancer;
 use super::endpoints::Backend;
+use super::object::ServiceName;
 use super::object::TrafficPolicy;
-use super::plan::{Action, Kind, Plan, PortPlan, Target};
+use super::plan::{Action, Plan, PortPlan};
 use super::reserved::Refusal;
+use super::target::{Kind, Target};
 use crate::kernel::protocol::Protocol;
 
 /// The Services of a node.

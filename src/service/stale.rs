@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::plan::{Served, Target};
+use super::plan::Served;
+use super::target::Target;
 use crate::kernel::conntrack::Connection;
 use crate::kernel::protocol::Protocol;
 

@@ -13,8 +13,10 @@ use ipnet::IpNet;
 use super::affinity;
 use super::class::{Class, DRAWS};
 pub use super::names::TABLE;
-use super::names::{affinity_plan, name, plan_number, set_name};
+use super::names::{name, set_name};
+use super::number::{affinity_plan, plan_number};
 use super::plan::Action;
+use super::target::selectors;
 use crate::kernel::LINK_GROUP;
 use crate::kernel::nft::{
     self, Chain, ChainKind, Counter, Data, DataType, End, Error, Expression, Family, Field, Hook, Ip,
@@ -144,17 +146,12 @@ fn forward() -> Vec<Rule> {
     vec![Rule::new().iif_group(LINK_GROUP).ct_state(ct_state::INVALID).count("invalid").drop()]
 }
 
-/// What a packet is sent to.
-pub(super) fn target(ip: Ip) -> [Selector; 3] {
-    [Selector::Address(ip, End::Destination), Selector::Protocol, Selector::Port(End::Destination)]
-}
-
 /// Refused is who may not use the target, then its plan is followed.
 fn planned(ip: Ip, map: &str) -> [Rule; 2] {
-    let from = [&target(ip)[..], &[Selector::Address(ip, End::Source)]].concat();
-    let restricted = Rule::new().ip(ip).in_set(&target(ip), &set_name(name::RESTRICTED, ip));
+    let from = [&selectors(ip)[..], &[Selector::Address(ip, End::Source)]].concat();
+    let restricted = Rule::new().ip(ip).in_set(&selectors(ip), &set_name(name::RESTRICTED, ip));
     let refused = restricted.not_in_set(&from, &set_name(name::ALLOWED, ip)).goto("refused");
-    [refused, Rule::new().ip(ip).map(&target(ip), &set_name(map, ip)).set_priority().goto("planned")]
+    [refused, Rule::new().ip(ip).map(&selectors(ip), &set_name(map, ip)).set_priority().goto("planned")]
 }
 
 /// A port that a Service does not have is rejected. A Service address that no Service has is left to the guard.
@@ -195,7 +192,7 @@ fn actions(classes: impl Iterator<Item = Class>, table: &mut Table) {
     lead(affinity_plan(Action::Masquerade), "affinity-masquerade");
     lead(affinity_plan(Action::Local), name::AFFINITY[1]);
     for chain in name::AFFINITY {
-        let by_port = |ip| Rule::new().ip(ip).vmap(&target(ip), &set_name(chain, ip));
+        let by_port = |ip| Rule::new().ip(ip).vmap(&selectors(ip), &set_name(chain, ip));
         let rules = Ip::BOTH.into_iter().map(by_port).chain([Rule::new().goto("dropped")]);
         table.chain(chain, Chain::regular(rules.collect()));
     }
@@ -226,7 +223,7 @@ fn draw(class: Class, map: &str) -> Vec<Rule> {
     let rules = Ip::BOTH.into_iter().flat_map(|ip| {
         let map = set_name(map, ip);
         sizes.iter().map(move |size| {
-            let fields = [&target(ip)[..], &[Selector::Random(*size)]].concat();
+            let fields = [&selectors(ip)[..], &[Selector::Random(*size)]].concat();
             Rule::new().ip(ip).map(&fields, &map).dnat_to_mapped(ip)
         })
     });

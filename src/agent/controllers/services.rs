@@ -16,13 +16,15 @@ use crate::kernel::nft::{self, Changes, Connection, Error, Family, Update};
 use crate::kernel::protocol::Protocol;
 use crate::mesh::node_object::OwnNode;
 use crate::ports::answer::{HEALTHZ_PORT, MODE_PORT};
-use crate::service::balancer::{Balancer, Refused, ServiceName};
+use crate::service::balancer::{Balancer, Refused};
 use crate::service::endpoints::Place;
+use crate::service::object::ServiceName;
 use crate::service::object::{Service, Slice, SlicePort};
-use crate::service::plan::{Node, Target};
+use crate::service::plan::Node;
 use crate::service::reserved::{Reserved, is_no_host};
 use crate::service::sweeper::Sweeper;
 use crate::service::table::{Structure, TABLE};
+use crate::service::target::Target;
 
 /// Changes whose time to the kernel is measured at once.
 const TIMED: usize = 10_000;

@@ -2,8 +2,8 @@
 
 use super::{field, sentence};
 use crate::service::object::TrafficPolicy;
-use crate::service::plan::Kind;
 use crate::service::show::{ServiceList, ShownAddress, ShownEndpoint, ShownPort, ShownService};
+use crate::service::target::Kind;
 
 /// Endpoints of a port that are shown of a Service that nobody named.
 const ENDPOINTS: usize = 8;

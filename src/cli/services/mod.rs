@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::{Exit, Failure, Output, table};
 use crate::local::{Client, ClientError, StatusCode, encode};
 use crate::paths::Paths;
-use crate::service::balancer::ServiceName;
+use crate::service::object::ServiceName;
 use crate::service::show::{self, ServiceList, ShownService};
 use crate::service::trace::{Packet, Trace, TraceVerdict};
 

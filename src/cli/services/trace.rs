@@ -111,7 +111,8 @@ mod tests {
 
     use super::*;
     use crate::kernel::protocol::Protocol;
-    use crate::service::plan::{Action, Kind};
+    use crate::service::plan::Action;
+    use crate::service::target::Kind;
 
     fn address(last: u16) -> IpAddr {
         IpAddr::from([0x2001, 0xdb8, 0x1111, 0x2222, 0x3333, 0x4444, 0x5555, last])

@@ -6,7 +6,8 @@ use super::*;
 use crate::kernel::nft::Ip;
 use crate::service::endpoints::{Backends, choose};
 use crate::service::object::TrafficPolicy;
-use crate::service::plan::{Action, Had, Kind, PortPlan, Target, plan};
+use crate::service::plan::{Action, Had, PortPlan, plan};
+use crate::service::target::{Kind, Target};
 
 /// Who serves for each policy: addresses and ports.
 fn chosen(slices: &[Slice]) -> [Vec<String>; 2] {

@@ -8,8 +8,8 @@ mod shown;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::balancer::ServiceName;
 use super::endpoints::Place;
+use super::object::ServiceName;
 use super::object::{Endpoint, Service, ServicePort, Slice, SlicePort};
 use super::plan::Node;
 use super::reserved::Reserved;

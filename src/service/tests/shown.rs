@@ -94,7 +94,7 @@ fn a_target_that_a_service_has_twice_is_shown_as_what_it_is_served_as() {
     balancer.update();
     let found = services(&balancer, &BTreeSet::new());
     let kinds: Vec<_> = found[0].ports[0].addresses.iter().map(|address| address.kind).collect();
-    assert_eq!(kinds, [crate::service::plan::Kind::ClusterIp, crate::service::plan::Kind::Ingress]);
+    assert_eq!(kinds, [crate::service::target::Kind::ClusterIp, crate::service::target::Kind::Ingress]);
 }
 
 #[test]

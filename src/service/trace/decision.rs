@@ -4,10 +4,12 @@ use std::net::IpAddr;
 
 use super::surroundings::{contain, is_hairpin};
 use super::{Origin, Packet, Surroundings, Trace, TraceVerdict, TracedEndpoint};
-use crate::service::balancer::{Balancer, ServiceName};
+use crate::service::balancer::Balancer;
 use crate::service::class::MAX_BACKENDS;
 use crate::service::endpoints::Backend;
-use crate::service::plan::{Action, Kind, Plan, PortPlan, Served};
+use crate::service::object::ServiceName;
+use crate::service::plan::{Action, Plan, PortPlan, Served};
+use crate::service::target::Kind;
 
 /// Of packets that another node's pod would send here by mistake.
 const NOT_FROM_OUTSIDE: &str =

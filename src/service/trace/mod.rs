@@ -10,7 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Action, Kind, Target};
+use super::plan::Action;
+use super::target::{Kind, Target};
 use crate::kernel::protocol::Protocol;
 pub use decision::{other_proxy, trace};
 pub use surroundings::Surroundings;
