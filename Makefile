@@ -4,7 +4,7 @@ CARGO ?= cargo
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: toolchain
 toolchain:
@@ -74,6 +74,11 @@ bench-cni: lab ## CNI ADD and DEL beside bridge and host-local of the CNI projec
 bench-scale: lab ## One agent among 1,000 and 5,000 Nodes: time, CPU, memory, API requests
 	mkdir -p target/bench
 	target/release/selvedge-lab bench-scale --report target/bench/scale.md
+
+.PHONY: bench-services
+bench-services: lab ## Services beside kube-proxy: sync, changes, first packets, throughput, memory
+	mkdir -p target/bench
+	target/release/selvedge-lab bench-services --report target/bench/services.md
 
 .PHONY: fuzz
 fuzz: toolchain ## Fuzz every parser of foreign bytes for a minute each (needs nightly and cargo-fuzz)

@@ -43,13 +43,16 @@ pub static ENDPOINT_SLICES: Resource = of("discovery.k8s.io", "EndpointSlice", "
 /// networking.k8s.io/v1 NetworkPolicy.
 pub static NETWORK_POLICIES: Resource =
     of("networking.k8s.io", "NetworkPolicy", "networkpolicies", &["netpol"]);
+/// networking.k8s.io/v1 ServiceCIDR.
+pub static SERVICE_CIDRS: Resource =
+    of("networking.k8s.io", "ServiceCIDR", "servicecidrs", &[]).cluster().with_status();
 /// events.k8s.io/v1 Event: another form of the same objects as [`EVENTS`].
 pub static NEW_EVENTS: Resource = of("events.k8s.io", "Event", "events", &[]);
 /// coordination.k8s.io/v1 Lease.
 pub static LEASES: Resource = of("coordination.k8s.io", "Lease", "leases", &[]);
 
 /// All of them, grouped as discovery lists them.
-pub static ALL: [&Resource; 13] = [
+pub static ALL: [&Resource; 14] = [
     &NODES,
     &PODS,
     &SERVICES,
@@ -61,6 +64,7 @@ pub static ALL: [&Resource; 13] = [
     &SERVICE_ACCOUNTS,
     &ENDPOINT_SLICES,
     &NETWORK_POLICIES,
+    &SERVICE_CIDRS,
     &NEW_EVENTS,
     &LEASES,
 ];

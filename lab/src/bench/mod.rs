@@ -3,5 +3,7 @@
 pub mod cni;
 mod figures;
 pub mod scale;
+pub mod services;
+mod usage;
 
 pub use figures::Figures;

@@ -11,6 +11,7 @@ use crate::state;
 
 mod bench_cni;
 mod bench_scale;
+mod bench_services;
 mod conformance;
 mod enter;
 mod given;
@@ -55,6 +56,8 @@ enum Verb {
     BenchCni(bench_cni::Args),
     /// Measure time, CPU, memory and API requests of one agent among thousands of Nodes
     BenchScale(bench_scale::Args),
+    /// Measure how fast Services are served, beside kube-proxy
+    BenchServices(bench_services::Args),
     /// Take a lab down
     Down(Name),
     /// Run a shell in the lab's own namespaces, with KUBECONFIG set
@@ -75,6 +78,8 @@ enum Verb {
     BenchCniInside(bench_cni::Inside),
     #[command(hide = true)]
     BenchScaleInside(bench_scale::Inside),
+    #[command(hide = true)]
+    BenchServicesInside(bench_services::Inside),
 }
 
 /// Which lab.
@@ -219,6 +224,8 @@ pub fn main() -> ExitCode {
         Verb::BenchCniInside(args) => bench_cni::inside(&args),
         Verb::BenchScale(args) => bench_scale::run(&args),
         Verb::BenchScaleInside(args) => bench_scale::inside(&args),
+        Verb::BenchServices(args) => bench_services::run(&args),
+        Verb::BenchServicesInside(args) => bench_services::inside(&args),
     };
     result.unwrap_or_else(|failure| {
         eprintln!("selvedge-lab: {}", failure.text);

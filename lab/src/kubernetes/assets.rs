@@ -106,6 +106,16 @@ impl Assets {
         Ok(Path::new(folder.lines().last().unwrap_or_default()).join("bin/cni"))
     }
 
+    /// Builds kube-proxy where it is not there yet; returns the program.
+    ///
+    /// # Errors
+    /// As [`Assets::prepare`].
+    pub fn kube_proxy() -> Result<PathBuf, Error> {
+        let build = project()?.join(BUILD);
+        let folder = run(&build, &[Path::new("kube-proxy")], &[])?;
+        Ok(Path::new(folder.lines().last().unwrap_or_default()).join("bin/kube-proxy"))
+    }
+
     /// The same, for the program inside.
     #[must_use]
     pub fn args(&self) -> Vec<std::ffi::OsString> {

@@ -165,9 +165,11 @@ impl Services {
     }
 
     /// Makes the kernel's table what is wanted: by an update alone, where it is known what the kernel has.
-    fn apply(&mut self, structure: Structure, update: &Update, is_known: bool) -> Result<Changes, Error> {
+    fn apply(&mut self, structure: Structure, update: Update, is_known: bool) -> Result<Changes, Error> {
         let known = self.applied.take().is_some_and(|applied| is_known && applied == structure);
-        let updated = if known { Some(self.connection.update(update)) } else { None };
+        let updated = known.then(|| self.connection.update(&update));
+        // At the start it is as large as the table.
+        drop(update);
         let changes = match updated {
             None | Some(Err(Error::Stale { .. })) => {
                 let mut table = structure.table();
@@ -215,7 +217,7 @@ impl Controller for Services {
         let update = self.balancer().update();
         let is_known = ![Trigger::ServiceTable, Trigger::Resync].iter().any(|it| pending.has(*it));
         let start = Instant::now();
-        let changes = self.apply(structure, &update, is_known).map_err(Unmet::failed)?;
+        let changes = self.apply(structure, update, is_known).map_err(Unmet::failed)?;
         self.measure(start);
         if let Err(error) = self.context.api.servers().set(self.servers.values().flatten().map(|it| it.at)) {
             tracing::warn!(error = format!("{error:#}"), "the API servers will not be known after a restart");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::element::Element;
 use super::key::Key;
-use super::socket::Socket;
+use super::socket::{Sent, Socket};
 use super::table::{Counter, Family, Table, TableState};
 use super::transaction::{DELETE_ELEMENTS, Transaction};
 use super::update::Update;
@@ -156,6 +156,12 @@ impl Connection {
     /// [`Error`].
     pub fn generation(&mut self) -> Result<u32, Error> {
         retry(|| self.socket.generation())
+    }
+
+    /// What this connection has sent since it was opened.
+    #[must_use]
+    pub fn sent(&self) -> Sent {
+        self.socket.sent()
     }
 
     /// Calls `action` until nobody changes the ruleset meanwhile, but not for ever: reading a large table takes longer

@@ -64,6 +64,7 @@ pub use part::{Branch, base_chains, chain_names, delete_chains, put_chains, read
 pub use rule::{Rule, octets, padded};
 pub use selector::Selector;
 pub use set::{DataType, Expiry, Set};
+pub use socket::Sent;
 pub use table::{Base, Chain, ChainKind, Counter, Family, Hook, Policy, Table, TableState};
 pub use update::Update;
 
@@ -126,6 +127,17 @@ pub fn read(family: Family, name: &str) -> Result<Option<TableState>, Error> {
 /// [`Error`].
 pub fn counters(family: Family, name: &str) -> Result<BTreeMap<String, Counter>, Error> {
     Connection::open()?.counters(family, name)
+}
+
+/// The bytes that [`Connection::apply`] sends where the kernel does not have the table; for measurements.
+///
+/// # Errors
+/// [`Error::TooLong`].
+#[doc(hidden)]
+pub fn batch(table: &Table) -> Result<Vec<u8>, Error> {
+    let mut transaction = transaction::Transaction::default();
+    difference::steps(&mut transaction, None, table);
+    transaction.batch(None)
 }
 
 /// The names of all tables of a family, anybody's.

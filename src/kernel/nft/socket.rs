@@ -20,12 +20,22 @@ const DATAGRAM: usize = 64 * 1024;
 /// Answers to one batch: an error for each bad step at worst.
 const RECEIVE_BUFFER: usize = 1024 * 1024;
 
+/// What a connection has sent to the kernel since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// Requests to read an object or a list.
+    pub requests: u64,
+    /// Batches of changes.
+    pub batches: u64,
+}
+
 /// A socket in the network namespace of the thread that opened it; it stays there, whichever thread uses it.
 #[derive(Debug)]
 pub(super) struct Socket {
     netlink: Netlink,
     /// Lists that were read while somebody changed the ruleset are taken, too.
     lenient: Cell<bool>,
+    sent: Cell<Sent>,
 }
 
 impl Socket {
@@ -41,7 +51,7 @@ impl Socket {
         netlink.set_cap_ack(true).map_err(failed("set NETLINK_CAP_ACK"))?;
         netlink.set_ext_ack(true).map_err(failed("set NETLINK_EXT_ACK"))?;
         let _ = setsockopt(&netlink.as_fd(), sockopt::RcvBufForce, &RECEIVE_BUFFER);
-        Ok(Self { netlink, lenient: Cell::new(false) })
+        Ok(Self { netlink, lenient: Cell::new(false), sent: Cell::default() })
     }
 
     /// Whether lists that were read while somebody changed the ruleset are taken, too.
@@ -51,6 +61,10 @@ impl Socket {
 
     pub(super) fn set_lenient(&self, lenient: bool) {
         self.lenient.set(lenient);
+    }
+
+    pub(super) fn sent(&self) -> Sent {
+        self.sent.get()
     }
 
     /// Number of the ruleset: each committed batch, anybody's, makes a new one.
@@ -103,6 +117,8 @@ impl Socket {
         out.message(kind(message), REQUEST | flags, 0, &header(family, 0), body);
         let failed = |source| Error::Socket { action: "ask nftables", source };
         self.discard();
+        let sent = self.sent.get();
+        self.sent.set(Sent { requests: sent.requests + 1, ..sent });
         self.netlink.send(out.finish().ok_or(Error::TooLong)?, 0).map_err(failed)?;
         let mut interrupted = false;
         loop {
@@ -132,6 +148,8 @@ impl Socket {
         let failed = |source| Error::Socket { action: "send a batch", source };
         self.discard();
         self.make_room(batch.len());
+        let sent = self.sent.get();
+        self.sent.set(Sent { batches: sent.batches + 1, ..sent });
         self.netlink.send(&batch, 0).map_err(failed)?;
         let mut answers = 0;
         loop {

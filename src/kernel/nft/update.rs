@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Error;
 use super::difference::missing;
 use super::element::{Data, Element};
 use super::key::Key;
@@ -156,21 +157,20 @@ impl Update {
     }
 
     /// Carries it out in the model of the table: what the kernel has after it, if the kernel has `table` before.
-    pub fn apply_to(&self, table: &mut Table) {
-        for (name, change) in &self.sets {
-            let Some(set) = table.sets.get_mut(name) else { continue };
+    pub fn apply_to(self, table: &mut Table) {
+        for (name, mut change) in self.sets {
+            let Some(set) = table.sets.get_mut(&name) else { continue };
             change.delete.iter().for_each(|key| drop(set.elements.remove(key)));
-            change
-                .add
-                .iter()
-                .for_each(|(key, element)| drop(set.elements.insert(key.clone(), element.clone())));
+            set.elements.append(&mut change.add);
         }
         self.old_sets.iter().for_each(|name| drop(table.sets.remove(name)));
-        table.sets.extend(self.new_sets.clone());
-        for (name, change) in &self.chains {
+        table.sets.extend(self.new_sets);
+        for (name, change) in self.chains {
             match change {
-                ChainUpdate::Delete => drop(table.chains.remove(name)),
-                change => drop(table.chains.insert(name.clone(), Chain::regular(change.rules().to_vec()))),
+                ChainUpdate::Delete => drop(table.chains.remove(&name)),
+                ChainUpdate::Add(rules) | ChainUpdate::Replace(rules) => {
+                    drop(table.chains.insert(name, Chain::regular(rules)));
+                }
             }
         }
     }
@@ -202,6 +202,15 @@ impl Update {
             && self.new_sets.is_empty()
             && self.old_sets.is_empty()
             && self.chains.is_empty()
+    }
+
+    /// The bytes that [`Connection::update`](super::Connection::update) sends; for measurements.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`].
+    #[doc(hidden)]
+    pub fn batch(&self) -> Result<Vec<u8>, Error> {
+        self.transaction().batch(self.generation)
     }
 
     pub(super) fn generation(&self) -> Option<u32> {

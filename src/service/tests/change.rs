@@ -25,7 +25,7 @@ fn filled(balancer: &Balancer) -> Table {
 /// How many elements are deleted and added.
 fn size(update: &Update, before: &Table) -> usize {
     let mut after = before.clone();
-    update.apply_to(&mut after);
+    update.clone().apply_to(&mut after);
     let elements = |table: &Table| {
         let of = |(name, set): (&String, &crate::kernel::nft::Set)| {
             set.elements

@@ -12,7 +12,6 @@ mod outcome;
 mod report;
 mod stage;
 mod tunnel;
-mod usage;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use std::time::{Duration, Instant};
 pub use outcome::{Applied, Delays, Outcome, Rest, Served, Start};
 pub use report::table;
 
+use crate::bench::usage;
 use crate::error::Error;
 use crate::process;
 use heartbeat::Heartbeats;

@@ -65,7 +65,10 @@ fn several_sets_change_in_one_transaction() {
         // Between two neighbours, which it touches.
         update.insert("nets", prefix("10.0.1.0/24")).delete("nets", prefix("10.0.0.0/24"));
         update.insert("ports", ports.clone());
+        let sent = connection.sent();
         assert_eq!(connection.update(&update).unwrap().0.len(), 6);
+        // One batch, and nothing is read.
+        assert_eq!(connection.sent(), Sent { batches: sent.batches + 1, ..sent });
         assert_eq!(connection.generation().unwrap(), before + 1);
 
         let map = table.sets.get_mut("service").unwrap();

@@ -10,33 +10,43 @@ use crate::process::{Process, children};
 const USER_HZ: u64 = 100;
 
 /// CPU time in user and system mode of the process and its present child processes, all threads.
-pub(super) fn cpu(process: &Process) -> Duration {
-    let Some(pid) = process.pid() else { return Duration::ZERO };
-    std::iter::once(pid).chain(children(pid)).filter_map(cpu_of).sum()
+pub(in crate::bench) fn cpu(process: &Process) -> Duration {
+    of_all(process, |[own, _]| own)
 }
 
-fn cpu_of(pid: Pid) -> Option<Duration> {
+/// The same with the child processes that have ended.
+pub(in crate::bench) fn cpu_with_ended(process: &Process) -> Duration {
+    of_all(process, |[own, ended]| own + ended)
+}
+
+fn of_all(process: &Process, which: fn([Duration; 2]) -> Duration) -> Duration {
+    let Some(pid) = process.pid() else { return Duration::ZERO };
+    std::iter::once(pid).chain(children(pid)).filter_map(cpu_of).map(which).sum()
+}
+
+/// Of the process, and of its child processes that have ended.
+fn cpu_of(pid: Pid) -> Option<[Duration; 2]> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     cpu_in(&stat)
 }
 
-/// Fields 14 and 15: `utime` and `stime`; field 3 is the first behind the name in parentheses.
-fn cpu_in(stat: &str) -> Option<Duration> {
+/// Fields 14 to 17: `utime`, `stime`, `cutime` and `cstime`; field 3 is the first behind the name in parentheses.
+fn cpu_in(stat: &str) -> Option<[Duration; 2]> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(Duration::from_millis((user + system) * 1000 / USER_HZ))
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    let mut both = || Some(Duration::from_millis((next()? + next()?) * 1000 / USER_HZ));
+    Some([both()?, both()?])
 }
 
 /// Resident memory in KiB: present and peak.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Memory {
-    pub(super) now: u64,
-    pub(super) peak: u64,
+pub(in crate::bench) struct Memory {
+    pub(in crate::bench) now: u64,
+    pub(in crate::bench) peak: u64,
 }
 
 /// Memory of the process and its present child processes.
-pub(super) fn memory(process: &Process) -> Memory {
+pub(in crate::bench) fn memory(process: &Process) -> Memory {
     let Some(pid) = process.pid() else { return Memory::default() };
     let all = std::iter::once(pid).chain(children(pid));
     let read = all.filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
@@ -58,8 +68,8 @@ mod tests {
 
     #[test]
     fn both_files_are_read() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 250 50 9 9 20 0 1 0 5 1 1";
-        assert_eq!(cpu_in(stat), Some(Duration::from_secs(3)));
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 250 50 90 10 20 0 1 0 5 1 1";
+        assert_eq!(cpu_in(stat), Some([3, 1].map(Duration::from_secs)));
         let status = "Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n";
         assert_eq!(memory_in(status), Memory { now: 1024, peak: 2048 });
         assert!(cpu_of(nix::unistd::getpid()).is_some());
