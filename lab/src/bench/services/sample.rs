@@ -28,8 +28,9 @@ impl Sample {
     pub fn of(values: &[f64]) -> Self {
         let mut values = values.to_vec();
         values.sort_unstable_by(f64::total_cmp);
-        let last = values.len().saturating_sub(1);
-        let at = |percent: usize| values.get((last * percent).div_ceil(100)).copied().unwrap_or_default();
+        // The least value that so many of a hundred do not exceed.
+        let rank = |percent: usize| (values.len() * percent).div_ceil(100).saturating_sub(1);
+        let at = |percent: usize| values.get(rank(percent)).copied().unwrap_or_default();
         let (low, high) = if values.len() < MANY { (0, 100) } else { (10, 90) };
         Self { count: values.len(), low: at(low), median: at(50), high: at(high), p99: at(99) }
     }
@@ -60,6 +61,8 @@ mod tests {
         assert_eq!(Sample::of(&many), expected);
         let expected = Sample { count: 3, low: 1.0, median: 2.0, high: 4.0, p99: 4.0 };
         assert_eq!(Sample::of(&[4.0, 1.0, 2.0]), expected);
+        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!(Sample::of(&hundred).p99, 99.0);
         assert_eq!(Sample::of(&[]), Sample::default());
     }
 
