@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn only_missing_rights_are_a_problem() {
         assert_eq!(judge(&Rights::Missing(vec![])).severity, Severity::Ok);
-        let finding = judge(&Rights::Missing(vec![NEEDED[4], NEEDED[5]]));
+        let finding = judge(&Rights::Missing(vec![NEEDED[4], NEEDED[9]]));
         assert_eq!(finding.severity, Severity::Problem);
         assert_eq!(finding.seen, "the agent may not patch nodes/status, create events");
         assert_eq!(judge(&Rights::NotAgent(Some("admin".into()))).severity, Severity::Skipped);
