@@ -104,6 +104,7 @@ mod tests {
         servers.set([at("192.0.2.2:6443"), at("192.0.2.1:6443"), at("192.0.2.2:6443")]).unwrap();
         servers.set([]).unwrap();
         let both = [at("192.0.2.1:6443"), at("192.0.2.2:6443")];
+        assert_eq!(servers.get(), both);
         assert_eq!(Servers::open(file.clone()).get(), both);
         std::fs::write(&file, "[\"192.0").unwrap();
         let damaged = Servers::open(file.clone());

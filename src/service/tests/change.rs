@@ -86,6 +86,31 @@ fn an_address_that_two_services_claim_goes_to_one_and_on_to_the_other() {
     assert_eq!(after.sets["outside4"].elements.len(), 1, "the other one serves it now");
 }
 
+/// Load balancers are told how many ready endpoints are here, each counted once.
+#[test]
+fn health_checks_count_ready_endpoints_of_this_node() {
+    let mut balancer = Balancer::default();
+    balancer.set_node(node());
+    let mut checked = service("10.96.0.1");
+    checked.health_check_port = Some(31_000);
+    balancer.set_service(&name("web"), Some(Arc::new(checked)));
+    let both = [endpoint("10.244.0.1", "here"), endpoint("fd00::1", "here")];
+    let others = [terminating("10.244.0.2", "here", true), endpoint("10.244.0.3", "there")];
+    let all = both.into_iter().chain(others).collect();
+    balancer.set_slice(&name("web"), "a", Some(Arc::new(slice(all))));
+    balancer.update();
+    let counts = |balancer: &mut Balancer| {
+        let checks = balancer.take_checks();
+        checks
+            .map(|checks| checks.into_iter().map(|(port, it)| (port, it.local_endpoints)).collect::<Vec<_>>())
+    };
+    assert_eq!(counts(&mut balancer), Some(vec![(31_000, 1)]));
+    assert_eq!(counts(&mut balancer), None);
+    balancer.set_service(&name("web"), None);
+    balancer.update();
+    assert_eq!(counts(&mut balancer), Some(vec![]));
+}
+
 /// Whoever may write Services may not take over a node: neither one that is there nor one that joins.
 #[test]
 fn a_nodes_own_ports_are_no_services() {

@@ -199,7 +199,7 @@ fn clients_come_back_to_their_backend_as_long_as_it_serves() {
         lay(&all);
         serve(&[&V4[..], &V6].concat());
         let mut balancer = balancer(&[], &[]);
-        let timeout = Duration::from_secs(3);
+        let timeout = Duration::from_secs(4);
         add_sticky(&mut balancer, &V4, &V6, timeout, &[]);
         balancer.update();
         let mut connection = Connection::open().unwrap();
@@ -210,7 +210,9 @@ fn clients_come_back_to_their_backend_as_long_as_it_serves() {
             let first = answers();
             let all: BTreeSet<&str> = first.iter().map(String::as_str).collect();
             assert_eq!(all.len(), backends.len(), "{all:?}");
-            for _ in 0..3 {
+            // For longer than the timeout: each connection begins it again.
+            for _ in 0..5 {
+                std::thread::sleep(timeout / 4);
                 assert_eq!(answers(), first);
             }
             // One is gone: its clients find others, and keep them; all others keep theirs.
@@ -245,7 +247,7 @@ fn clients_come_back_to_their_backend_as_long_as_it_serves() {
         }
         // Whoever does not come back in time is forgotten.
         let remembered = |connection: &mut Connection| {
-            connection.elements(nft::Family::Inet, TABLE, "clients4-default/sticky/tcp/80").unwrap().len()
+            connection.elements(nft::Family::Inet, TABLE, "clients6-default/sticky/tcp/80").unwrap().len()
         };
         assert!(remembered(&mut connection) > 0);
         selvedge_lab::process::wait_for("no client", timeout * 10, || remembered(&mut connection) == 0)
@@ -377,11 +379,24 @@ fn a_datagram_follows_the_endpoints() {
         connection.update(&balancer.update()).unwrap();
         assert_eq!(forget(&mut balancer), 0, "who is served stays");
         assert_heard_by(Some(0));
-        for (addresses, heard_by) in [(&[second][..], Some(1)), (&[], None), (&[first], Some(0))] {
+        // Another client, of the endpoint that stays.
+        let heard = |from: u16| {
+            let other = UdpSocket::bind(("172.16.0.1".parse::<IpAddr>().unwrap(), from)).unwrap();
+            other.send_to(b"x", targets[0]).unwrap();
+            [0, 1].map(|at| hears(&servers[at])) == [false, true]
+        };
+        assert!((5000..5100).any(heard));
+        crate::kernel::conntrack::forget(Protocol::Udp, |found| {
+            found.client.port() >= 5000 && found.server.ip() != address(second)
+        })
+        .unwrap();
+        // The other client's goes with the last endpoint.
+        for (addresses, heard_by, stale) in
+            [(&[second][..], Some(1), 2), (&[], None, 3), (&[first], Some(0), 0)]
+        {
             balancer.set_slice(&name("web"), "v4", with(addresses));
             connection.update(&balancer.update()).unwrap();
-            let forgotten = forget(&mut balancer);
-            assert_eq!(forgotten, if heard_by == Some(0) { 0 } else { targets.len() }, "{addresses:?}");
+            assert_eq!(forget(&mut balancer), stale, "{addresses:?}");
             assert_heard_by(heard_by);
         }
         balancer.set_service(&name("web"), None);
