@@ -33,7 +33,7 @@ debian() { # package: installs it, if this is a Debian and we may
 # wg: the standard tool.
 command -v wg >/dev/null || debian wireguard-tools
 
-# nft: kube-proxy, on the real Kubernetes of the tests, calls it.
+# nft: the lab cuts an agent off from the API server by it, and kube-proxy calls it.
 command -v nft >/dev/null || [ -x /usr/sbin/nft ] || debian nftables
 
 # iptables, both kinds: what nodes have beside us, whose tables our rules may be guests in.

@@ -30,13 +30,13 @@ pub fn missing_for_kubernetes(binary: &Path) -> Vec<String> {
     let user = (!root).then(|| {
         "a real Kubernetes needs root, for control groups and overlay mounts: run it with sudo -E".to_owned()
     });
-    let proxy = find("nft")
+    let nft = find("nft")
         .is_none()
-        .then(|| "kube-proxy needs the program nft: install your distribution's package nftables".to_owned());
+        .then(|| "the checks need the program nft, and so does kube-proxy: install your distribution's package nftables".to_owned());
     let checks = ["ss", "curl", "openssl"].into_iter().filter(|program| find(program).is_none()).map(|program| {
         format!("the checks need the program {program}: install it (ss is in your distribution's package iproute2)")
     });
-    [tun(), user, program(binary), proxy].into_iter().flatten().chain(checks).collect()
+    [tun(), user, program(binary), nft].into_iter().flatten().chain(checks).collect()
 }
 
 fn find(program: &str) -> Option<std::path::PathBuf> {

@@ -23,7 +23,7 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Those that were known when the agent ended. A file that cannot be read counts as none: it is written anew.
+    /// Loads the addresses that the last agent saved. A file that is missing or damaged counts as empty.
     pub(super) fn open(file: PathBuf) -> Self {
         let known = match std::fs::read(&file) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
@@ -39,7 +39,7 @@ impl Servers {
         self.known().clone()
     }
 
-    /// Remembers these. None at all is no news: there is a server that has said so.
+    /// Saves these addresses. An empty list is ignored: it came from an API server, so there is at least one.
     pub(super) fn set(&self, servers: impl IntoIterator<Item = SocketAddr>) -> anyhow::Result<()> {
         let mut servers: Vec<SocketAddr> = servers.into_iter().collect();
         servers.sort_unstable();

@@ -10,7 +10,7 @@ pub(super) fn run() -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Returns when the process is told to end.
+/// Returns on SIGTERM or SIGINT.
 pub(super) async fn ended() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;

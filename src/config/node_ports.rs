@@ -22,7 +22,7 @@ pub enum NodePortAddresses {
 }
 
 impl NodePortAddresses {
-    /// Whether an address of this node is among them, which is no loopback; `primary` are those of its Node.
+    /// Whether this non-loopback address of the node is selected; `primary` are the InternalIP addresses of its Node.
     #[must_use]
     pub fn has(&self, address: IpAddr, primary: &[IpAddr]) -> bool {
         match self {

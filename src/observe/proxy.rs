@@ -8,7 +8,7 @@ use prometheus_client::registry::{Registry, Unit};
 /// Cheap to clone: all clones are one.
 #[derive(Debug, Clone)]
 pub struct ProxyMetrics {
-    /// From the change that an EndpointSlice tells of to the kernel's table.
+    /// From the change that caused an EndpointSlice to be written to the update of the nftables table.
     pub network_programming_seconds: Histogram,
     /// Of a run that changes the kernel's table.
     pub sync_seconds: Histogram,
@@ -40,7 +40,7 @@ impl ProxyMetrics {
         let to = registry.sub_registry_with_prefix("kubeproxy");
         to.register_with_unit(
             "network_programming_duration",
-            "Time from the change of a Pod or Service that an EndpointSlice tells of to the kernel's table",
+            "Time from the change of a Pod or Service, as annotated on the EndpointSlice, to the update of the nftables table",
             Unit::Seconds,
             self.network_programming_seconds.clone(),
         );

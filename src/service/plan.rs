@@ -79,8 +79,7 @@ impl Sources {
         if ranges.iter().any(|range| range.prefix_len() == 0) {
             return None;
         }
-        let has_node =
-            node.node_port_addresses.iter().any(|own| ranges.iter().any(|range| range.contains(own)));
+        let has_node = node.reserved.own.iter().any(|own| ranges.iter().any(|range| range.contains(own)));
         Some(Self { ranges, has_node })
     }
 }

@@ -14,11 +14,11 @@ use crate::plan::Family;
 
 /// Of each client; there are four.
 const BETWEEN: Duration = Duration::from_millis(20);
-/// A pod that is told to end serves for so long: until every node knows.
+/// How long a terminating pod goes on serving: long enough for every node to remove its endpoint.
 const GRACE: &str = "--delay-shutdown=6";
 const NAME: &str = "rolling";
 
-/// Runs this check and tells `report`.
+/// Runs the check and reports its result.
 pub fn rolling(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
     check("rolling update under load", report, || {
         deploy(cluster)?;

@@ -38,10 +38,7 @@ pub(super) struct Inside {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let binary = super::binary(args.selvedge.clone());
-    let missing = preflight::missing(&binary);
-    if !missing.is_empty() {
-        return Err(Failure::new(format!("this machine lacks something:\n  - {}", missing.join("\n  - "))));
-    }
+    super::complete(&preflight::missing(&binary))?;
     let plugins = Assets::plugins().map_err(Failure::new)?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["bench-cni-inside", "--pods", &args.pods.to_string()]);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use super::{Failure, Progress};
+use super::{Failure, Output, Progress};
 use crate::bench::scale::{self, MOST_NODES, Options, Outcome};
 use crate::isolate;
 use crate::preflight;
@@ -56,20 +56,10 @@ pub(super) struct Inside {
     selvedge: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum Output {
-    #[default]
-    Table,
-    Json,
-}
-
 #[expect(clippy::print_stdout, reason = "the report is for the person who asked for it")]
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let binary = super::binary(args.selvedge.clone());
-    let missing = preflight::missing(&binary);
-    if !missing.is_empty() {
-        return Err(Failure::new(format!("this machine lacks something:\n  - {}", missing.join("\n  - "))));
-    }
+    super::complete(&preflight::missing(&binary))?;
     let most = MOST_NODES.saturating_sub(args.measure.changes);
     if let Some(nodes) = args.nodes.iter().find(|nodes| **nodes > most) {
         return Err(Failure::new(format!(

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use super::{Failure, Progress};
+use super::{Failure, Output, Progress};
 use crate::bench::services::{self, MOST_SERVICES, Machine, Options, Outcome, Part};
 use crate::isolate::Isolation;
 use crate::kubernetes::Assets;
@@ -82,13 +82,6 @@ enum Kind {
     Follow,
 }
 
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum Output {
-    #[default]
-    Table,
-    Json,
-}
-
 #[expect(clippy::print_stdout, reason = "the report is for the person who asked for it")]
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let binary = super::binary(args.selvedge.clone());
@@ -97,9 +90,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if !nix::unistd::geteuid().is_root() {
         missing.push("it needs root, for netlink messages of megabytes: run it with sudo -E".to_owned());
     }
-    if !missing.is_empty() {
-        return Err(Failure::new(format!("this machine lacks something:\n  - {}", missing.join("\n  - "))));
-    }
+    super::complete(&missing)?;
     let kube_proxy = match &args.kube_proxy {
         Some(file) => std::path::absolute(file)?,
         None => Assets::kube_proxy().map_err(Failure::new)?,
@@ -109,7 +100,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         let options = args.options(part, binary.clone(), kube_proxy.clone());
         outcome.add(isolated(&options)?);
     }
-    outcome.judge();
+    outcome.goals = services::goals(&outcome);
     let report = match args.output {
         Output::Table => services::table(&outcome),
         Output::Json => serde_json::to_string_pretty(&outcome).map_err(Failure::new)? + "\n",

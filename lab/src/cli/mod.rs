@@ -82,6 +82,16 @@ enum Verb {
     BenchServicesInside(bench_services::Inside),
 }
 
+/// How results are printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// Tables for people
+    #[default]
+    Table,
+    /// JSON for programs
+    Json,
+}
+
 /// Which lab.
 #[derive(Debug, Clone, clap::Args)]
 struct Name {
@@ -261,10 +271,15 @@ fn preflight(shape: &Shape) -> Result<(), Failure> {
     } else {
         crate::preflight::missing(&shape.binary())
     };
-    if missing.is_empty() {
-        return Ok(());
+    complete(&missing)
+}
+
+/// Fails if anything is missing, with all of it.
+fn complete(missing: &[String]) -> Result<(), Failure> {
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::new(format!("this machine lacks something:\n  - {}", missing.join("\n  - ")))),
     }
-    Err(Failure::new(format!("this machine lacks something:\n  - {}", missing.join("\n  - "))))
 }
 
 /// Logs of the lab itself go to a file, so that they do not come between lines for people.

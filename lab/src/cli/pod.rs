@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::status::{self, Output};
-use super::{Failure, Name};
+use super::{Failure, Name, Output, status};
 use crate::control::{self, Answer, Request};
 use crate::state::Folder;
 

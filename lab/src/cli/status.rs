@@ -3,11 +3,10 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use clap::ValueEnum;
 use selvedge::cli::table::render;
 use serde::Serialize;
 
-use super::{Failure, Name};
+use super::{Failure, Name, Output};
 use crate::control::{self, Answer, PodStatus, Request, Status};
 use crate::state::Folder;
 
@@ -19,15 +18,6 @@ pub(super) struct Args {
     /// How to print
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
-}
-
-/// How results are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Output {
-    /// Tables for people
-    Table,
-    /// JSON for programs
-    Json,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {

@@ -1,4 +1,4 @@
-//! What the holder of ports is to hold and to answer. It believes this for a minute, so it is told again and again.
+//! Sends the holder of ports its configuration, and repeats it every 10 seconds: the holder answers 503 once it is a minute old.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -30,7 +30,7 @@ use crate::service::target::Target;
 const TIMED: usize = 10_000;
 /// Refused targets that one run logs.
 const LOGGED: usize = 20;
-/// Where kubelets listen, unless told otherwise.
+/// Default port of the kubelet's API.
 const KUBELET_PORT: u16 = 10_250;
 
 pub(in crate::agent) struct Services {

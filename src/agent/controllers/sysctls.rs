@@ -25,7 +25,7 @@ impl Sysctls {
         Ok(Self { context, refused: BTreeSet::new() })
     }
 
-    /// What is refused is no problem of the node: Services work without.
+    /// A refused write is logged once and does not make the node unready: Services work without it.
     fn conntrack(&mut self) -> Vec<String> {
         let config = &self.context.config;
         if config.services == Services::Off {

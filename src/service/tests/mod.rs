@@ -59,6 +59,7 @@ pub(super) fn node() -> Node {
         node_port_addresses: vec![address("192.0.2.1")],
         has_loopback: false,
         reserved: Arc::new(Reserved {
+            own: [address("192.0.2.1")].into(),
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
             ..Reserved::default()
         }),

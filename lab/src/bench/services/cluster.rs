@@ -2,17 +2,16 @@
 //! in namespaces of its own and an API server of its own with the same objects, so that a change for one is none for the other.
 
 use std::net::{Ipv6Addr, TcpListener};
-use std::path::Path;
 use std::sync::Arc;
 
 use selvedge::kernel::netns::NetNs;
 
-use super::contender::Contender;
+use super::contender::{Contender, Parts};
 use super::{Options, ground, object};
 use crate::api::resource::{ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES};
 use crate::api::{self, Server as ApiServer, Store};
 use crate::error::{Doing as _, Error};
-use crate::plan::{API_PORT, Families, NodePlan, Plan};
+use crate::plan::{API_PORT, Families, Plan};
 use crate::underlay::Underlay;
 
 /// Selvedge and, if wanted, kube-proxy.
@@ -21,17 +20,6 @@ pub(super) struct Cluster {
     pub(super) contenders: Vec<Contender>,
     pub(super) underlay: Underlay,
     _runtime: tokio::runtime::Runtime,
-}
-
-/// What a contender is made from.
-pub(super) struct Parts<'a> {
-    pub(super) options: &'a Options,
-    pub(super) plan: Plan,
-    pub(super) node: NodePlan,
-    pub(super) underlay: &'a Underlay,
-    pub(super) api: ApiServer,
-    pub(super) url: String,
-    pub(super) services: u32,
 }
 
 impl Cluster {
@@ -84,10 +72,4 @@ fn fill(store: &Arc<Store>, plan: &Plan, services: u32) -> Result<(), api::Failu
     store.make_texts(&SERVICES);
     store.make_texts(&ENDPOINT_SLICES);
     Ok(())
-}
-
-/// Writes a file of a node's disk.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
-    let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-    made.and_then(|()| std::fs::write(path, text)).doing(format!("write {}", path.display()))
 }

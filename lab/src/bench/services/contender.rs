@@ -1,5 +1,6 @@
 //! One of the two programs, on its node.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,15 +9,17 @@ use selvedge::kernel::nft::{Connection, Family};
 use selvedge::service::table::TABLE;
 use serde_json::json;
 
-use super::cluster::{Parts, write};
+use super::Options;
 use super::object::{NAMESPACE, PROBE, probe_slice, slice_name};
 use crate::api::resource::ENDPOINT_SLICES;
 use crate::api::{self, Server as ApiServer, Store, User};
 use crate::error::{Doing as _, Error};
 use crate::node;
 use crate::node::Node;
+use crate::plan::{NodePlan, Plan};
 use crate::process::{self, Process, Program};
 use crate::space::{DISK, Space};
+use crate::underlay::Underlay;
 
 /// Pause between two looks at the number of the ruleset.
 const LOOK: Duration = Duration::from_millis(2);
@@ -26,6 +29,17 @@ const PAUSE: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(900);
 /// Programs beside the one measured have this long to start.
 const BESIDE: Duration = Duration::from_secs(20);
+
+/// What a contender is made from.
+pub(super) struct Parts<'a> {
+    pub(super) options: &'a Options,
+    pub(super) plan: Plan,
+    pub(super) node: NodePlan,
+    pub(super) underlay: &'a Underlay,
+    pub(super) api: ApiServer,
+    pub(super) url: String,
+    pub(super) services: u32,
+}
 
 /// A program that serves Services.
 pub(super) struct Contender {
@@ -199,7 +213,7 @@ impl Contender {
 }
 
 impl Site<'_> {
-    /// Gives the Service whose packets are observed this one of its endpoints.
+    /// Sets the endpoint of the Service whose packets are observed: the first (0) or the second (1).
     pub(super) fn set_probe_endpoint(&self, which: usize) -> Result<(), Error> {
         self.set_slice(PROBE, || probe_slice(which))
     }
@@ -220,4 +234,10 @@ impl Site<'_> {
 fn open(space: &Space) -> Result<Connection, Error> {
     let what = "open a connection to nftables on a node";
     space.net().run(Connection::open).doing(what)?.doing(what)
+}
+
+/// Writes a file of a node's disk.
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    made.and_then(|()| std::fs::write(path, text)).doing(format!("write {}", path.display()))
 }

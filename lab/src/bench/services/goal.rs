@@ -1,8 +1,6 @@
 //! What the project wants of these figures.
 
-use serde::{Deserialize, Serialize};
-
-use super::outcome::{Change, InCluster, Outcome};
+use super::outcome::{Change, Goal, InCluster, Outcome};
 
 /// Program that the goals are for.
 const OURS: &str = "selvedge";
@@ -25,18 +23,6 @@ const MEMORY: (u32, f64) = (10_000, 100.0);
 /// The lag in the end as a multiple of that in the beginning: more is a backlog that grows.
 const BACKLOG: f64 = 2.0;
 
-/// A goal and what was measured.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Goal {
-    /// What is wanted.
-    pub goal: String,
-    /// What was measured.
-    pub measured: String,
-    /// Whether that is as wanted.
-    pub met: bool,
-}
-
 impl Goal {
     fn at_most(what: &str, limit: f64, value: f64, unit: &str) -> Self {
         let goal = format!("{what}: at most {limit}{unit}");
@@ -45,7 +31,8 @@ impl Goal {
 }
 
 /// All goals that something was measured for.
-pub(super) fn all(outcome: &Outcome) -> Vec<Goal> {
+#[must_use]
+pub fn all(outcome: &Outcome) -> Vec<Goal> {
     let mut goals = Vec::new();
     for cold in &outcome.cold {
         let (services, name) = (cold.services, format!("cold sync of {} x 2", cold.services));

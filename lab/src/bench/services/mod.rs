@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use goal::all as goals;
 pub use object::MOST as MOST_SERVICES;
 pub use outcome::{
     Change, Cold, Connect, Follow, Goal, InCluster, Machine, Outcome, Rate, Resync, Start, Stream,

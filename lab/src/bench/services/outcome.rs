@@ -6,7 +6,6 @@ pub use super::change::Change;
 pub use super::cold::Cold;
 pub use super::connect::Connect;
 pub use super::follow::Follow;
-pub use super::goal::Goal;
 pub use super::rate::Rate;
 pub use super::resync::Resync;
 pub use super::start::Start;
@@ -48,6 +47,18 @@ pub struct InCluster {
     pub follow: Vec<Follow>,
 }
 
+/// A goal and what was measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Goal {
+    /// What is wanted.
+    pub goal: String,
+    /// What was measured.
+    pub measured: String,
+    /// Whether that is as wanted.
+    pub met: bool,
+}
+
 /// Where it was measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -74,11 +85,6 @@ impl Machine {
 }
 
 impl Outcome {
-    /// Compares it with the goals.
-    pub fn judge(&mut self) {
-        self.goals = super::goal::all(self);
-    }
-
     /// Adds what another part has measured.
     pub fn add(&mut self, other: Self) {
         self.cold.extend(other.cold);

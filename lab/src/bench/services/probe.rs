@@ -31,8 +31,8 @@ impl Probe {
         Ok(Self { receivers: [bind(PROBE_ENDPOINTS[0])?, bind(PROBE_ENDPOINTS[1])?] })
     }
 
-    /// Gives the Service this endpoint, which it has not, and sends datagrams from the node until one has reached it. Each is the
-    /// first of a connection.
+    /// Replaces the Service's endpoint by this one, and sends datagrams from the node until one arrives there. Each datagram begins
+    /// a new connection.
     pub(super) fn time(&self, site: Site<'_>, which: usize) -> Result<Duration, Error> {
         let what = "observe a change of endpoints";
         drain(&self.receivers[which]).doing(what)?;
