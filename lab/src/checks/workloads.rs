@@ -13,7 +13,7 @@ use super::{Failed, Report, check};
 use crate::kubernetes::Kubernetes;
 use crate::plan::Family;
 
-pub(super) const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
+pub(super) const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.66.1";
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a Service may take until all its pods have answered: kube-proxy gathers changes for a second.
 const SPREAD: Duration = Duration::from_secs(15);
