@@ -13,7 +13,7 @@ use super::keys::Keys;
 use super::members::Members;
 use super::session::Session;
 use super::view::View;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::fabric::device;
 use crate::guard::GuardConfig;
 use crate::mesh::node_object::OwnNode;
@@ -49,6 +49,35 @@ pub(super) struct Context {
     pub(super) service_ports: Cell<Wanted>,
     /// The Services of this node; by the Services controller. Whoever else locks it does so for a short time.
     pub(super) balancer: Cell<Balancer>,
+    /// Who serves Services on this node; by the source that looks for kube-proxy.
+    pub(super) turn: Cell<Turn>,
+    /// Notified whenever somebody else has changed rules that are kube-proxy's.
+    pub(super) proxy_changed: Notify,
+}
+
+/// Who serves Services on this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// This agent does; none while that is not known.
+    pub(super) serves: Option<bool>,
+    /// The ports that kube-proxy has are this agent's to hold.
+    pub(super) holds_ports: bool,
+    /// What kube-proxy may have in the kernel is nobody's.
+    pub(super) is_alone: bool,
+    /// Another proxy is there, in this mode of kube-proxy's; empty where it does not say.
+    pub(super) other: Option<String>,
+}
+
+impl Turn {
+    /// Before anything is known of another proxy.
+    pub(super) fn of(configured: config::Services) -> Self {
+        let serves = match configured {
+            config::Services::Auto => None,
+            config::Services::On => Some(true),
+            config::Services::Off => Some(false),
+        };
+        Self { serves, holds_ports: serves == Some(true), ..Self::default() }
+    }
 }
 
 /// A value with one writer and many readers.
@@ -103,6 +132,13 @@ impl Context {
             u32::from,
         );
         mtu::of_pods(underlay, self.config.has_ipv6())
+    }
+
+    /// Whether this agent serves Services.
+    pub(super) fn serves(&self) -> Result<bool, Unmet> {
+        let serves = self.turn.lock().serves;
+        serves
+            .ok_or_else(|| Unmet::waiting("whether kube-proxy serves Services on this node is not known yet"))
     }
 
     /// Epoch and key for people.

@@ -37,11 +37,11 @@ use crate::mesh::record::Records;
 use crate::observe::http;
 use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
-use context::{Cell, Context};
+use context::{Cell, Context, Turn};
 use facts::KernelFacts;
 use sources::confirm::Confirmer;
 use sources::reflect::{self, Served};
-use sources::{kernel, servers as api_servers, session as tunnel_session};
+use sources::{kernel, proxy, servers as api_servers, session as tunnel_session};
 use table::Frame;
 use view::View;
 
@@ -66,6 +66,8 @@ pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
     tasks.spawn(named("kernel facts", async move { kernel::follow(&of).await }));
     let of = shared();
     tasks.spawn(named("tunnel session", async move { tunnel_session::follow(&of).await }));
+    let of = shared();
+    tasks.spawn(named("other proxies", async move { proxy::follow(&of).await }));
     let of = shared();
     tasks.spawn(named("watches", async move { watch(&of).await }));
     let confirmer = Confirmer::new(&context);
@@ -109,6 +111,8 @@ async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) 
         session: Cell::default(),
         service_ports: Cell::default(),
         balancer: Cell::default(),
+        turn: Cell::new(Turn::of(config.services)),
+        proxy_changed: tokio::sync::Notify::new(),
         config,
         paths,
         metrics,
@@ -141,7 +145,7 @@ async fn watch(context: &Context) {
     }
 }
 
-/// Watches Services and their endpoints, where this agent serves them.
+/// Watches Services and their endpoints, where this agent serves them or may do so at any time.
 async fn services(client: Client, context: &Context, served: Served) {
     if context.config.services == config::Services::Off {
         return std::future::pending().await;

@@ -16,7 +16,7 @@ pub(super) fn config(context: &Context) -> RoutingConfig {
         pod_cidrs: own.or_else(remembered).unwrap_or_default(),
         node_addresses: context.egress_members.get().map(|members| members.to_vec()).unwrap_or_default(),
         service_cidrs: match context.config.services {
-            Services::On => context.config.service_cidrs.clone(),
+            Services::On | Services::Auto => context.config.service_cidrs.clone(),
             Services::Off => Vec::new(),
         },
         interface: context.config.interface.clone(),

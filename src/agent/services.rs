@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::context::Context;
 use super::control::Name;
 use super::routing;
-use crate::config;
+use crate::config::Services;
 use crate::local::{Method, Problem, Response, Router};
 use crate::service::object::ServiceName;
 use crate::service::show::{self, ServiceList};
@@ -50,14 +50,28 @@ fn names(text: &str) -> Result<BTreeSet<ServiceName>, Problem> {
     text.split(',').map(name).collect()
 }
 
-fn is_enabled(context: &Context) -> bool {
-    context.config.services != config::Services::Off
+/// Who serves instead of this agent.
+fn other_proxy(context: &Context) -> Option<String> {
+    let turn = context.turn.get();
+    let text = match (turn.serves, turn.other.as_deref()) {
+        (Some(true), _) => return None,
+        (None, _) => "whether kube-proxy serves the Services of this node is not known yet".to_owned(),
+        (Some(false), _) if context.config.services == Services::Off => {
+            "another proxy serves the Services of this node (services = \"off\")".to_owned()
+        }
+        (Some(false), None) => {
+            "kube-proxy has served the Services of this node, and does not answer".to_owned()
+        }
+        (Some(false), Some("")) => "another proxy serves the Services of this node".to_owned(),
+        (Some(false), Some(mode)) => format!("kube-proxy serves the Services of this node, in mode {mode}"),
+    };
+    Some(text)
 }
 
 fn list(context: &Context, names: &BTreeSet<ServiceName>) -> ServiceList {
     let node = context.config.node_name.clone();
-    let mut list = ServiceList { node, ..ServiceList::default() };
-    if is_enabled(context) {
+    let mut list = ServiceList { node, other_proxy: other_proxy(context), ..ServiceList::default() };
+    if list.other_proxy.is_none() {
         list.enabled = true;
         {
             let balancer = context.balancer.lock();
@@ -78,8 +92,8 @@ fn counters() -> Option<BTreeMap<String, u64>> {
 
 fn follow(context: &Context, packet: &Packet) -> Trace {
     let surroundings = surroundings(context);
-    if !is_enabled(context) {
-        return trace::other_proxy(&surroundings, packet);
+    if let Some(other) = other_proxy(context) {
+        return trace::other_proxy(&surroundings, packet, &other);
     }
     let trace = trace::trace(&context.balancer.lock(), &surroundings, packet);
     Trace { problem: context.board.problem(Name::Services), ..trace }

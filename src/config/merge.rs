@@ -64,6 +64,8 @@ impl Merge<'_> {
             self.boolean("iptablesForwardRules", forward, raw.iptables_forward_rules);
         let proxy = self.text("services", flags.services.as_deref(), raw.services);
         let proxy = self.services(proxy);
+        let remove = flags.remove_kube_proxy_rules.as_deref();
+        let remove = self.boolean("removeKubeProxyRules", remove, raw.remove_kube_proxy_rules);
         let node_ports =
             self.list("nodePortAddresses", flags.node_port_addresses.as_ref(), raw.node_port_addresses);
         let node_port_addresses = self.node_port_addresses(&node_ports);
@@ -89,6 +91,7 @@ impl Merge<'_> {
             datapath,
             iptables_forward_rules: iptables_forward_rules.unwrap_or(false),
             services: proxy,
+            remove_kube_proxy_rules: remove.unwrap_or(false),
             node_port_addresses,
             firewall_mark,
             conntrack,
@@ -169,9 +172,10 @@ impl Merge<'_> {
     fn services(&mut self, services: Option<Value<String>>) -> Services {
         match services {
             Some(services) if services.value == "on" => return Services::On,
+            Some(services) if services.value == "auto" => return Services::Auto,
             Some(services) if services.value != "off" => {
                 let problem = format!("`{}` is not a way to serve Services", services.value);
-                self.problems.push(services.problem(problem, "write \"on\" or \"off\""));
+                self.problems.push(services.problem(problem, "write \"auto\", \"on\" or \"off\""));
             }
             _ => {}
         }

@@ -71,6 +71,9 @@ pub struct Config {
     /// Which of this node's addresses have node ports, where the agent serves Services.
     #[serde(default = "default_node_port_addresses")]
     pub node_port_addresses: Vec<NodePortAddresses>,
+    /// Whether rules that kube-proxy has left behind are taken away, where the agent serves Services.
+    #[serde(default)]
+    pub remove_kube_proxy_rules: bool,
     /// Mark (`SO_MARK`) of encrypted datagrams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firewall_mark: Option<u32>,
@@ -101,6 +104,8 @@ pub enum Services {
     /// Somebody else, such as kube-proxy.
     #[default]
     Off,
+    /// The agent, unless kube-proxy does.
+    Auto,
     /// The agent.
     On,
 }

@@ -28,6 +28,7 @@ pub(super) struct Raw {
     pub(super) datapath: Option<Spanned<String>>,
     pub(super) iptables_forward_rules: Option<Spanned<bool>>,
     pub(super) services: Option<Spanned<String>>,
+    pub(super) remove_kube_proxy_rules: Option<Spanned<bool>>,
     pub(super) node_port_addresses: List,
     pub(super) firewall_mark: Option<Spanned<i64>>,
     #[serde(default)]

@@ -29,6 +29,7 @@ fn the_example_in_deploy_is_valid() {
     assert_eq!(shown.agent.missing_node_grace, config.agent.missing_node_grace);
     assert_eq!(shown.persistent_keepalive, config.persistent_keepalive);
     assert_eq!(shown.iptables_forward_rules, config.iptables_forward_rules);
+    assert_eq!(shown.remove_kube_proxy_rules, config.remove_kube_proxy_rules);
 }
 
 /// `clusterPodCIDRs` in words: cluster, pod, cidrs.

@@ -3,10 +3,9 @@
 use super::finding::Finding;
 use super::network::Network;
 use super::ruleset::Ruleset;
+use crate::kernel::kube_proxy::{IPVS_DEVICE, TABLE};
 
 const CHECK: &str = "kube-proxy";
-/// The device that kube-proxy in IPVS mode gives the Services' addresses to.
-pub(super) const IPVS_DEVICE: &str = "kube-ipvs0";
 
 pub(super) fn judge(network: &Network, ruleset: &Ruleset) -> Finding {
     let modes = modes(network, ruleset);
@@ -34,7 +33,7 @@ fn modes(network: &Network, ruleset: &Ruleset) -> Vec<&'static str> {
     // In mode IPVS it has KUBE-SERVICES too, but no chain for each Service.
     let iptables = ["KUBE-SVC-", "KUBE-NODEPORTS"].iter().any(|start| ruleset.has_compat(start));
     let found = [
-        ("nftables", ruleset.has_table("kube-proxy")),
+        ("nftables", ruleset.has_table(TABLE)),
         ("iptables", iptables || (!ipvs && ruleset.has_compat("KUBE-SERVICES"))),
         ("ipvs", ipvs),
     ];

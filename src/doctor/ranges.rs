@@ -4,9 +4,9 @@ use ipnet::IpNet;
 
 use super::finding::Finding;
 use super::network::Network;
-use super::proxy::IPVS_DEVICE;
 use crate::config::range::overlap;
 use crate::config::{Config, ConfigError};
+use crate::kernel::kube_proxy::IPVS_DEVICE;
 use crate::kernel::route::MAIN;
 
 const CHECK: &str = "ranges";

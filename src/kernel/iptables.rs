@@ -6,6 +6,8 @@ use super::nft::Family;
 
 /// The families of its tables.
 pub const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+/// The table that translates addresses.
+pub const NAT: &str = "nat";
 /// The table that filters.
 pub const FILTER: &str = "filter";
 /// Its chain for what is forwarded.

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod conntrack;
 pub mod foreign;
 pub mod iptables;
+pub mod kube_proxy;
 pub mod link;
 pub mod mac;
 pub mod monitor;

@@ -1,5 +1,5 @@
-//! Reports that somebody else changed links, addresses, routes, rules, one of our nftables tables, or a chain by which
-//! iptables forwards.
+//! Reports that somebody else changed links, addresses, routes, rules, one of our nftables tables, a chain by which
+//! iptables forwards, or that kube-proxy has added rules.
 //!
 //! It reports kinds, not contents: whoever wakes up reads the kernel and compares. What this process changed through
 //! [`Netlink`](super::netlink::Netlink) and [`nft`](super::nft) is not reported, where the kernel says who asked. It does
@@ -19,7 +19,7 @@ use super::nft::message::{
     SUBSYSTEM, TABLE,
 };
 use super::nft::wire::{Message, find, messages, text};
-use super::{ROUTE_PROTOCOL, iptables, own};
+use super::{ROUTE_PROTOCOL, iptables, kube_proxy, own};
 
 /// Names of our nftables tables start with this.
 const OURS: &str = "selvedge-";
@@ -54,6 +54,8 @@ pub enum Change {
     Rule,
     /// The nftables table of this name, which is one of ours, or something in it.
     Nftables(String),
+    /// A chain or rule was added to kube-proxy's nftables table, or to its chains in iptables-nft.
+    KubeProxy,
     /// A chain by which iptables (iptables-nft) forwards: [`FORWARD`](iptables::FORWARD) or
     /// [`DOCKER_USER`](iptables::DOCKER_USER), or its table.
     Forwarding,
@@ -241,8 +243,28 @@ fn nftables_kind(message: &Message<'_>) -> Option<Change> {
     if is_about_forwarding(message, name) {
         return Some(Change::Forwarding);
     }
+    if is_about_kube_proxy(message, name) {
+        return Some(Change::KubeProxy);
+    }
     let name = text(name);
     name.starts_with(OURS).then_some(Change::Nftables(name))
+}
+
+/// Additions alone: they are what somebody makes who is about to serve.
+fn is_about_kube_proxy(message: &Message<'_>, table: &[u8]) -> bool {
+    let family = message.payload.first().copied();
+    let chain = match message.kind & 0xff {
+        NEW_TABLE => 0,
+        NEW_CHAIN => CHAIN_NAME,
+        NEW_RULE => RULE_CHAIN,
+        _ => return false,
+    };
+    if !iptables::FAMILIES.iter().any(|it| family == Some(it.number())) {
+        return false;
+    }
+    let chain = || message.payload.get(4..).and_then(|body| find(body, chain)).unwrap_or_default();
+    let table = text(table);
+    table == kube_proxy::TABLE || (table == iptables::NAT && kube_proxy::is_chain(&text(chain())))
 }
 
 /// kube-proxy changes other chains of that table all day long.
@@ -382,6 +404,29 @@ mod tests {
                 assert_eq!(reported(&mut monitor).await, [].into());
                 others.delete(family, iptables::FILTER).unwrap();
                 assert_eq!(reported(&mut monitor).await, [Change::Forwarding].into());
+            }
+        }));
+    }
+
+    #[test]
+    fn what_kube_proxy_adds_is_reported() {
+        selvedge_lab::isolated!(|| block_on(async {
+            let (mut monitor, mut others) = (Monitor::new().unwrap(), Connection::of_others());
+            let table = |family, name: &str, chain: &str| {
+                let mut table = Table::new(family, name);
+                table.chain(chain, Chain::regular(vec![]));
+                table
+            };
+            for family in iptables::FAMILIES {
+                others.apply(&[table(family, kube_proxy::TABLE, "services")]).unwrap();
+                assert_eq!(reported(&mut monitor).await, [Change::KubeProxy].into());
+                others.apply(&[table(family, iptables::NAT, "KUBE-KUBELET-CANARY")]).unwrap();
+                assert_eq!(reported(&mut monitor).await, [].into());
+                others.apply(&[table(family, iptables::NAT, "KUBE-SERVICES")]).unwrap();
+                assert_eq!(reported(&mut monitor).await, [Change::KubeProxy].into());
+                others.delete(family, iptables::NAT).unwrap();
+                others.delete(family, kube_proxy::TABLE).unwrap();
+                assert_eq!(reported(&mut monitor).await, [].into());
             }
         }));
     }

@@ -31,10 +31,10 @@ pub fn with_forward_rules(text: &str) -> String {
     with(text, "iptablesForwardRules", "true")
 }
 
-/// The same text with `services = "on"`.
+/// The same text with `services = "auto"`, or `"on"`.
 #[must_use]
-pub fn with_services(text: &str) -> String {
-    with(text, "services", "\"on\"")
+pub fn with_services(text: &str, auto: bool) -> String {
+    with(text, "services", if auto { "\"auto\"" } else { "\"on\"" })
 }
 
 /// The same text with another value of a key above all tables.
@@ -78,8 +78,10 @@ mod tests {
             let before = parse(Path::new("x"), &text).unwrap();
             let after = parse(Path::new("x"), &with_forward_rules(&text)).unwrap();
             assert_eq!(after, Config { iptables_forward_rules: true, ..before.clone() }, "{text}");
-            let after = parse(Path::new("x"), &with_services(&text)).unwrap();
-            assert_eq!(after, Config { services: Services::On, ..before }, "{text}");
+            for (auto, services) in [(false, Services::On), (true, Services::Auto)] {
+                let after = parse(Path::new("x"), &with_services(&text, auto)).unwrap();
+                assert_eq!(after, Config { services, ..before.clone() }, "{text}");
+            }
         }
     }
 }

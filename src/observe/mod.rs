@@ -1,5 +1,6 @@
 //! What people and machines see of a running node: logs, metrics, health.
 
+pub mod ask;
 pub mod http;
 pub mod log;
 pub mod metrics;

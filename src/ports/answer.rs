@@ -14,6 +14,9 @@ pub const HEALTHZ_PORT: u16 = 10_256;
 /// The port of `/proxyMode`, on loopback.
 pub const MODE_PORT: u16 = 10_249;
 
+/// What its answers have as `Server`, which kube-proxy's have not.
+pub const SERVER: &str = "selvedge";
+
 /// The answer at a port to a request for a path.
 #[must_use]
 pub fn answer(wanted: &Wanted, port: u16, path: &str, now: Timestamp) -> Response<Full<Bytes>> {
@@ -67,6 +70,7 @@ fn with_type(status: StatusCode, kind: &'static str, body: String) -> Response<F
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::SERVER, HeaderValue::from_static(SERVER));
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

@@ -147,6 +147,14 @@ impl Balancer {
         update
     }
 
+    /// Has [`take_stale`](Self::take_stale) give all connections that lead elsewhere than to the endpoints of their target, whoever
+    /// has begun them.
+    pub fn review(&mut self) {
+        for (target, served) in &self.served {
+            self.stale.note(*target, None, Some(served));
+        }
+    }
+
     /// Connections that lead to endpoints which the updates since the last call have taken away.
     pub fn take_stale(&mut self) -> Stale {
         std::mem::take(&mut self.stale)

@@ -2,12 +2,14 @@
 //!
 //! In the order in which a change passes: the [`object`]s of the API; the [`endpoints`] that serve a port here, in a stable
 //! [`order`]; the [`plan`] of a Service; the [`balancer`] over all of them; `elements` of the kernel's [`table`], which both go by its `names`.
-//! [`show`] lists them, and [`trace`] says what becomes of a packet.
+//! [`show`] lists them, and [`trace`] says what becomes of a packet. Whether this agent serves them at all or
+//! kube-proxy does, [`coexistence`] says.
 
 pub mod affinity;
 pub mod balancer;
 mod checks;
 mod class;
+pub mod coexistence;
 mod elements;
 pub mod endpoints;
 mod kept;

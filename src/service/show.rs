@@ -22,8 +22,11 @@ use crate::kernel::protocol::Protocol;
 pub struct ServiceList {
     /// Name of the node.
     pub node: String,
-    /// Whether the agent serves Services. If not (`services = "off"`), everything else is empty.
+    /// Whether the agent serves Services. If not, everything else is empty.
     pub enabled: bool,
+    /// Who does instead, with `services = "auto"`; or that this is not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_proxy: Option<String>,
     /// Why the kernel's table may differ from this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

@@ -26,8 +26,8 @@ use crate::kernel::nft::{
 /// Bit of the packet mark: its source is to be translated.
 pub const MARK_MASQUERADE: u32 = 1 << 26;
 
-/// `dstnat` and `srcnat` in nftables.
-const DESTINATION_NAT: i32 = -100;
+/// `srcnat` in nftables, and just before its `dstnat`, where kube-proxy is: rules that it has left must not come first.
+const DESTINATION_NAT: i32 = -101;
 const SOURCE_NAT: i32 = 100;
 /// `filter` in nftables.
 const FILTER: i32 = 0;

@@ -49,6 +49,7 @@ datapath = "routed"
 firewallMark = {MARK}
 iptablesForwardRules = true
 services = "on"
+removeKubeProxyRules = true
 nodePortAddresses = ["localhost"]
 [conntrack]
 max = 2000000000
@@ -172,7 +173,7 @@ fn rename_host(uts: &std::fs::File) {
 type Effect = fn(&Configured) -> bool;
 
 /// What each option does, by its name in the file.
-const EFFECTS: [(&str, Effect); 25] = [
+const EFFECTS: [(&str, Effect); 26] = [
     ("clusterPodCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 244, 0, 0])),
     ("serviceCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 96, 0, 0])),
     ("nonMasqueradeCIDRs", |node| node.has_range(selvedge::egress::TABLE, [198, 51, 100, 0])),
@@ -201,6 +202,12 @@ const EFFECTS: [(&str, Effect); 25] = [
     ("iptablesForwardRules", |node| node.run(|| !forwarding::kept().unwrap().is_empty())),
     ("services", |node| {
         node.run(|| nft::tables(Family::Inet).unwrap().contains(selvedge::service::table::TABLE))
+    }),
+    ("removeKubeProxyRules", |node| {
+        let left = Table::new(Family::Ipv4, "kube-proxy");
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| node.run(|| drop(nft::apply(&[left]).unwrap())));
+        node.run(|| !nft::tables(Family::Ipv4).unwrap().contains("kube-proxy"))
     }),
     ("nodePortAddresses", |node| {
         // Nothing but loopback: the node's own address has none.

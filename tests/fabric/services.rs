@@ -21,6 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cluster::lab_with;
 
+mod coexistence;
 mod trace;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -45,16 +46,22 @@ type Seen = (String, IpAddr);
 
 impl Cluster {
     fn start(datapath: Datapath) -> Self {
+        Self::start_with(datapath, "on", |_, _| {})
+    }
+
+    /// `before` is done with the pod `far`, before the agents begin to serve as `services` says.
+    fn start_with(datapath: Datapath, services: &str, before: impl FnOnce(&Lab, &Pod)) -> Self {
         let lab = lab_with(Families::Dual, 3, datapath);
+        let pod = |name, node| lab.create_pod(name, node, &[("main", POD_PORT)]).unwrap();
+        let (near, beside, far) = (pod("near", "node1"), pod("beside", "node1"), pod("far", "node2"));
+        before(&lab, &far);
         for node in lab.nodes() {
             node.agent.hold();
             let file = lab.options().folder.join("nodes").join(node.name()).join("etc/config.toml");
             let text = std::fs::read_to_string(&file).unwrap();
-            std::fs::write(&file, format!("services = \"on\"\n{text}")).unwrap();
+            std::fs::write(&file, format!("services = \"{services}\"\n{text}")).unwrap();
             node.agent.resume();
         }
-        let pod = |name, node| lab.create_pod(name, node, &[("main", POD_PORT)]).unwrap();
-        let (near, beside, far) = (pod("near", "node1"), pod("beside", "node1"), pod("far", "node2"));
         let hosts =
             lab.nodes().iter().map(|node| node.space().run(NetNs::current).unwrap().unwrap()).collect();
         Self { lab, near, beside, far, hosts }

@@ -17,16 +17,9 @@ pub fn rights(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
             std::fs::read_to_string(&file).map_err(|error| Failed(format!("{}: {error}", file.display())))?;
         let objects: Vec<Value> = serde_saphyr::from_multiple(&text)
             .map_err(|error| Failed(format!("{}: {error}", file.display())))?;
-        let mut granted = granted(&objects);
-        if cluster.has_kube_proxy() {
-            granted.retain(|right| !FOR_SERVICES.contains(&right.resource.as_str()));
-        }
-        judge(&granted, &asked(cluster)?)
+        judge(&granted(&objects), &asked(cluster)?)
     });
 }
-
-/// What only agents that serve Services ask for.
-const FOR_SERVICES: [&str; 2] = ["services", "endpointslices"];
 
 /// A verb on a resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

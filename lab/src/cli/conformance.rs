@@ -77,7 +77,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
         nodes: args.shape.nodes,
         datapath: args.shape.datapath,
         outside: args.shape.outside,
-        kube_proxy: args.shape.kube_proxy,
+        kube_proxy: args.shape.kube_proxy(),
         folder: folder.path().to_owned(),
         assets: assets.clone(),
         binary: args.shape.binary(),

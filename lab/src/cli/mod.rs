@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::kubernetes::{KubeProxy, ProxyMode};
 use crate::plan::{Datapath, Families, MOST_NODES};
 use crate::state;
 
@@ -121,9 +122,13 @@ struct Shape {
     /// On a real Kubernetes: the control plane is on a machine of its own, which is no node
     #[arg(long, requires = "kubernetes")]
     outside: bool,
-    /// On a real Kubernetes: kube-proxy serves Services, not Selvedge
-    #[arg(long, requires = "kubernetes")]
-    kube_proxy: bool,
+    /// On a real Kubernetes: kube-proxy runs, in this mode, and Selvedge leaves Services to it where it does
+    #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, default_missing_value = "nftables", require_equals = true,
+        requires = "kubernetes")]
+    kube_proxy: Option<ProxyMode>,
+    /// kube-proxy runs on the last so many nodes alone
+    #[arg(long, value_name = "NUMBER", requires = "kube_proxy")]
+    kube_proxy_nodes: Option<usize>,
     /// How pods are wired
     #[arg(long, value_enum, default_value_t)]
     datapath: Datapath,
@@ -139,6 +144,11 @@ impl Shape {
             (_, true) => Families::Ipv6,
             _ => Families::Dual,
         }
+    }
+
+    fn kube_proxy(&self) -> Option<KubeProxy> {
+        let nodes = self.kube_proxy_nodes.unwrap_or(self.nodes);
+        self.kube_proxy.map(|mode| KubeProxy { mode, nodes })
     }
 
     fn binary(&self) -> PathBuf {
@@ -157,13 +167,11 @@ impl Shape {
         let datapath = self.datapath.to_string();
         let args =
             ["--nodes", &nodes, family, "--datapath", &datapath, "--selvedge", &binary].map(str::to_owned);
-        let switches = [
-            (self.kubernetes, "--kubernetes"),
-            (self.outside, "--outside"),
-            (self.kube_proxy, "--kube-proxy"),
-        ];
+        let switches = [(self.kubernetes, "--kubernetes"), (self.outside, "--outside")];
         let switches = switches.into_iter().filter(|(on, _)| *on).map(|(_, switch)| switch.to_owned());
-        args.into_iter().chain(switches).collect()
+        let proxy = self.kube_proxy.map(|mode| format!("--kube-proxy={mode}"));
+        let proxies = self.kube_proxy_nodes.map(|nodes| format!("--kube-proxy-nodes={nodes}"));
+        args.into_iter().chain(switches).chain(proxy).chain(proxies).collect()
     }
 }
 

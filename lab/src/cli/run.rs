@@ -127,7 +127,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
             let folder = folder.path().to_owned();
             let outside = args.shape.outside;
             let binary = args.shape.binary();
-            let kube_proxy = args.shape.kube_proxy;
+            let kube_proxy = args.shape.kube_proxy();
             let options =
                 kubernetes::Options { nodes, datapath, outside, kube_proxy, folder, assets, binary };
             let cluster = Kubernetes::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
@@ -135,6 +135,7 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
                 checks::upgrade(&cluster, report);
                 checks::workloads(&cluster, report);
                 checks::rolling(&cluster, report);
+                checks::takeover(&cluster, report);
                 checks::chained(&cluster, report);
                 checks::diagnosis(&cluster, report);
                 checks::upkeep(&cluster, report);

@@ -65,7 +65,7 @@ impl Daemon {
                     nodes,
                     datapath,
                     outside,
-                    kube_proxy: self.shape.kube_proxy,
+                    kube_proxy: self.shape.kube_proxy(),
                     folder,
                     assets,
                     binary: self.shape.binary(),

@@ -41,7 +41,7 @@ impl Kubernetes {
         }
         self.before = Some(self.doctor(&self.node_names()[0])?);
         progress("selvedge install, which waits until the nodes are ready because of our CNI plugin");
-        std::fs::write(self.config(), configuration(self.world.plan(), self.options.kube_proxy))
+        std::fs::write(self.config(), configuration(self.world.plan(), self.has_kube_proxy()))
             .doing("write the configuration")?;
         let first = if self.options.assets.previous.is_some() { Version::Previous } else { Version::Ours };
         self.install_version(first)?;
@@ -79,7 +79,7 @@ impl Kubernetes {
         let config = self.config();
         let mut install = Command::new(binary);
         install.args(["install", "--timeout", INSTALL, "--image", &image, "--config"]).arg(&config);
-        if !self.options.kube_proxy {
+        if !self.is_kube_proxy_everywhere() {
             install.arg("--api-server").arg(self.api_url().trim_start_matches("https://"));
         }
         let said = said("selvedge install", install.arg("--kubeconfig").arg(self.kubeconfig()));
@@ -138,7 +138,7 @@ fn configuration(plan: &Plan, kube_proxy: bool) -> String {
         list(plan.service_cidrs()),
         list(plan.trusted_sources().into_iter().map(IpNet::from).collect()),
         plan.datapath,
-        if kube_proxy { "off" } else { "on" }
+        if kube_proxy { "auto" } else { "on" }
     )
 }
 

@@ -12,6 +12,7 @@ use nix::mount::{MsFlags, mount};
 use selvedge::pod::attachment::{BRIDGE, PREFIX};
 use serde_json::{Value, json};
 
+use super::ProxyMode;
 use super::assets::Assets;
 use super::pki::{Authority, Identity};
 use crate::error::{Doing as _, Error};
@@ -63,7 +64,12 @@ impl Machine {
     }
 
     /// Starts containerd, kubelet and, if wanted, kube-proxy.
-    pub(super) fn start(plan: NodePlan, space: Arc<Space>, site: &Site<'_>) -> Result<Self, Error> {
+    pub(super) fn start(
+        plan: NodePlan,
+        space: Arc<Space>,
+        site: &Site<'_>,
+        proxy: Option<ProxyMode>,
+    ) -> Result<Self, Error> {
         let what = format!("start {}", plan.name);
         let disk = Self::disk(site.folder, &plan.name);
         site.write_files(&disk, &plan)?;
@@ -95,13 +101,24 @@ impl Machine {
             &node_ip,
         ];
         let kubelet = Process::start(site.program(&plan.name, "kubelet", &kubelet), space.clone());
-        let proxy = || site.program(&plan.name, "kube-proxy", &["--config", &on_disk("kube-proxy.json")]);
-        let proxy = site.kube_proxy.then(|| Process::start(proxy(), space.clone()));
+        let proxy = match proxy {
+            Some(mode) => {
+                let config = site.proxy_config(&plan.name, mode).to_string();
+                std::fs::write(disk.join("kube-proxy.json"), config).doing(&what)?;
+                let arguments = ["--config", &on_disk("kube-proxy.json")];
+                Some(Process::start(site.program(&plan.name, "kube-proxy", &arguments), space.clone()))
+            }
+            None => None,
+        };
         Ok(Self { plan, space, proxy, kubelet, containerd })
     }
 
     pub(super) fn plan(&self) -> &NodePlan {
         &self.plan
+    }
+
+    pub(super) fn kube_proxy(&self) -> Option<&Process> {
+        self.proxy.as_ref()
     }
 
     pub(super) fn namespaces(&self) -> &Arc<Space> {
@@ -126,8 +143,6 @@ pub(super) struct Site<'a> {
     pub(super) authority: &'a Authority,
     /// Where machines find the API server.
     pub(super) api: String,
-    /// kube-proxy is to run on them.
-    pub(super) kube_proxy: bool,
 }
 
 impl Site<'_> {
@@ -166,7 +181,6 @@ impl Site<'_> {
             ("kubelet.kubeconfig", kubeconfig(&kubelet)),
             ("kube-proxy.kubeconfig", kubeconfig(&proxy)),
             ("kubelet.json", self.kubelet_config().to_string()),
-            ("kube-proxy.json", self.proxy_config(&plan.name).to_string()),
             ("containerd.toml", self.containerd_config()),
             ("resolv.conf", String::new()),
         ];
@@ -213,16 +227,16 @@ impl Site<'_> {
 
     /// kube-proxy detects packets from this node's pods by their input device, not by `clusterCIDR`: another node's pod keeps
     /// its address when it calls a node port here, and is a client from outside for `externalTrafficPolicy: Local`.
-    fn proxy_config(&self, name: &str) -> Value {
-        let (mode, devices) = match self.plan.datapath {
+    fn proxy_config(&self, name: &str, mode: ProxyMode) -> Value {
+        let (detect, devices) = match self.plan.datapath {
             Datapath::Bridge => ("BridgeInterface", json!({"bridgeInterface": BRIDGE})),
             Datapath::Routed => ("InterfaceNamePrefix", json!({"interfaceNamePrefix": PREFIX})),
         };
         json!({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
-            "mode": "nftables",
-            "detectLocalMode": mode,
+            "mode": mode.to_string(),
+            "detectLocalMode": detect,
             "detectLocal": devices,
             "hostnameOverride": name,
             "clientConnection": {"kubeconfig": on_disk("kube-proxy.kubeconfig")},

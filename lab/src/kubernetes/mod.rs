@@ -14,6 +14,7 @@ mod pki;
 mod static_pod;
 mod token;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub use token::Replacement;
 use crate::capture::Seen;
 use crate::error::{Doing as _, Error};
 use crate::plan::{API_PORT, Datapath, Families, HOST_PORTS, NodePlan, OUTSIDE_NAME, Plan};
-use crate::process;
+use crate::process::{self, Process};
 use crate::space::Space;
 use crate::traffic::Server;
 use crate::world::World;
@@ -59,14 +60,41 @@ pub struct Options {
     pub datapath: Datapath,
     /// The control plane is on a machine of its own, which is no node.
     pub outside: bool,
-    /// kube-proxy serves Services, not Selvedge.
-    pub kube_proxy: bool,
+    /// kube-proxy runs, and Selvedge serves Services where it does not.
+    pub kube_proxy: Option<KubeProxy>,
     /// Where it keeps its files; an empty folder, on a file system that overlay mounts can lie on.
     pub folder: PathBuf,
     /// What it is made of.
     pub assets: Assets,
     /// The program that installs Selvedge; what is installed is the image's.
     pub binary: PathBuf,
+}
+
+/// How kube-proxy is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KubeProxy {
+    /// In this mode.
+    pub mode: ProxyMode,
+    /// On so many nodes, the last ones.
+    pub nodes: usize,
+}
+
+/// A mode of kube-proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProxyMode {
+    /// Rules in nftables.
+    Nftables,
+    /// Rules in iptables; here iptables-nft.
+    Iptables,
+}
+
+impl fmt::Display for ProxyMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+        })
+    }
 }
 
 /// A running cluster. Its methods block, and must not be called on a thread of an async runtime.
@@ -129,8 +157,7 @@ impl Kubernetes {
         let addresses = cable.addresses();
         let url = api_url(&addresses);
         let (assets, folder) = (&options.assets, options.folder.as_path());
-        let kube_proxy = options.kube_proxy;
-        let site = Site { assets, folder, plan, authority: &authority, api: url.clone(), kube_proxy };
+        let site = Site { assets, folder, plan, authority: &authority, api: url.clone() };
         progress("starting etcd, API server, controllers and scheduler");
         let control_plane = ControlPlane::start(&site, &name, &addresses, &space)?;
         let admin = authority.client("lab-admin", "system:masters").doing("make an administrator")?;
@@ -142,8 +169,11 @@ impl Kubernetes {
             .map_err(|why| Error::new("start the API server", format!("{why}\n{}", control_plane.logs())))?;
         progress("starting containerd and kubelet on every node, with their images");
         let mut machines = Vec::new();
-        for (node, space) in spaces {
-            machines.push(Machine::start(node, space, &site)?);
+        let without =
+            options.kube_proxy.map_or(usize::MAX, |proxy| options.nodes.saturating_sub(proxy.nodes));
+        for (index, (node, space)) in spaces.into_iter().enumerate() {
+            let proxy = options.kube_proxy.filter(|_| index >= without).map(|proxy| proxy.mode);
+            machines.push(Machine::start(node, space, &site, proxy)?);
         }
         let control_machine = (name, space);
         let hosts = Vec::new();
@@ -184,10 +214,21 @@ impl Kubernetes {
         api_url(&cable.map(|cable| cable.addresses()).unwrap_or_default())
     }
 
-    /// Whether kube-proxy serves Services, not Selvedge.
+    /// Whether kube-proxy runs on some node.
     #[must_use]
     pub fn has_kube_proxy(&self) -> bool {
-        self.options.kube_proxy
+        self.options.kube_proxy.is_some()
+    }
+
+    /// Whether it runs on all: then agents find the API server by its Service.
+    fn is_kube_proxy_everywhere(&self) -> bool {
+        self.options.kube_proxy.is_some_and(|proxy| proxy.nodes >= self.options.nodes)
+    }
+
+    /// kube-proxy of a node.
+    #[must_use]
+    pub fn kube_proxy(&self, node: &str) -> Option<&Process> {
+        self.machines.iter().find(|machine| machine.plan().name == node)?.kube_proxy()
     }
 
     /// The namespaces that the control plane is in.

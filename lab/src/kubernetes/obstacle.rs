@@ -69,7 +69,7 @@ impl Kubernetes {
     fn server(&self) -> SocketAddr {
         let own = self.api_url().trim_start_matches("https://").parse();
         let service = self.world().plan().service_cidrs().into_iter().next();
-        match (self.has_kube_proxy(), service, own) {
+        match (self.is_kube_proxy_everywhere(), service, own) {
             (false, _, Ok(own)) => own,
             (_, Some(range), _) => SocketAddr::new(nth(range, 1), PORT),
             _ => SocketAddr::new(IpAddr::from([127, 0, 0, 1]), PORT),

@@ -27,6 +27,8 @@ pub(crate) enum Name {
     Services,
     /// What the holder of Services' ports holds and answers.
     Ports,
+    /// That nothing is left of a kube-proxy that is gone.
+    KubeProxy,
     /// Accept rules for pods in iptables' chain for what is forwarded.
     Forwarding,
     /// The node's side of running pods: bridge, ports, their rules against spoofing.
@@ -56,6 +58,7 @@ impl Name {
             Self::Egress => "egress",
             Self::Services => "services",
             Self::Ports => "ports",
+            Self::KubeProxy => "kube-proxy",
             Self::Forwarding => "forwarding",
             Self::Wiring => "wiring",
             Self::Pods => "pods",

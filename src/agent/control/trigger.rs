@@ -45,6 +45,8 @@ pub(crate) enum Trigger {
     ServiceTable,
     /// The ports of Services that a process holds: health checks, with their counts of endpoints, and node ports on loopback.
     ServicePorts,
+    /// Who serves Services on this node, and whether another proxy is there.
+    Turn,
     /// `node.json`, which the CNI plugin and the wiring of pods go by.
     NodeFile,
     /// The connection to the tunnel's control API began or ended.

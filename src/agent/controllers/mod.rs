@@ -6,6 +6,7 @@ pub(super) mod egress;
 pub(super) mod forwarding;
 pub(super) mod guard;
 pub(super) mod keys;
+pub(super) mod kube_proxy;
 pub(super) mod link;
 pub(super) mod mesh;
 pub(super) mod plugin;

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Name, Outcome, Triggers, Unmet};
-use crate::config;
 use crate::local::Client;
 use crate::ports::ROUTE;
 use crate::ports::wanted::{Held, Proxy, Wanted};
@@ -47,9 +46,10 @@ impl Ports {
 
 impl Controller for Ports {
     async fn reconcile(&mut self, _: Triggers) -> Outcome {
-        if self.context.config.services == config::Services::Off {
-            // Somebody else holds the ports. There may be no holder to tell.
+        if !self.context.turn.lock().holds_ports {
+            // They are somebody else's. There may be no holder to tell.
             let _ = self.tell(&Wanted::default()).await;
+            self.updated = None;
             return Ok(Vec::new());
         }
         let wanted = self.wanted()?;

@@ -11,7 +11,7 @@ use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
 use crate::agent::routing;
 use crate::agent::view::store::{Key, Subscription};
-use crate::config::{self, NodePortAddresses};
+use crate::config::{NodePortAddresses, Services as Configured};
 use crate::kernel::nft::{self, Changes, Connection, Error, Family, Update};
 use crate::kernel::protocol::Protocol;
 use crate::mesh::node_object::OwnNode;
@@ -49,6 +49,8 @@ pub(in crate::agent) struct Services {
     changed: Vec<Timestamp>,
     /// What an earlier agent has left in the kernel has been looked at.
     has_looked: bool,
+    /// The kernel has no table: another proxy serves.
+    has_left: bool,
 }
 
 impl Services {
@@ -67,6 +69,7 @@ impl Services {
             applied: None,
             changed: Vec::new(),
             has_looked: false,
+            has_left: false,
             context,
         })
     }
@@ -202,11 +205,35 @@ fn name(namespace: &str, name: &str) -> ServiceName {
     ServiceName { namespace: namespace.to_owned(), name: name.to_owned() }
 }
 
+impl Services {
+    /// Another proxy serves: what would be served is followed, so that this agent can do so at once.
+    fn leave(&mut self, pending: Triggers) -> Outcome {
+        if self.context.config.services != Configured::Off && self.take().is_ok() {
+            let mut it = self.balancer();
+            drop((it.update(), it.take_stale(), it.take_refused()));
+        }
+        self.remember_servers();
+        self.applied = None;
+        self.changed.clear();
+        if self.has_left && !pending.has(Trigger::ServiceTable) && !pending.has(Trigger::Resync) {
+            return Ok(Vec::new());
+        }
+        let removed = nft::delete(Family::Inet, TABLE).map_err(Unmet::failed)?;
+        self.has_left = true;
+        Ok(if removed { vec![format!("delete table inet {TABLE}")] } else { Vec::new() })
+    }
+
+    fn remember_servers(&self) {
+        if let Err(error) = self.context.api.servers().set(self.servers.values().flatten().map(|it| it.at)) {
+            tracing::warn!(error = format!("{error:#}"), "the API servers will not be known after a restart");
+        }
+    }
+}
+
 impl Controller for Services {
     async fn reconcile(&mut self, pending: Triggers) -> Outcome {
-        if self.context.config.services == config::Services::Off {
-            let removed = nft::delete(Family::Inet, TABLE).map_err(Unmet::failed)?;
-            return Ok(if removed { vec![format!("delete table inet {TABLE}")] } else { Vec::new() });
+        if !self.context.serves()? {
+            return self.leave(pending);
         }
         let structure = self.take()?;
         if !self.has_looked {
@@ -215,13 +242,16 @@ impl Controller for Services {
             self.has_looked = true;
         }
         let update = self.balancer().update();
+        if self.has_left {
+            // Connections that the other proxy has begun lead to endpoints that may be gone.
+            self.balancer().review();
+        }
         let is_known = ![Trigger::ServiceTable, Trigger::Resync].iter().any(|it| pending.has(*it));
         let start = Instant::now();
         let changes = self.apply(structure, update, is_known).map_err(Unmet::failed)?;
         self.measure(start);
-        if let Err(error) = self.context.api.servers().set(self.servers.values().flatten().map(|it| it.at)) {
-            tracing::warn!(error = format!("{error:#}"), "the API servers will not be known after a restart");
-        }
+        self.has_left = false;
+        self.remember_servers();
         let (stale, refused, checks, loopback) = {
             let mut it = self.balancer();
             (it.take_stale(), it.take_refused(), it.take_checks(), it.take_loopback())

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
 use crate::agent::routing;
-use crate::config::Services;
 use crate::fabric;
 use crate::kernel::sysctl;
 use crate::pod::gateway;
@@ -28,7 +27,7 @@ impl Sysctls {
     /// A refused write is logged once and does not make the node unready: Services work without it.
     fn conntrack(&mut self) -> Vec<String> {
         let config = &self.context.config;
-        if config.services == Services::Off {
+        if !self.context.serves().unwrap_or(false) {
             return Vec::new();
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

@@ -39,6 +39,9 @@ async fn listen(context: &Context) -> anyhow::Result<()> {
             tokio::time::sleep(GATHER).await;
             refresh(context, &netlink).await?;
         }
+        if changes.contains(&Change::KubeProxy) {
+            context.proxy_changed.notify_one();
+        }
         for (_, trigger) in POSTED.iter().filter(|(changed, _)| changed(&changes)) {
             context.bus.post(*trigger);
         }

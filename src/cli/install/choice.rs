@@ -6,8 +6,8 @@ use anyhow::{Context as _, anyhow};
 use ipnet::IpNet;
 
 use super::super::{Exit, Failure};
-use super::Args;
 use super::again;
+use super::{Args, Serve};
 use crate::cluster::discover::{Facts, Found};
 use crate::cluster::installed::Installed;
 use crate::config::ClusterRanges;
@@ -53,8 +53,8 @@ fn make(args: &Args, known: Known<'_>) -> Result<Choice, Failure> {
     if args.iptables_forward_rules {
         text = configuration::with_forward_rules(&text);
     }
-    if args.serve_services {
-        text = configuration::with_services(&text);
+    if let Some(serve) = args.serve_services {
+        text = configuration::with_services(&text, serve == Serve::Auto);
     }
     let config = configuration::parse(&place, &text).map_err(|error| Failure::new(Exit::Usage, error))?;
     folders(&place, &text, distribution)?;

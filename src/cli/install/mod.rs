@@ -24,6 +24,15 @@ use crate::manifest::{self, AGENT, ApiServer, Distribution, TUNNEL};
 use answer::Answer;
 use choice::Choice;
 
+/// When the agents serve Services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Serve {
+    /// Always.
+    On,
+    /// Where kube-proxy does not.
+    Auto,
+}
+
 /// Options of `selvedge install`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -60,9 +69,11 @@ pub(super) struct Args {
     /// forwarded.
     #[arg(long)]
     iptables_forward_rules: bool,
-    /// Have the agents serve Services, for clusters without kube-proxy; --api-server is needed with it.
-    #[arg(long, requires = "api_server")]
-    serve_services: bool,
+    /// Have the agents serve Services, for clusters without kube-proxy; with `auto`, for those that are to give it up: each agent
+    /// serves as soon as kube-proxy has left its node. --api-server is needed with it.
+    #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, default_missing_value = "on", require_equals = true,
+        requires = "api_server")]
+    serve_services: Option<Serve>,
     /// The image of both DaemonSets; by default this version, of the installed repository if there is one.
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,

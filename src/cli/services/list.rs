@@ -11,8 +11,9 @@ const ENDPOINTS: usize = 8;
 /// `whole`: with every endpoint.
 pub(super) fn render(list: &ServiceList, whole: bool) -> String {
     if !list.enabled {
-        let node = &list.node;
-        return format!("{node}: another proxy serves the Services of this node (services = \"off\")\n");
+        let (node, other) = (&list.node, list.other_proxy.as_deref());
+        let other = other.unwrap_or("another proxy serves the Services of this node (services = \"off\")");
+        return format!("{node}: {other}\n");
     }
     let mut text: String = list.services.iter().map(|it| service(it, whole)).collect();
     for conflict in &list.conflicts {
@@ -165,6 +166,7 @@ mod tests {
         ServiceList {
             node: "worker-1".into(),
             enabled: true,
+            other_proxy: None,
             problem: Some("waiting".into()),
             services: vec![ShownService {
                 namespace: "default".into(),
@@ -215,5 +217,7 @@ mod tests {
     fn another_proxy_is_named() {
         let list = ServiceList { node: "worker-1".into(), ..ServiceList::default() };
         assert!(render(&list, false).starts_with("worker-1: another proxy serves"));
+        let list = ServiceList { other_proxy: Some("kube-proxy serves".into()), ..list };
+        assert_eq!(render(&list, false), "worker-1: kube-proxy serves\n");
     }
 }

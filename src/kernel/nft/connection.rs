@@ -88,18 +88,35 @@ impl Connection {
         retry(|| attempt(socket, &mut plan))
     }
 
-    /// Deletes a table with all it has. True when it was there.
+    /// Deletes a table with all it has, first the chains that packets enter. Together with their table they would go on deciding
+    /// for as long as the kernel takes to delete all of it, about packets that no element of a map fits any more. True when it was
+    /// there.
     ///
     /// # Errors
-    /// [`Error`]; then it is still there.
+    /// [`Error`]; then it is still there, without those chains maybe.
     pub fn delete(&mut self, family: Family, name: &str) -> Result<bool, Error> {
-        let plan = |transaction: &mut Transaction| {
-            if read::tables(&self.socket, family)?.contains(name) {
+        let socket = &self.socket;
+        let is_there = || Ok::<_, Error>(read::tables(socket, family)?.contains(name));
+        let chains = |transaction: &mut Transaction| {
+            if is_there()? {
+                let entered = read::chains(socket, family, name)?;
+                let entered = entered.iter().filter(|(_, chain)| chain.base.is_some());
+                let mut inside = transaction.inside(family, name);
+                for (chain, _) in entered {
+                    inside.flush_chain(chain);
+                    inside.delete_chain(chain);
+                }
+            }
+            Ok(())
+        };
+        retry(|| attempt(socket, chains))?;
+        let table = |transaction: &mut Transaction| {
+            if is_there()? {
                 transaction.delete_table(family, name);
             }
             Ok(())
         };
-        Ok(!retry(|| attempt(&self.socket, plan))?.is_empty())
+        Ok(!retry(|| attempt(socket, table))?.is_empty())
     }
 
     /// A table as the kernel has it, without the elements of dynamic sets; nothing when there is none.

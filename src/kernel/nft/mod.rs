@@ -12,7 +12,8 @@
 //!   follow from an event, made from the event alone. It assumes that the kernel has what the controller believes; where
 //!   it has not, nothing is done, and [`Error::Stale`] asks for an `apply`.
 //!
-//! Rules in somebody else's table, which has to stay as it is otherwise, are for a [`Guest`].
+//! Rules in somebody else's table, which has to stay as it is otherwise, are for a [`Guest`]; [`evict_chains`] takes chains out of
+//! one.
 //!
 //! Elements that packets add to a [dynamic](Set::dynamic) set are the packets': neither way touches them.
 //!
@@ -28,6 +29,7 @@ mod definition;
 mod difference;
 mod element;
 mod error;
+mod evict;
 mod expression;
 mod field;
 mod guest;
@@ -52,6 +54,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use connection::Connection;
 pub use element::{Data, Element};
 pub use error::Error;
+pub use evict::evict_chains;
 pub use expression::{
     Comparison, Conntrack, ConntrackTuple, End, Expression, FIB_DESTINATION, FibResult, Ip, Meta,
     NAT_RANDOM_FULLY, NatKind, Numgen, PayloadBase, Register, Reject, SetOperation, Verdict, ct_direction,

@@ -150,6 +150,16 @@ pub(super) fn chain_rules_with_handles(
     Ok(mine.map(|found| (found.handle, found.rule)).collect())
 }
 
+/// The rules of a table: the chain of each, its handle, and the rule.
+pub(super) fn rules_with_handles(
+    socket: &Socket,
+    family: Family,
+    table: &str,
+) -> Result<Vec<(String, u64, Rule)>, Error> {
+    let rules = rules_of(socket, family, table, None)?;
+    Ok(rules.into_iter().map(|found| (found.chain, found.handle, found.rule)).collect())
+}
+
 /// A rule, and where it is.
 struct Found {
     chain: String,

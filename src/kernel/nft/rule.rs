@@ -247,11 +247,15 @@ impl Rule {
     /// Whether it leads to the chain of this name.
     #[must_use]
     pub fn leads_to(&self, chain: &str) -> bool {
-        let leads = |expression: &Expression| match expression {
-            Expression::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) => to == chain,
-            _ => false,
-        };
-        self.expressions.iter().any(leads)
+        self.leads().any(|to| to == chain)
+    }
+
+    /// The chains that it leads to, without those of verdict maps.
+    pub fn leads(&self) -> impl Iterator<Item = &str> {
+        self.expressions.iter().filter_map(|expression| match expression {
+            Expression::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) => Some(to.as_str()),
+            _ => None,
+        })
     }
 
     /// Counts in the named counter.

@@ -32,10 +32,9 @@ pub fn trace(balancer: &Balancer, surroundings: &Surroundings, packet: &Packet) 
     }
 }
 
-/// The same where another proxy serves Services.
+/// The same where another proxy serves Services, as `reason` says.
 #[must_use]
-pub fn other_proxy(surroundings: &Surroundings, packet: &Packet) -> Trace {
-    let reason = "another proxy serves the Services of this node (services = \"off\")";
+pub fn other_proxy(surroundings: &Surroundings, packet: &Packet, reason: &str) -> Trace {
     Trace::of(surroundings, packet).ends(TraceVerdict::OtherProxy, reason)
 }
 
