@@ -75,7 +75,8 @@ kubernetes() {
 rust
 checks promises promises "$work/rust"
 if [ -z "$fast" ]; then
-  checks kubernetes kubernetes --nodes 3
+  # On the last node kube-proxy serves Services, until it is ended and started again.
+  checks kubernetes kubernetes --nodes 3 --kube-proxy --kube-proxy-nodes 1
   # The other layout and the other datapath in one run, which begins with an upgrade: to the same version, as there is no
   # other one here, but with all that an upgrade does.
   program=target/$(rustc -vV | sed -n 's/^host: //p')/release/selvedge

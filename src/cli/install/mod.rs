@@ -19,7 +19,7 @@ use crate::cluster::apply::{self, Mode};
 use crate::cluster::discover::Facts;
 use crate::cluster::installed::Installed;
 use crate::cluster::{Access, connect, finding, firewall, prune, rollout};
-use crate::config::Config;
+use crate::config::{Config, Services};
 use crate::manifest::{self, AGENT, ApiServer, Distribution, TUNNEL};
 use answer::Answer;
 use choice::Choice;
@@ -154,6 +154,11 @@ async fn install(args: &Args) -> Result<Exit, Failure> {
     if last.is_done() {
         tidy(&client, &mut progress).await;
         advise(&client, &choice.settings.config, &mut progress).await;
+        if choice.settings.config.services == Services::Off && facts.kube_proxy.is_some() {
+            progress.say(
+                "kube-proxy serves Services here; --serve-services=auto has Selvedge do so once that ends",
+            );
+        }
     }
     drop(progress);
     answer.rollout = Some(last);
