@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::draw::{numbered, random, translate};
 use super::endpoints::Backends;
 use super::names::{name, port_name, set_name};
-use super::target::selectors;
 use crate::kernel::nft::{DataType, End, Expiry, Field, Ip, Rule, Selector, Set, SetOperation};
 
 /// Clients of one port of a Service, in one family, that are remembered. Others are served as without session affinity.
@@ -89,37 +89,42 @@ impl Affinity {
         port_name(name::AFFINITY[scope], ip, &self.port)
     }
 
-    /// Its rules. A client that is remembered is so for longer, and served by its backend; any other draws one. Every step but
-    /// the last ends where it finds nothing: no such client, no such backend, no room.
+    /// Its rules. A client that is remembered is so for longer, and served by its backend; any other draws one. A rule ends
+    /// where it finds nothing: no such client, no room.
     pub(super) fn rules(&self, scope: usize, ip: Ip, count: usize) -> Vec<Rule> {
         let rule = || Rule::new().ip(ip);
         let client = [Selector::Address(ip, End::Source)];
         let clients = self.clients_name(ip);
-        let (slots, numbers) = (set_name(name::SLOTS[scope], ip), set_name(name::NUMBERS[scope], ip));
         let remember = |rule: Rule, operation| {
             rule.change_map(operation, &clients, &client, &[Selector::Priority], Some(self.timeout))
         };
         let recall = |rule: Rule| rule.map(&client, &clients).set_priority();
-        let draw = |size: u32| {
-            let slot = [&selectors(ip)[..], &[Selector::Random(size)]].concat();
-            rule().map(&slot, &slots).set_priority()
-        };
-        let serve = |rule: Rule| {
-            let numbered = [&selectors(ip)[..], &[Selector::Priority]].concat();
-            rule.map(&numbered, &numbers).dnat_to_mapped(ip)
-        };
+        // Only what this packet has found: another packet of the client may have drawn since.
+        let found = Rule::new().prioritized(!(FIRST - 1)).ip(ip);
+        let forget = found.change_map(SetOperation::Delete, &clients, &client, &[Selector::Priority], None);
         let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
-        // Recalled once more: another packet of the client may have drawn at the same time.
-        let drawn = recall(remember(draw(count), SetOperation::Add));
-        let forget = rule().change_map(SetOperation::Delete, &clients, &client, &[Selector::Priority], None);
         vec![
-            remember(recall(rule()), SetOperation::Update),
-            serve(rule()),
+            remember(recall(rule()), SetOperation::Update).jump(name::NUMBERS[scope]),
             forget,
-            serve(drawn),
-            serve(draw(count).count(FULL)),
-            serve(draw(1)),
-            Rule::new().goto("rejected"),
+            random(count).jump(name::SLOTS[scope]),
+            // Recalled once more: another packet of the client may have drawn at the same time.
+            recall(remember(rule(), SetOperation::Add)).goto(name::NUMBERED[scope]),
+            Rule::new().count(FULL).goto(name::NUMBERED[scope]),
         ]
     }
+}
+
+/// The chains that all ports share, by name. Where an index or a number is of no backend any more, the first one serves.
+pub(super) fn shared(scope: usize) -> [(&'static str, Vec<Rule>); 3] {
+    let (slots, numbers) = (name::SLOTS[scope], name::NUMBERS[scope]);
+    let to_number = |ip| Rule::new().ip(ip).map(&numbered(ip), &set_name(slots, ip)).set_priority().end();
+    let by_index = [
+        &Ip::BOTH.map(to_number)[..],
+        &[random(1)],
+        &Ip::BOTH.map(to_number),
+        &[Rule::new().goto("rejected")],
+    ];
+    let serve = || Rule::new().jump(numbers);
+    let by_number = vec![serve(), random(1).jump(slots), serve(), Rule::new().goto("rejected")];
+    [(slots, by_index.concat()), (numbers, translate(numbers)), (name::NUMBERED[scope], by_number)]
 }

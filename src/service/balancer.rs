@@ -140,11 +140,20 @@ impl Balancer {
     /// What all changes since the last call come to in the kernel's table, which has what was wanted before.
     pub fn update(&mut self) -> Update {
         let mut update = elements::update();
+        self.renew_all(Some(&mut update));
+        update
+    }
+
+    /// As [`update`](Self::update), for a caller who writes the whole table ([`fill`](Self::fill)) and needs no update.
+    pub fn settle(&mut self) {
+        self.renew_all(None);
+    }
+
+    fn renew_all(&mut self, mut update: Option<&mut Update>) {
         for name in std::mem::take(&mut self.dirty) {
-            self.renew(&name, &mut update);
+            self.renew(&name, update.as_deref_mut());
         }
         self.kept = Kept::default();
-        update
     }
 
     /// Has [`take_stale`](Self::take_stale) give all connections that lead elsewhere than to the endpoints of their target, whoever
@@ -181,7 +190,10 @@ impl Balancer {
         for known in self.services.values() {
             elements::change_ports(&Plan::new(), &known.plan, &mut update);
         }
-        for (target, served) in &self.served {
+        // In the order of the elements, which is faster than that of a hash map.
+        let mut served: Vec<_> = self.served.iter().collect();
+        served.sort_unstable_by_key(|(target, _)| **target);
+        for (target, served) in served {
             elements::change(*target, None, Some(served), &mut update);
         }
         self.cluster_ips.keys().for_each(|address| elements::change_cluster_ip(*address, true, &mut update));
@@ -230,7 +242,7 @@ impl Balancer {
     }
 
     /// Makes the plan of a Service again, and carries out what is different.
-    fn renew(&mut self, name: &Arc<ServiceName>, update: &mut Update) {
+    fn renew(&mut self, name: &Arc<ServiceName>, mut update: Option<&mut Update>) {
         let Some(known) = self.services.get_mut(name) else { return };
         let slices: Vec<&Slice> = known.slices.values().map(Arc::as_ref).collect();
         let had = |targets: &[(Target, Kind)]| had(&known.plan, targets, &self.kept);
@@ -238,7 +250,9 @@ impl Balancer {
             .service
             .as_ref()
             .map_or_else(Plan::new, |service| plan(name, service, &slices, &self.node, had));
-        elements::change_ports(&known.plan, &now, update);
+        if let Some(update) = update.as_deref_mut() {
+            elements::change_ports(&known.plan, &now, update);
+        }
         self.loopback.note(name, known.service.as_deref().filter(|_| self.node.has_loopback));
         self.checks.note(name, known.service.as_deref(), &slices, &self.node.place);
         let before = std::mem::replace(&mut known.plan, now.clone());
@@ -261,7 +275,7 @@ impl Balancer {
         let (gone, come) = (targets(&before), targets(&now));
         for target in gone.keys().chain(come.keys().filter(|target| !gone.contains_key(target))) {
             self.claim(*target, name, come.get(target).copied());
-            self.serve(*target, update);
+            self.serve(*target, update.as_deref_mut());
         }
     }
 
@@ -278,7 +292,7 @@ impl Balancer {
     }
 
     /// Has the target served by the first that claims it.
-    fn serve(&mut self, target: Target, update: &mut Update) {
+    fn serve(&mut self, target: Target, mut update: Option<&mut Update>) {
         let owner = self.claims.get(&target).and_then(|claims| claims.first());
         let now = owner.and_then(|claim| {
             let plan = &self.services.get(&claim.service)?.plan;
@@ -289,7 +303,9 @@ impl Balancer {
             Some(now) => self.served.insert(target, now.clone()),
             None => self.served.remove(&target),
         };
-        elements::change(target, before.as_ref(), now.as_ref(), update);
+        if let Some(update) = update.as_deref_mut() {
+            elements::change(target, before.as_ref(), now.as_ref(), update);
+        }
         self.stale.note(target, before.as_ref(), now.as_ref());
         // What comes is counted before what goes, so that what stays is never at zero.
         for (served, comes) in [(now.as_ref(), true), (before.as_ref(), false)] {
@@ -297,12 +313,16 @@ impl Balancer {
             if served.kind == Kind::ClusterIp {
                 let address = target.at.ip();
                 count(&mut self.cluster_ips, address, comes, |comes| {
-                    elements::change_cluster_ip(address, comes, update);
+                    if let Some(update) = update.as_deref_mut() {
+                        elements::change_cluster_ip(address, comes, update);
+                    }
                 });
             }
             for address in elements::local_backends(target, served) {
                 count(&mut self.hairpins, address, comes, |comes| {
-                    elements::change_hairpin(address, comes, update);
+                    if let Some(update) = update.as_deref_mut() {
+                        elements::change_hairpin(address, comes, update);
+                    }
                 });
             }
         }

@@ -10,6 +10,7 @@ pub mod balancer;
 mod checks;
 mod class;
 pub mod coexistence;
+mod draw;
 mod elements;
 pub mod endpoints;
 mod kept;

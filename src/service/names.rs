@@ -11,9 +11,9 @@ pub(super) mod name {
     pub(in crate::service) const INSIDE: &str = "inside";
     /// Target to plan, for packets from outside.
     pub(in crate::service) const OUTSIDE: &str = "outside";
-    /// Target and index to one of the cluster's backends.
+    /// Target and index to one of the cluster's backends, and the chain that looks it up.
     pub(in crate::service) const CLUSTER: &str = "cluster";
-    /// Target and index to one of this node's backends.
+    /// The same of this node's backends.
     pub(in crate::service) const LOCAL: &str = "local";
     /// Cluster IPs that some Service has.
     pub(in crate::service) const CLUSTER_IPS: &str = "cluster-ips";
@@ -25,10 +25,12 @@ pub(super) mod name {
     pub(in crate::service) const ALLOWED: &str = "allowed";
     /// Target to the chain of a port with session affinity, for the cluster's backends and this node's.
     pub(in crate::service) const AFFINITY: [&str; 2] = ["affinity", "local-affinity"];
-    /// Target and index to the number of a backend.
+    /// Target and index to the number of a backend, and the chains that look it up.
     pub(in crate::service) const SLOTS: [&str; 2] = ["slots", "local-slots"];
-    /// Target and number to a backend.
+    /// Target and number to a backend, and the chains that look it up.
     pub(in crate::service) const NUMBERS: [&str; 2] = ["numbers", "local-numbers"];
+    /// The chains that serve a client by the number that it has got.
+    pub(in crate::service) const NUMBERED: [&str; 2] = ["numbered", "local-numbered"];
     /// Client to the number of its backend; a map for each port with session affinity.
     pub(in crate::service) const CLIENTS: &str = "clients";
 }

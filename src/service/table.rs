@@ -1,9 +1,10 @@
 //! The structure of the kernel's table of Services: chains, rules, and empty sets and maps. docs/services.md explains it.
 //!
 //! Only the first packet of a connection comes here. It is looked up in a map of targets, whose value is a *plan*, a number;
-//! that leads to a chain, which draws a backend and translates the destination. Numbers, not verdicts: the kernel checks all
-//! chains again that a map leads to whenever one of its verdicts changes. Between the two lookups the plan is the packet's
-//! priority, which nothing has a use for before the packet leaves, and which is taken away before that.
+//! that leads to a chain, which draws the index of a backend, and one chain for all counts of backends looks that up and translates
+//! the destination. Numbers, not verdicts: the kernel checks all chains again that a map leads to whenever one of its verdicts
+//! changes. Plan and index are in turn the packet's priority, which nothing has a use for before the packet leaves, and which is
+//! taken away before that.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +12,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::affinity;
-use super::class::{Class, DRAWS};
+use super::class::Class;
+use super::draw::{draw, translate};
 pub use super::names::TABLE;
 use super::names::{name, set_name};
 use super::number::{affinity_plan, plan_number};
@@ -78,7 +80,7 @@ impl Structure {
     fn sets(&self, ip: Ip, table: &mut Table) {
         let field = ip.field();
         let target = [field, Field::Protocol, Field::Port];
-        let backend = [field, Field::Protocol, Field::Port, Field::Number];
+        let backend = [field, Field::Protocol, Field::Port, Field::Priority];
         let mut add = |name, set| {
             table.set(set_name(name, ip), set);
         };
@@ -89,10 +91,9 @@ impl Structure {
             add(map, Set::map(backend, DataType::Value([field, Field::Port].into())));
         }
         for (index, scope) in name::AFFINITY.into_iter().enumerate() {
-            let numbered = [field, Field::Protocol, Field::Port, Field::Priority];
             add(scope, Set::map(target, DataType::Verdict));
             add(name::SLOTS[index], Set::map(backend, DataType::Value(Field::Priority.into())));
-            add(name::NUMBERS[index], Set::map(numbered, DataType::Value([field, Field::Port].into())));
+            add(name::NUMBERS[index], Set::map(backend, DataType::Value([field, Field::Port].into())));
         }
         add(name::RESTRICTED, Set::new(target));
         add(name::ALLOWED, Set::new([field, Field::Protocol, Field::Port, field]).of_ranges());
@@ -191,6 +192,14 @@ fn actions(classes: impl Iterator<Item = Class>, table: &mut Table) {
     lead(affinity_plan(Action::Cluster), name::AFFINITY[0]);
     lead(affinity_plan(Action::Masquerade), "affinity-masquerade");
     lead(affinity_plan(Action::Local), name::AFFINITY[1]);
+    for map in [name::CLUSTER, name::LOCAL] {
+        table.chain(map, Chain::regular(translate(map)));
+    }
+    for scope in 0..name::AFFINITY.len() {
+        for (chain, rules) in affinity::shared(scope) {
+            table.chain(chain, Chain::regular(rules));
+        }
+    }
     for chain in name::AFFINITY {
         let by_port = |ip| Rule::new().ip(ip).vmap(&selectors(ip), &set_name(chain, ip));
         let rules = Ip::BOTH.into_iter().map(by_port).chain([Rule::new().goto("dropped")]);
@@ -211,21 +220,4 @@ fn actions(classes: impl Iterator<Item = Class>, table: &mut Table) {
     for chain in ["dropped", "refused"] {
         table.chain(chain, Chain::regular(vec![Rule::new().count(chain).drop()]));
     }
-}
-
-/// Draws a backend. Where an index has become free meanwhile, the last draw finds the first backend; without any, there is no
-/// endpoint left.
-fn draw(class: Class, map: &str) -> Vec<Rule> {
-    let exact = class.least == class.size;
-    let sizes = std::iter::repeat_n(class.size, if exact { 1 } else { DRAWS });
-    let sizes: Vec<u32> =
-        sizes.chain((!exact).then_some(class.least)).chain((class.size > 1).then_some(1)).collect();
-    let rules = Ip::BOTH.into_iter().flat_map(|ip| {
-        let map = set_name(map, ip);
-        sizes.iter().map(move |size| {
-            let fields = [&selectors(ip)[..], &[Selector::Random(*size)]].concat();
-            Rule::new().ip(ip).map(&fields, &map).dnat_to_mapped(ip)
-        })
-    });
-    rules.chain([Rule::new().goto("rejected")]).collect()
 }

@@ -167,13 +167,10 @@ impl Services {
         }
     }
 
-    /// Makes the kernel's table what is wanted: by an update alone, where it is known what the kernel has.
-    fn apply(&mut self, structure: Structure, update: Update, is_known: bool) -> Result<Changes, Error> {
-        let known = self.applied.take().is_some_and(|applied| is_known && applied == structure);
-        let updated = known.then(|| self.connection.update(&update));
-        // At the start it is as large as the table.
-        drop(update);
-        let changes = match updated {
+    /// Makes the kernel's table what is wanted: by an update alone, if there is one.
+    fn apply(&mut self, structure: Structure, update: Option<&Update>) -> Result<Changes, Error> {
+        self.applied = None;
+        let changes = match update.map(|update| self.connection.update(update)) {
             None | Some(Err(Error::Stale { .. })) => {
                 let mut table = structure.table();
                 self.balancer().fill(&mut table);
@@ -210,7 +207,8 @@ impl Services {
     fn leave(&mut self, pending: Triggers) -> Outcome {
         if self.context.config.services != Configured::Off && self.take().is_ok() {
             let mut it = self.balancer();
-            drop((it.update(), it.take_stale(), it.take_refused()));
+            it.settle();
+            drop((it.take_stale(), it.take_refused()));
         }
         self.remember_servers();
         self.applied = None;
@@ -241,14 +239,18 @@ impl Controller for Services {
             kept.iter().for_each(|kept| self.balancer().keep(&kept.table));
             self.has_looked = true;
         }
-        let update = self.balancer().update();
+        let is_known = ![Trigger::ServiceTable, Trigger::Resync].iter().any(|it| pending.has(*it))
+            && self.applied.as_ref() == Some(&structure);
+        let update = is_known.then(|| self.balancer().update());
+        if update.is_none() {
+            self.balancer().settle();
+        }
         if self.has_left {
             // Connections that the other proxy has begun lead to endpoints that may be gone.
             self.balancer().review();
         }
-        let is_known = ![Trigger::ServiceTable, Trigger::Resync].iter().any(|it| pending.has(*it));
         let start = Instant::now();
-        let changes = self.apply(structure, update, is_known).map_err(Unmet::failed)?;
+        let changes = self.apply(structure, update.as_ref()).map_err(Unmet::failed)?;
         self.measure(start);
         self.has_left = false;
         self.remember_servers();

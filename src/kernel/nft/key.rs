@@ -66,7 +66,10 @@ impl From<IpNet> for Key {
 
 impl From<Concat> for Key {
     fn from(concat: Concat) -> Self {
-        if concat.ranges { Self::Ranges(concat.first, concat.last) } else { Self::Value(concat.first) }
+        match concat.last {
+            Some(last) => Self::Ranges(concat.first, last),
+            None => Self::Value(concat.first),
+        }
     }
 }
 
@@ -85,24 +88,30 @@ impl From<Concat> for Key {
 #[must_use]
 pub struct Concat {
     first: Vec<u8>,
-    last: Vec<u8>,
-    ranges: bool,
+    /// The last value, of ranges alone.
+    last: Option<Vec<u8>>,
 }
+
+/// Bytes of an IPv6 address, a protocol, a port and a number.
+const CAPACITY: usize = 28;
 
 impl Concat {
     /// Without any field yet.
     pub fn new() -> Self {
-        Self::default()
+        Self { first: Vec::with_capacity(CAPACITY), last: None }
     }
 
     /// Without any field yet; for an interval set, also if each field turns out to be a single value.
     pub fn ranges() -> Self {
-        Self { ranges: true, ..Self::default() }
+        Self { last: Some(Vec::with_capacity(CAPACITY)), ..Self::new() }
     }
 
     /// An address ([`Field::Ipv4`](super::Field::Ipv4) or [`Field::Ipv6`](super::Field::Ipv6)).
     pub fn address(self, address: IpAddr) -> Self {
-        self.value(&octets(address))
+        match address {
+            IpAddr::V4(v4) => self.value(&v4.octets()),
+            IpAddr::V6(v6) => self.value(&v6.octets()),
+        }
     }
 
     /// Every address of a prefix.
@@ -152,7 +161,7 @@ impl Concat {
 
     /// Any field, in the bytes that the kernel has for it.
     pub fn value(mut self, value: &[u8]) -> Self {
-        for bytes in [&mut self.first, &mut self.last] {
+        for bytes in std::iter::once(&mut self.first).chain(&mut self.last) {
             bytes.extend_from_slice(value);
             bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
         }
@@ -161,10 +170,11 @@ impl Concat {
 
     /// Any field from `first` to `last`, which are as long as the field.
     pub fn range(mut self, first: &[u8], last: &[u8]) -> Self {
-        let start = self.last.len();
+        let start = self.first.len();
         self = self.value(first);
-        self.last[start..].iter_mut().zip(last).for_each(|(byte, last)| *byte = *last);
-        Self { ranges: true, ..self }
+        let mut bytes = self.last.unwrap_or_else(|| self.first.clone());
+        bytes[start..].iter_mut().zip(last).for_each(|(byte, last)| *byte = *last);
+        Self { last: Some(bytes), ..self }
     }
 
     /// The bytes, of ranges the first value: what a map has as its data.

@@ -193,6 +193,14 @@ impl Rule {
             .compare(Comparison::NotEqual, [0; 4])
     }
 
+    /// If the packet's priority has one of these bits.
+    #[must_use]
+    pub fn prioritized(self, bits: u32) -> Self {
+        self.with(Expression::Meta { key: Meta::Priority, to: Register::FIRST })
+            .mask(bits.to_ne_bytes().to_vec())
+            .compare(Comparison::NotEqual, [0; 4])
+    }
+
     /// If the packet goes this way of its connection ([`ct_direction`](super::ct_direction)). Never without a conntrack entry:
     /// not for packets that are invalid or untracked.
     #[must_use]

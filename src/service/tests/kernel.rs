@@ -14,7 +14,7 @@ use crate::service::class::Class;
 use crate::service::object::TrafficPolicy;
 use crate::service::table::{Structure, TABLE, counters};
 
-fn structure() -> Structure {
+pub(super) fn structure() -> Structure {
     Structure {
         pod_cidrs: ["10.244.1.0/24", "fd00:10:244:1::/64"].map(|cidr| cidr.parse().unwrap()).into(),
         fabric_addresses: vec![address("10.244.1.1"), address("fd00:10:244:1::1")],
@@ -35,19 +35,23 @@ fn run_nft(arguments: &[&str], input: &str) -> Option<String> {
 }
 
 /// One Service of each family with these backends.
-fn balancer(v4: &[&str], v6: &[&str]) -> Balancer {
+pub(super) fn balancer(v4: &[&str], v6: &[&str]) -> Balancer {
     let mut balancer = Balancer::default();
+    add_web(&mut balancer, v4, v6);
+    balancer
+}
+
+pub(super) fn add_web(balancer: &mut Balancer, v4: &[&str], v6: &[&str]) {
     balancer.set_node(node());
     let mut both = service("10.96.0.1");
     both.cluster_ips.push(address("fd96::1"));
     both.ports[0].node_port = Some(30_080);
     balancer.set_service(&name("web"), Some(Arc::new(both)));
-    set_backends(&mut balancer, "web", v4, v6);
+    set_backends(balancer, "web", v4, v6);
     balancer.update();
-    balancer
 }
 
-fn set_backends(balancer: &mut Balancer, service: &str, v4: &[&str], v6: &[&str]) {
+pub(super) fn set_backends(balancer: &mut Balancer, service: &str, v4: &[&str], v6: &[&str]) {
     for (slice_name, addresses) in [("v4", v4), ("v6", v6)] {
         let endpoints = addresses.iter().map(|at| endpoint(at, "here")).collect();
         balancer.set_slice(&name(service), slice_name, Some(Arc::new(slice(endpoints))));
@@ -55,7 +59,13 @@ fn set_backends(balancer: &mut Balancer, service: &str, v4: &[&str], v6: &[&str]
 }
 
 /// Another Service, `sticky`, with session affinity and an ingress IP of each family that these sources may use.
-fn add_sticky(balancer: &mut Balancer, v4: &[&str], v6: &[&str], timeout: Duration, sources: &[&str]) {
+pub(super) fn add_sticky(
+    balancer: &mut Balancer,
+    v4: &[&str],
+    v6: &[&str],
+    timeout: Duration,
+    sources: &[&str],
+) {
     let mut sticky = service("10.96.0.2");
     sticky.cluster_ips.push(address("fd96::2"));
     sticky.ingress_ips = vec![address("198.51.100.7"), address("2001:db8::7")];
@@ -66,7 +76,7 @@ fn add_sticky(balancer: &mut Balancer, v4: &[&str], v6: &[&str], timeout: Durati
     set_backends(balancer, "sticky", v4, v6);
 }
 
-fn wanted(balancer: &Balancer) -> nft::Table {
+pub(super) fn wanted(balancer: &Balancer) -> nft::Table {
     let mut table = structure().table();
     balancer.fill(&mut table);
     table
@@ -109,7 +119,7 @@ fn the_kernel_has_what_is_wanted_and_nft_takes_its_listing_back() {
 }
 
 /// Servers at these addresses, whose answer is their own.
-fn serve(addresses: &[&str]) {
+pub(super) fn serve(addresses: &[&str]) {
     for at in addresses {
         let listener = TcpListener::bind((address(at), 8080)).unwrap();
         std::thread::spawn(move || {
@@ -122,7 +132,7 @@ fn serve(addresses: &[&str]) {
 }
 
 /// Who answers.
-fn ask(to: SocketAddr) -> std::io::Result<String> {
+pub(super) fn ask(to: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
@@ -130,7 +140,7 @@ fn ask(to: SocketAddr) -> std::io::Result<String> {
 }
 
 /// Adds these addresses, the fabric addresses and a route to Services to the namespace.
-fn lay(addresses: &[&str]) {
+pub(super) fn lay(addresses: &[&str]) {
     let ip = |arguments: &[&str]| {
         assert!(Command::new("ip").args(arguments).status().unwrap().success(), "ip {arguments:?}");
     };
@@ -176,7 +186,7 @@ fn connections_are_spread_evenly_and_refused_without_endpoints() {
 }
 
 /// Who answers a client with this address.
-fn ask_from(from: &str, to: &str) -> std::io::Result<String> {
+pub(super) fn ask_from(from: &str, to: &str) -> std::io::Result<String> {
     let to: SocketAddr = to.parse().unwrap();
     let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(address(from), 0).into())?;

@@ -3,7 +3,10 @@
 mod change;
 mod choice;
 mod kernel;
+mod many;
+mod sctp;
 mod shown;
+mod upgrade;
 
 use std::net::IpAddr;
 use std::sync::Arc;
