@@ -76,6 +76,12 @@ impl Paths {
         self.state.join("api-servers.json")
     }
 
+    /// The ranges of Services that ServiceCIDR objects have added to the configured ones.
+    #[must_use]
+    pub fn service_cidrs(&self) -> PathBuf {
+        self.state.join("service-cidrs.json")
+    }
+
     /// What the CNI plugin needs to know of this node when the agent is down: see `pod::node`.
     #[must_use]
     pub fn node(&self) -> PathBuf {

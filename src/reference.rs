@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use crate::observe::metrics::{Controller, Dropped, Metrics, Reason, Snapshot};
+use crate::observe::proxy::Policy;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -63,6 +64,8 @@ fn the_metrics() {
     let _ = metrics.reconcile_errors.get_or_create(&part);
     let _ = metrics.changes.get_or_create(&part);
     let reason = Reason { reason: "any".into() };
+    let policy = Policy { traffic_policy: String::new() };
+    let _ = metrics.proxy.no_local_endpoints.get_or_create(&policy);
     let _ = metrics.refused_nodes.get_or_create(&reason);
     let _ = metrics.refusals.get_or_create(&reason);
     let encoded = metrics.encode(Snapshot { tunnel: Some(tunnel), dropped }).unwrap();

@@ -1,5 +1,6 @@
 //! What all controllers share: the configuration, the view, and what one controller hands to the next.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,9 +12,10 @@ use super::control::{Board, Bus, Trigger, Unmet};
 use super::facts::KernelFacts;
 use super::keys::Keys;
 use super::members::Members;
+use super::ranges::ServiceRanges;
 use super::session::Session;
 use super::view::View;
-use crate::config::{self, Config};
+use crate::config::{self, ClusterRanges, Config};
 use crate::fabric::device;
 use crate::guard::GuardConfig;
 use crate::mesh::node_object::OwnNode;
@@ -23,12 +25,15 @@ use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
 use crate::ports::wanted::Wanted;
 use crate::service::balancer::Balancer;
+use crate::service::object::ServiceName;
+use crate::service::report::Report;
 
 /// Shared by all controllers. What changes in it is behind a cell, whose new value is announced by a trigger.
 pub(super) struct Context {
     pub(super) config: Config,
     pub(super) paths: Paths,
-    pub(super) guard: GuardConfig,
+    /// The ranges of cluster IPs: the configured ones, and those of ServiceCIDR objects.
+    pub(super) service_ranges: Arc<ServiceRanges>,
     pub(super) metrics: Metrics,
     pub(super) bus: Bus,
     pub(super) board: Arc<Board>,
@@ -45,6 +50,10 @@ pub(super) struct Context {
     /// The members' addresses that the egress table drops in the clear. Routes into the tunnel are laid for these alone.
     pub(super) egress_members: Cell<Option<Arc<[IpAddr]>>>,
     pub(super) session: Cell<Session>,
+    /// What there is to report about Services, the same on all nodes; by the Services controller.
+    pub(super) service_reports: Cell<Arc<[Report]>>,
+    /// The health check ports that are not held here, with the Service and the reason; by the controller of ports.
+    pub(super) unheld_checks: Cell<BTreeMap<u16, (ServiceName, String)>>,
     /// The ports of Services that a process holds; without the state of the proxy.
     pub(super) service_ports: Cell<Wanted>,
     /// The Services of this node; by the Services controller. Whoever else locks it does so for a short time.
@@ -139,6 +148,16 @@ impl Context {
         let serves = self.turn.lock().serves;
         serves
             .ok_or_else(|| Unmet::waiting("whether kube-proxy serves Services on this node is not known yet"))
+    }
+
+    /// The cluster's own ranges, as they are in force.
+    pub(super) fn ranges(&self) -> ClusterRanges {
+        ClusterRanges { services: self.service_ranges.get().to_vec(), ..self.config.ranges() }
+    }
+
+    /// What the guard follows from now.
+    pub(super) fn guard(&self) -> GuardConfig {
+        GuardConfig { service_cidrs: self.service_ranges.get().to_vec(), ..GuardConfig::from(&self.config) }
     }
 
     /// Epoch and key for people.

@@ -13,6 +13,8 @@ use super::status::Refused;
 use crate::mesh::node_object::reference;
 use crate::observe::metrics::{Metrics, Reason};
 
+/// The `reportingController` of all Events. The admission policy goes by it.
+pub(super) const CONTROLLER: &str = "selvedge.dev/agent";
 /// Most bytes of an Event's note (events.k8s.io/v1).
 const NOTE: usize = 1000;
 /// The same refusal of the same node is reported again after a pause, which doubles each time.
@@ -34,7 +36,7 @@ pub(super) struct Reporting {
 impl Reporting {
     /// Reports as the agent of node `own`.
     pub(super) fn new(api: Api, own: &str, metrics: Metrics) -> Self {
-        let reporter = Reporter { controller: "selvedge.dev/agent".into(), instance: Some(own.into()) };
+        let reporter = Reporter { controller: CONTROLLER.into(), instance: Some(own.into()) };
         let recorder = Recorder::new(api.client(), reporter);
         Self { api, recorder, metrics, said: Said::new(Instant::now()) }
     }
@@ -79,19 +81,19 @@ impl Reporting {
 }
 
 /// What was refused before, and what of it has yet to be reported: at the next occasion, once the limit allows it.
-struct Said {
+pub(super) struct Said {
     refused: BTreeSet<(String, String)>,
     unreported: BTreeSet<(String, String)>,
     limit: Limit,
 }
 
 impl Said {
-    fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self { refused: BTreeSet::new(), unreported: BTreeSet::new(), limit: Limit::new(now) }
     }
 
     /// Takes all refusals there are now; returns the reasons of those that begin, and those to report.
-    fn take(
+    pub(super) fn take(
         &mut self,
         refusals: &[(String, Refused)],
         now: Instant,
@@ -155,7 +157,7 @@ impl Limit {
 }
 
 /// The beginning of `text` that fits a note.
-fn note(text: &str) -> String {
+pub(super) fn note(text: &str) -> String {
     let mut note = text.to_owned();
     while note.len() > NOTE {
         note.pop();

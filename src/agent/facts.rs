@@ -9,6 +9,9 @@ use crate::kernel::address::Address;
 use crate::kernel::link::Link;
 use crate::kernel::netlink::{Error, Netlink};
 
+/// Loopback is the first device of every network namespace.
+const LOOPBACK: u32 = 1;
+
 /// Devices and addresses of this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct KernelFacts {
@@ -33,6 +36,18 @@ impl KernelFacts {
         let ours = |device| self.links.iter().any(|link| link.index == device && link.group == LINK_GROUP);
         let outside = self.addresses.iter().filter(|address| !ours(address.device));
         outside.map(|address| address.net.addr()).filter(|address| !is_local(*address)).collect()
+    }
+
+    /// Addresses by which the host is reached: not the fabric's, nor those of dummy devices, where proxies and caches keep the
+    /// Service addresses that they answer for.
+    pub(super) fn host_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let is_of_host = |link: &Link| {
+            link.group != LINK_GROUP && link.kind.as_deref() != Some("dummy") && link.index != LOOPBACK
+        };
+        let devices: BTreeSet<u32> =
+            self.links.iter().filter(|it| is_of_host(it)).map(|it| it.index).collect();
+        let addresses = self.addresses.iter().filter(move |address| devices.contains(&address.device));
+        addresses.map(|address| address.net.addr()).filter(|address| !is_local(*address))
     }
 
     /// Which triggers the change from `before` is, in a node whose TUN device is `tunnel`.

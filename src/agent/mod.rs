@@ -12,6 +12,7 @@ mod events;
 mod facts;
 mod keys;
 mod members;
+mod ranges;
 mod retry;
 mod routing;
 mod serve;
@@ -31,13 +32,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::{self, Config};
-use crate::guard::GuardConfig;
 use crate::kernel::netlink::Netlink;
 use crate::mesh::record::Records;
 use crate::observe::http;
 use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
+use crate::pod::node::NodeInfo;
 use context::{Cell, Context, Turn};
+use control::Trigger;
 use facts::KernelFacts;
 use sources::confirm::Confirmer;
 use sources::reflect::{self, Served};
@@ -96,10 +98,19 @@ async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) 
     }
     // Before any controller runs: without its device a route into the tunnel would be taken away.
     let facts = KernelFacts::read(&Netlink::new()?).await.context("cannot read devices and addresses")?;
+    let api = api::Api::connect(&config, servers::Servers::open(paths.api_servers())).await?;
+    let servers = api.servers().get().into_iter().chain(api.server()).map(|at| at.ip());
+    let last = || NodeInfo::load(&paths).map(|node| node.service_cidrs).unwrap_or_default();
+    let service_ranges = ranges::ServiceRanges::open(
+        paths.service_cidrs(),
+        config.service_cidrs.clone(),
+        &ranges::apart(&config, &facts, servers),
+        last,
+    );
     Ok(Context {
         keys: Cell::new(keys::Keys::open(&paths)?),
-        api: api::Api::connect(&config, servers::Servers::open(paths.api_servers())).await?,
-        guard: GuardConfig::from(&config),
+        api,
+        service_ranges: Arc::new(service_ranges),
         bus: frame.bus.clone(),
         board: Arc::clone(&frame.board),
         view: View::new(frame.bus.clone()),
@@ -109,6 +120,8 @@ async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) 
         members: Cell::default(),
         egress_members: Cell::default(),
         session: Cell::default(),
+        service_reports: Cell::default(),
+        unheld_checks: Cell::default(),
         service_ports: Cell::default(),
         balancer: Cell::default(),
         turn: Cell::new(Turn::of(config.services)),
@@ -129,6 +142,7 @@ async fn watch(context: &Context) {
         let dead = tokio::select! {
             () = reflect::own_node(client.clone(), name, ranges, &context.view.own, served.clone()) => return,
             () = reflect::all_nodes(client.clone(), Arc::clone(&context.view.nodes), served.clone()) => return,
+            () = Box::pin(service_cidrs(client.clone(), context, served.clone())) => return,
             () = Box::pin(services(client, context, served)) => return,
             lost = kernel::lost_address(context) => {
                 tracing::warn!(address = %lost, "the node has lost this address, connecting to the API server again");
@@ -143,6 +157,15 @@ async fn watch(context: &Context) {
             tracing::warn!(error = format!("{error:#}"), "cannot connect to the API server again");
         }
     }
+}
+
+/// Watches the ranges of cluster IPs, whoever serves Services: they are protected in any case.
+async fn service_cidrs(client: Client, context: &Context, served: Served) {
+    let unserved = || {
+        context.service_ranges.set_unserved();
+        context.bus.post(Trigger::ServiceCidrs);
+    };
+    reflect::service_cidrs(client, Arc::clone(&context.view.service_cidrs), served, unserved).await;
 }
 
 /// Watches Services and their endpoints, where this agent serves them or may do so at any time.

@@ -108,7 +108,7 @@ fn surroundings(context: &Context) -> Surroundings {
         fabric_addresses: routing.fabric_addresses(),
         pod_cidrs: routing.pod_cidrs,
         cluster_pod_cidrs: routing.cluster_pod_cidrs,
-        service_cidrs: context.config.service_cidrs.clone(),
+        service_cidrs: context.service_ranges.get().to_vec(),
         non_masquerade_cidrs: context.config.non_masquerade_cidrs.clone(),
         member_addresses: routing.node_addresses.into(),
     }

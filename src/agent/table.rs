@@ -10,14 +10,14 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::context::Context;
 use super::control::{Board, Bus, Mailbox, Name, Runner, Trigger, Triggers, spawn};
 use super::controllers::{
-    admission, annotations, egress, forwarding, guard, keys, kube_proxy, link, mesh, plugin, ports, routes,
-    services, sysctls, tunnel, wiring,
+    admission, annotations, egress, forwarding, guard, keys, kube_proxy, link, mesh, plugin, ports, ranges,
+    routes, service_events, services, sysctls, tunnel, wiring,
 };
 use crate::observe::metrics::Metrics;
 use Trigger::{
     ApiServer, EgressMembers, EgressTable, Forwarding, GuardTable, Keys, MemberAddresses, NodeFile, Nodes,
-    OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Routes, Rules, ServicePorts,
-    ServiceTable, Services, Status, TunnelLink, TunnelSession, Turn, Underlay,
+    OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Ranges, Routes, Rules, ServiceCidrs,
+    ServicePorts, ServiceReports, ServiceTable, Services, Status, TunnelLink, TunnelSession, Turn, Underlay,
 };
 
 /// A line of the table.
@@ -53,24 +53,26 @@ macro_rules! start {
 /// A trigger reaches the lines in this order: who depends on others stands behind them, and so never finds them settled
 /// before they know of it.
 #[rustfmt::skip]
-static TABLE: [Line; 18] = [
-    Line { name: Name::Guard,        needed: true,  resync: SOON,  triggers: &[GuardTable], start: start!(guard::Guard) },
+static TABLE: [Line; 20] = [
+    Line { name: Name::Guard,        needed: true,  resync: SOON,  triggers: &[GuardTable, Ranges], start: start!(guard::Guard) },
     Line { name: Name::Watches,      needed: false, resync: SOON,  triggers: &[], start: None },
     Line { name: Name::OwnNode,      needed: true,  resync: LATER, triggers: &[OwnNode, OwnAnnotations], start: start!(keys::OwnKeys) },
     Line { name: Name::Confirmation, needed: false, resync: SOON,  triggers: &[], start: None },
-    Line { name: Name::Mesh,         needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Nodes], start: start!(mesh::Mesh) },
+    Line { name: Name::Mesh,         needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Nodes, Ranges], start: start!(mesh::Mesh) },
+    Line { name: Name::ServiceRanges, needed: false, resync: LATER, triggers: &[OwnNode, Underlay, MemberAddresses, Peers, ServiceCidrs], start: start!(ranges::ServiceRanges) },
     Line { name: Name::Link,         needed: true,  resync: SOON,  triggers: &[OwnNode, TunnelLink, Underlay], start: start!(link::Link) },
-    Line { name: Name::Routes,       needed: true,  resync: LATER, triggers: &[OwnNode, EgressMembers, TunnelLink, PodLinks, Routes, Rules], start: start!(routes::Routes) },
+    Line { name: Name::Routes,       needed: true,  resync: LATER, triggers: &[OwnNode, EgressMembers, TunnelLink, PodLinks, Routes, Rules, Ranges], start: start!(routes::Routes) },
     Line { name: Name::Sysctls,      needed: true,  resync: SOON,  triggers: &[TunnelLink, PodLinks, Underlay, Turn], start: start!(sysctls::Sysctls) },
     Line { name: Name::Tunnel,       needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Peers, Underlay, TunnelSession], start: start!(tunnel::Tunnel) },
-    Line { name: Name::Egress,       needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, EgressTable], start: start!(egress::Egress) },
-    Line { name: Name::Services,     needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, Underlay, Services, ServiceTable, Turn], start: start!(services::Services) },
+    Line { name: Name::Egress,       needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, EgressTable, Ranges], start: start!(egress::Egress) },
+    Line { name: Name::Services,     needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, Underlay, Services, ServiceTable, Ranges, Turn], start: start!(services::Services) },
     Line { name: Name::Ports,        needed: false, resync: HEARTBEAT, triggers: &[OwnNode, OwnAdmission, ServicePorts, Turn], start: start!(ports::Ports) },
+    Line { name: Name::ServiceEvents, needed: false, resync: SOON,  triggers: &[ServiceReports, Peers], start: start!(service_events::ServiceEvents) },
     Line { name: Name::KubeProxy,    needed: false, resync: LATER, triggers: &[Turn], start: start!(kube_proxy::KubeProxy) },
     Line { name: Name::Forwarding,   needed: true,  resync: LATER, triggers: &[OwnNode, Forwarding], start: start!(forwarding::Forwarding) },
     Line { name: Name::Wiring,       needed: false, resync: SOON,  triggers: &[PodLinks, Underlay, Routes, PodTables, NodeFile, Status], start: start!(wiring::Wiring) },
-    Line { name: Name::Pods,         needed: true,  resync: SOON,  triggers: &[OwnNode, Underlay, Status], start: start!(plugin::Plugin) },
-    Line { name: Name::Annotations,  needed: false, resync: LATER, triggers: &[OwnNode, OwnAnnotations, Keys, Status, ApiServer], start: start!(annotations::Annotations) },
+    Line { name: Name::Pods,         needed: true,  resync: SOON,  triggers: &[OwnNode, Underlay, Ranges, Status], start: start!(plugin::Plugin) },
+    Line { name: Name::Annotations,  needed: false, resync: LATER, triggers: &[OwnNode, OwnAnnotations, Keys, Ranges, Status, ApiServer], start: start!(annotations::Annotations) },
     Line { name: Name::Admission,    needed: false, resync: LATER, triggers: &[OwnAdmission, Status, ApiServer], start: start!(admission::Admission) },
 ];
 

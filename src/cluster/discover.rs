@@ -18,6 +18,8 @@ const K3S_ARGS: &str = "k3s.io/node-args";
 /// What k3s takes when it is not told.
 const K3S_PODS: &str = "10.42.0.0/16";
 const K3S_SERVICES: &str = "10.43.0.0/16";
+/// The object that an API server makes of `--service-cluster-ip-range`.
+const FIRST_SERVICE_CIDR: &str = "kubernetes";
 
 /// All that is looked at.
 #[derive(Debug, Clone, Default)]
@@ -118,8 +120,18 @@ impl Facts {
     /// Every Service address of the cluster. ServiceCIDRs come first, because ranges may have been added by them.
     #[must_use]
     pub fn service_cidrs(&self) -> Option<Found> {
+        self.services(|_| true)
+    }
+
+    /// Those that the cluster has had from its start. Agents learn of others by themselves.
+    #[must_use]
+    pub fn first_service_cidrs(&self) -> Option<Found> {
+        self.services(|name| name == FIRST_SERVICE_CIDR)
+    }
+
+    fn services(&self, counts: impl Fn(&str) -> bool) -> Option<Found> {
         let place = "serviceSubnet of the ConfigMap kubeadm-config";
-        self.service_objects()
+        self.service_objects(counts)
             .or_else(|| from_yaml(self.kubeadm.as_deref(), "/networking/serviceSubnet", place))
             .or_else(|| self.flag("kube-apiserver", "service-cluster-ip-range"))
             .or_else(|| self.flag("kube-controller-manager", "service-cluster-ip-range"))
@@ -147,11 +159,12 @@ impl Facts {
         versions.into_iter().any(|info| info.kubelet_version.contains("+k3s"))
     }
 
-    fn service_objects(&self) -> Option<Found> {
-        let specs = self.service_cidrs.iter().filter_map(|object| object.spec.as_ref());
+    fn service_objects(&self, counts: impl Fn(&str) -> bool) -> Option<Found> {
+        let objects: Vec<_> = self.service_cidrs.iter().filter(|object| counts(&object.name_any())).collect();
+        let specs = objects.iter().filter_map(|object| object.spec.as_ref());
         let cidrs: Vec<IpNet> =
             specs.flat_map(|spec| spec.cidrs.iter().flatten()).filter_map(|net| net.parse().ok()).collect();
-        let names: Vec<String> = self.service_cidrs.iter().map(kube::ResourceExt::name_any).collect();
+        let names: Vec<String> = objects.iter().map(|object| object.name_any()).collect();
         found(&cidrs, format!("ServiceCIDR {}", names.join(", ")))
     }
 

@@ -150,7 +150,7 @@ fn ranges(facts: &Facts, config: &Config) -> Vec<String> {
     });
     let told = [
         lacking("clusterPodCIDRs", "--cluster-pod-cidr", &config.cluster_pod_cidrs, facts.pod_cidrs()),
-        lacking("serviceCIDRs", "--service-cidr", &config.service_cidrs, facts.service_cidrs()),
+        lacking("serviceCIDRs", "--service-cidr", &config.service_cidrs, facts.first_service_cidrs()),
     ];
     outside.chain(without).chain(told.into_iter().flatten()).collect()
 }
@@ -236,5 +236,15 @@ mod tests {
         let whole = "clusterPodCIDRs = [\"10.1.0.0/16\", \"fd00::/48\"]\n\
                      serviceCIDRs = [\"10.2.0.0/17\", \"10.2.128.0/17\"]";
         assert_eq!(findings(whole), Vec::<String>::new());
+        let object = |name: &str, range: &str| {
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"cidrs": [range]}})).unwrap()
+        };
+        let service_cidrs = vec![object("kubernetes", "10.2.0.0/16"), object("more", "10.3.0.0/16")];
+        let facts = Facts { service_cidrs, ..Facts::default() };
+        let config =
+            |text: &str| crate::manifest::configuration::parse(std::path::Path::new("x"), text).unwrap();
+        assert_eq!(ranges(&facts, &config(whole)), Vec::<String>::new(), "agents add those of other objects");
+        let other = "clusterPodCIDRs = [\"10.1.0.0/16\"]\nserviceCIDRs = [\"10.4.0.0/16\"]";
+        assert!(ranges(&facts, &config(other))[0].contains("10.2.0.0/16"));
     }
 }

@@ -11,6 +11,7 @@ use crate::guard::{self, GuardConfig};
 use crate::local::{Client, ClientError};
 use crate::paths::Paths;
 use crate::pod::install::CONFLIST;
+use crate::pod::node::NodeInfo;
 use crate::tunnel::api::{DeviceStatus, PeerState};
 
 const AGENT: &str = "agent";
@@ -43,7 +44,7 @@ impl Facts {
         let interface = config.map_or("selvedge0", |config| &config.interface);
         let guard = config
             .filter(|_| installed)
-            .map(|config| guard::is_right(&GuardConfig::from(config)).map_err(|error| error.to_string()));
+            .map(|config| guard::is_right(&guard_config(config, paths)).map_err(|error| error.to_string()));
         Self {
             installed,
             unsure,
@@ -60,6 +61,13 @@ impl Facts {
         let peers = self.tunnel.iter().flat_map(|status| &status.peers);
         peers.filter_map(|peer| Some(peer.endpoint?.ip())).collect()
     }
+}
+
+/// With the ranges of Services that the agent has found.
+fn guard_config(config: &Config, paths: &Paths) -> GuardConfig {
+    let mut guard = GuardConfig::from(config);
+    guard.service_cidrs.extend(NodeInfo::load(paths).into_iter().flat_map(|node| node.service_cidrs));
+    guard
 }
 
 /// Nothing before Selvedge is installed.

@@ -27,6 +27,8 @@ pub struct OwnNode {
     pub internal: Vec<IpAddr>,
     /// `status.addresses` of type `ExternalIP`.
     pub external: Vec<IpAddr>,
+    /// `status.daemonEndpoints.kubeletEndpoint.Port`.
+    pub kubelet_port: Option<u16>,
     /// The label `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
     /// All annotations.
@@ -83,6 +85,7 @@ impl OwnNode {
             pod_cidrs,
             internal: addresses(node, "InternalIP"),
             external: addresses(node, "ExternalIP"),
+            kubelet_port: kubelet_port(node),
             zone: node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned(),
             annotations: node.metadata.annotations.clone().unwrap_or_default(),
             taints: node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default(),
@@ -91,6 +94,11 @@ impl OwnNode {
             name,
         })
     }
+}
+
+fn kubelet_port(node: &Node) -> Option<u16> {
+    let endpoint = node.status.as_ref()?.daemon_endpoints.as_ref()?.kubelet_endpoint.as_ref()?;
+    u16::try_from(endpoint.port).ok().filter(|port| *port != 0)
 }
 
 fn network_unavailable(node: &Node) -> bool {
@@ -170,6 +178,17 @@ mod tests {
         assert_eq!(own.internal, ["172.31.1.2".parse::<IpAddr>().unwrap()]);
         assert_eq!(own.external, ["2001:db8::1".parse::<IpAddr>().unwrap()]);
         assert_eq!(own.pod_cidrs.len(), 2);
+    }
+
+    #[test]
+    fn the_kubelet_has_the_port_that_the_node_names() {
+        let with = |port: i64| {
+            let mut object = serde_json::to_value(node(&[])).unwrap();
+            object["status"]["daemonEndpoints"] = serde_json::json!({"kubeletEndpoint": {"Port": port}});
+            OwnNode::from_object(&serde_json::from_value(object).unwrap(), &[]).unwrap().kubelet_port
+        };
+        assert_eq!(OwnNode::from_object(&node(&[]), &[]).unwrap().kubelet_port, None);
+        assert_eq!([10_255, 0, -1, 70_000].map(with), [Some(10_255), None, None, None]);
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Metrics {
     pub watch_errors: Counter,
     /// 1 when the node is ready for pods.
     pub ready: Gauge,
+    /// Connections to node ports on loopback that were reset.
+    pub loopback_resets: Counter,
     /// Those of serving Services.
     pub proxy: ProxyMetrics,
 }
@@ -77,6 +79,7 @@ impl Default for Metrics {
             missing_nodes: Gauge::default(),
             watch_errors: Counter::default(),
             ready: Gauge::default(),
+            loopback_resets: Counter::default(),
             proxy: ProxyMetrics::default(),
         };
         metrics.register(own);
@@ -122,6 +125,11 @@ impl Metrics {
             "agent_watch_errors",
             "Errors of watches on the Kubernetes API",
             self.watch_errors.clone(),
+        );
+        to.register(
+            "loopback_node_port_resets",
+            "Connections to node ports on loopback that were reset, because the Service did not accept them",
+            self.loopback_resets.clone(),
         );
         to.register("node_ready", "1 when this node is ready for pods", self.ready.clone());
     }

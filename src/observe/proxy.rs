@@ -1,9 +1,18 @@
 //! Metrics of serving Services, under the names that kube-proxy has for the same: dashboards and alerts go on working.
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+/// One label: which of a Service's policies.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Policy {
+    /// `internal` or `external`.
+    pub traffic_policy: String,
+}
 
 /// Cheap to clone: all clones are one.
 #[derive(Debug, Clone)]
@@ -18,6 +27,8 @@ pub struct ProxyMetrics {
     pub service_changes: Counter,
     /// When the table was last right, in seconds since 1970.
     pub last_sync: Gauge,
+    /// Services of which a policy `Local` has packets dropped on this node, by policy.
+    pub no_local_endpoints: Family<Policy, Gauge>,
 }
 
 impl Default for ProxyMetrics {
@@ -30,6 +41,7 @@ impl Default for ProxyMetrics {
             endpoint_changes: Counter::default(),
             service_changes: Counter::default(),
             last_sync: Gauge::default(),
+            no_local_endpoints: Family::default(),
         }
     }
 }
@@ -65,6 +77,11 @@ impl ProxyMetrics {
             "When the kernel's table of Services was last right, since 1970",
             Unit::Seconds,
             self.last_sync.clone(),
+        );
+        to.register(
+            "sync_proxy_rules_no_local_endpoints_total",
+            "Services with a policy Local that have endpoints, but none on this node",
+            self.no_local_endpoints.clone(),
         );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -18,7 +19,12 @@ const CONNECTIONS: usize = 1024;
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Serves until the task is dropped. Connections go on.
-pub(super) async fn serve(listener: TcpListener, port: u16, wanted: Arc<RwLock<Wanted>>) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    port: u16,
+    wanted: Arc<RwLock<Wanted>>,
+    reset: Arc<AtomicU64>,
+) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
@@ -31,8 +37,9 @@ pub(super) async fn serve(listener: TcpListener, port: u16, wanted: Arc<RwLock<W
             }
         };
         let target = target(&client, port, &wanted);
+        let reset = Arc::clone(&reset);
         tokio::spawn(async move {
-            if pass(client, target).await.is_err() {
+            if pass(client, target, &reset).await.is_err() {
                 tracing::debug!(port, "a connection to a node port on loopback has failed");
             }
             drop(slot);
@@ -48,7 +55,7 @@ fn target(client: &TcpStream, port: u16, wanted: &RwLock<Wanted>) -> Option<Sock
 }
 
 /// What the Service refuses is reset.
-async fn pass(mut client: TcpStream, target: Option<SocketAddr>) -> io::Result<()> {
+async fn pass(mut client: TcpStream, target: Option<SocketAddr>, reset: &AtomicU64) -> io::Result<()> {
     let connected = match target {
         Some(target) => timeout(CONNECT, TcpStream::connect(target)).await.map_err(io::Error::from),
         None => Err(io::ErrorKind::ConnectionRefused.into()),
@@ -56,6 +63,7 @@ async fn pass(mut client: TcpStream, target: Option<SocketAddr>) -> io::Result<(
     match connected.flatten() {
         Ok(mut server) => copy_bidirectional(&mut client, &mut server).await.map(drop),
         Err(error) => {
+            reset.fetch_add(1, Ordering::Relaxed);
             client.set_zero_linger()?;
             Err(error)
         }

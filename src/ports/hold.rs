@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
@@ -22,6 +23,8 @@ const BACKLOG: i32 = 128;
 pub(super) struct Hold {
     wanted: Arc<RwLock<Wanted>>,
     listeners: BTreeMap<(Use, u16), Listeners>,
+    /// Connections to node ports on loopback that were reset.
+    reset: Arc<AtomicU64>,
 }
 
 /// What a port is for.
@@ -51,7 +54,7 @@ impl Hold {
         let ports = ports(&wanted);
         *self.wanted.write().unwrap_or_else(PoisonError::into_inner) = wanted;
         self.listeners.retain(|port, _| ports.contains(port));
-        let mut held = Held::default();
+        let mut held = Held { reset: self.reset.load(Ordering::Relaxed), ..Held::default() };
         for (its_use, port) in ports {
             if self.listeners.contains_key(&(its_use, port)) {
                 continue;
@@ -69,7 +72,12 @@ impl Hold {
         let sockets = addresses(port, is_loopback).into_iter().map(listen).collect::<io::Result<Vec<_>>>()?;
         let task = |listener| match its_use {
             Use::Answers => self.answering(listener, port),
-            Use::Forwards => tokio::spawn(forward::serve(listener, port, Arc::clone(&self.wanted))),
+            Use::Forwards => tokio::spawn(forward::serve(
+                listener,
+                port,
+                Arc::clone(&self.wanted),
+                Arc::clone(&self.reset),
+            )),
         };
         Ok(Listeners(sockets.into_iter().flatten().map(task).collect()))
     }

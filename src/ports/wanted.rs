@@ -48,4 +48,7 @@ pub struct Check {
 pub struct Held {
     /// Ports that could not be had, with the reason: somebody else has them.
     pub refused: BTreeMap<u16, String>,
+    /// Connections to node ports on loopback that this holder has reset.
+    #[serde(default)]
+    pub reset: u64,
 }

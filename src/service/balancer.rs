@@ -8,14 +8,18 @@ use super::checks::Checks;
 use super::elements;
 use super::kept::Kept;
 use super::loopback::Loopback;
-use super::object::{Service, ServiceName, Slice};
+use super::object::{Service, ServiceName, ServicePort, Slice};
 use super::plan::{Had, Node, Plan, PortPlan, Served, plan};
+use super::report::{Reason, Report, listed};
 use super::reserved::{Refusal, Reserved};
 use super::stale::Stale;
 use super::target::{Kind, Target};
 use crate::kernel::nft::{Table, Update};
 use crate::kernel::protocol::Protocol;
 use crate::ports::wanted::Check;
+
+/// Reports at once.
+const REPORTS: usize = 1000;
 
 /// Somebody who wants to serve a target.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +54,12 @@ pub struct Balancer {
     checks: Checks,
     loopback: Loopback,
     refused: Vec<Refused>,
+    /// Targets that more than one claims, and Services that ask for what none gets.
+    contested: BTreeSet<Target>,
+    withheld: BTreeSet<Arc<ServiceName>>,
+    has_reports: bool,
+    /// Services of which the internal, or the external, policy `Local` finds no endpoint here.
+    no_local: [BTreeSet<Arc<ServiceName>>; 2],
 }
 
 /// A target that a Service asks for and does not get, whoever else does.
@@ -184,6 +194,56 @@ impl Balancer {
         std::mem::take(&mut self.refused)
     }
 
+    /// What there is to report about Services, of bounded length, if it may be other than at the last call.
+    pub fn take_reports(&mut self) -> Option<Vec<Report>> {
+        std::mem::take(&mut self.has_reports).then(|| {
+            let withheld = self.withheld.iter().filter_map(|name| self.withheld(name));
+            withheld.chain(self.taken()).take(REPORTS).collect()
+        })
+    }
+
+    fn withheld(&self, name: &ServiceName) -> Option<Report> {
+        let known = self.services.get(name)?;
+        let ports = &known.service.as_ref()?.ports;
+        let is_node_port = |target: &Target| {
+            let has = |port: &ServicePort| {
+                (port.node_port, port.protocol) == (Some(target.at.port()), target.protocol)
+            };
+            self.node.node_port_addresses.contains(&target.at.ip()) && ports.iter().any(has)
+        };
+        let text = |(target, why): &(Target, Refusal)| match is_node_port(target) {
+            // Each node has other addresses, and all are to say the same.
+            true => format!("node port {}/{} ({why})", target.at.port(), target.protocol),
+            false => format!("{target} ({why})"),
+        };
+        let texts: BTreeSet<String> = known.plan.iter().flat_map(|port| &port.refused).map(text).collect();
+        self.report(name, Reason::AddressWithheld, format!("no Service gets {}", listed(texts.into_iter())))
+    }
+
+    fn taken(&self) -> impl Iterator<Item = Report> + '_ {
+        let mut by_service: BTreeMap<&ServiceName, Vec<Target>> = BTreeMap::new();
+        for target in &self.contested {
+            for claim in self.claims.get(target).into_iter().flatten().skip(1) {
+                by_service.entry(&*claim.service).or_default().push(*target);
+            }
+        }
+        by_service.into_iter().filter_map(|(name, targets)| {
+            let targets = listed(targets.iter().map(ToString::to_string));
+            self.report(name, Reason::AddressTaken, format!("another Service has {targets}"))
+        })
+    }
+
+    fn report(&self, name: &ServiceName, reason: Reason, note: String) -> Option<Report> {
+        let uid = self.uid(name)?.to_owned();
+        Some(Report { service: name.clone(), uid, reason, note })
+    }
+
+    /// The UID of a Service.
+    #[must_use]
+    pub fn uid(&self, name: &ServiceName) -> Option<&str> {
+        Some(&self.services.get(name)?.service.as_ref()?.uid)
+    }
+
     /// Adds what is wanted now to an empty table of Services. What changed since the last [`update`](Self::update) is not in it.
     pub fn fill(&self, table: &mut Table) {
         let mut update = elements::update();
@@ -229,6 +289,12 @@ impl Balancer {
         Some((&owner.service, self.served.get(&target)?))
     }
 
+    /// How many Services have endpoints elsewhere alone, for an internal and for an external policy `Local`.
+    #[must_use]
+    pub fn no_local_endpoints(&self) -> [usize; 2] {
+        self.no_local.each_ref().map(BTreeSet::len)
+    }
+
     /// How many Services are served.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -259,6 +325,22 @@ impl Balancer {
         let known_before =
             |refused: &&(Target, Refusal)| before.iter().any(|port| port.refused.contains(refused));
         let new = now.iter().flat_map(|port| &port.refused).filter(|refused| !known_before(refused));
+        let refused = |plan: &Plan| plan.iter().flat_map(|port| port.refused.clone()).collect::<Vec<_>>();
+        let (refused_before, refused_now) = (refused(&before), refused(&now));
+        self.has_reports |= refused_before != refused_now;
+        if refused_now.is_empty() {
+            self.withheld.remove(name);
+        } else {
+            self.withheld.insert(Arc::clone(name));
+        }
+        let drops: [fn(&PortPlan) -> bool; 2] = [PortPlan::drops_inside, PortPlan::drops_outside];
+        for (names, drops) in self.no_local.iter_mut().zip(drops) {
+            if now.iter().any(|port| drops(port)) {
+                names.insert(Arc::clone(name));
+            } else {
+                names.remove(name);
+            }
+        }
         let service = ServiceName::clone(name);
         self.refused.extend(new.map(|(target, why)| Refused {
             service: service.clone(),
@@ -282,12 +364,21 @@ impl Balancer {
     /// Notes that the Service claims the target, as a kind of address, or no longer does.
     fn claim(&mut self, target: Target, name: &Arc<ServiceName>, kind: Option<Kind>) {
         let claims = self.claims.entry(target).or_default();
+        let was_contested = claims.len() > 1;
         claims.retain(|claim| claim.service != *name);
         if let Some(kind) = kind {
             claims.push(Claim { kind, service: Arc::clone(name) });
             claims.sort_unstable();
-        } else if claims.is_empty() {
+        }
+        let is_contested = claims.len() > 1;
+        if claims.is_empty() {
             self.claims.remove(&target);
+        }
+        self.has_reports |= was_contested || is_contested;
+        if is_contested {
+            self.contested.insert(target);
+        } else {
+            self.contested.remove(&target);
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! In the order in which a change passes: the [`object`]s of the API; the [`endpoints`] that serve a port here, in a stable
 //! [`order`]; the [`plan`] of a Service; the [`balancer`] over all of them; `elements` of the kernel's [`table`], which both go by its `names`.
-//! [`show`] lists them, and [`trace`] says what becomes of a packet. Whether this agent serves them at all or
-//! kube-proxy does, [`coexistence`] says.
+//! [`ranges`] are where cluster IPs are from. [`show`] lists them, and [`trace`] says what becomes of a packet. Whether this
+//! agent serves them at all or kube-proxy does, [`coexistence`] says.
 
 pub mod affinity;
 pub mod balancer;
@@ -20,7 +20,9 @@ mod number;
 pub mod object;
 pub mod order;
 pub mod plan;
+pub mod ranges;
 mod read;
+pub mod report;
 pub mod reserved;
 pub mod show;
 pub mod stale;

@@ -45,6 +45,8 @@ impl std::fmt::Display for ServiceName {
 /// A Service that this node serves: of type ClusterIP, NodePort or LoadBalancer, with at least one cluster IP.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Service {
+    /// `metadata.uid`, for Events about it.
+    pub uid: String,
     /// `spec.clusterIPs`, at most one a family.
     pub cluster_ips: Vec<IpAddr>,
     /// `spec.externalIPs`.

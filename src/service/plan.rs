@@ -99,6 +99,18 @@ impl PortPlan {
         (kind != Kind::ClusterIp).then(|| self.action(self.external_policy, Action::Masquerade))
     }
 
+    /// Whether packets to the cluster IP are dropped: there are endpoints, but none here.
+    #[must_use]
+    pub fn drops_inside(&self) -> bool {
+        self.from_inside(Kind::ClusterIp) == Action::Drop
+    }
+
+    /// The same of packets from outside to the other targets, if there are such.
+    #[must_use]
+    pub fn drops_outside(&self) -> bool {
+        self.targets.iter().any(|(_, kind)| self.from_outside(*kind) == Some(Action::Drop))
+    }
+
     fn action(&self, policy: TrafficPolicy, cluster: Action) -> Action {
         match policy {
             _ if self.backends.cluster.is_empty() && self.backends.local.is_empty() => Action::Reject,

@@ -37,6 +37,7 @@ impl Service {
         let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
         let ingress = ingress.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
         Some(Self {
+            uid: service.metadata.uid.clone().unwrap_or_default(),
             cluster_ips,
             external_ips: addresses(spec.external_ips.as_deref()),
             ingress_ips: if is_balanced {

@@ -10,5 +10,6 @@ mod forwarding;
 mod members;
 mod options;
 mod outage;
+mod ranges;
 mod repair;
 mod servers;

@@ -22,6 +22,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::cluster::lab_with;
 
 mod coexistence;
+mod events;
+mod ranges;
 mod trace;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -419,6 +421,11 @@ fn node_ports_are_on_loopback_where_that_is_wanted() {
             refused(family, 2);
             node.agent.resume();
         }
+        let counted = || {
+            let metrics = get(&hosts[0], ([127, 0, 0, 1], 51_831).into(), "/metrics");
+            metrics.is_ok_and(|(_, text)| text.contains("selvedge_loopback_node_port_resets_total 2"))
+        };
+        wait_for("the resets to be counted", SOON, counted).unwrap();
     });
 }
 

@@ -9,7 +9,7 @@
 #   CLIENT_CA_CERT   the certificate authority for clients (kube-apiserver's --client-ca-file), to make
 #   CLIENT_CA_KEY    kubelets with, by openssl
 #   curl             for patches, because kubectl reads before it patches, which not everybody here may
-# It makes Nodes and Pods named admission-* and removes them.
+# It makes Nodes, Pods and Events named admission-* and removes them.
 set -uo pipefail
 
 kubectl=${KUBECTL:-kubectl}
@@ -60,6 +60,7 @@ within() {
 
 # Who asks. The administrator's certificate would win over a token, so the others have a kubeconfig without it.
 operator() { "$kubectl" "$@"; }
+unbound() { bare --token="$(<"$work/unbound.token")" "$@"; }
 bare() { "$kubectl" --kubeconfig="$work/bare" "$@"; }
 agent_a() { bare --token="$(<"$work/agent_a.token")" "$@"; }
 agent_b() { bare --token="$(<"$work/agent_b.token")" "$@"; }
@@ -108,6 +109,10 @@ clean() {
   operator -n $system delete pod admission-a admission-b admission-nobody --ignore-not-found --force --grace-period=0
   operator -n $system delete serviceaccount admission-nobody --ignore-not-found
   operator delete node $a $b $c admission-d --ignore-not-found
+  for namespace in default kube-system; do
+    operator -n $namespace delete events.v1.events.k8s.io --ignore-not-found \
+      admission-{node.1,service.1,x.1,x.2,x.3,x.4,x.5,x.6,x.7,x.8,x.9,x.10}
+  done
   operator delete clusterrolebinding,clusterrole admission-more admission-write --ignore-not-found
 } >/dev/null 2>&1
 finish() {
@@ -317,6 +322,40 @@ allowed "an operator makes a Node with pod CIDRs" create operator admission-d \
   '},"spec":{"podCIDR":"10.244.253.0/24","podCIDRs":["10.244.253.0/24"]}'
 allowed "an operator deletes a Node" operator delete node admission-d
 
+# Events.
+event() { # WHO NAMESPACE NAME REPORTER NODE REST, where REST is JSON
+  "$1" create -f - <<<"{\"apiVersion\":\"events.k8s.io/v1\",\"kind\":\"Event\",\"metadata\":{\"namespace\":\"$2\",
+    \"name\":\"admission-$3\"${7:-}},\"eventTime\":\"$(date -u +%Y-%m-%dT%H:%M:%S.000000Z)\",\"action\":\"Test\",
+    \"reason\":\"Test\",\"note\":\"n\",\"reportingController\":\"$4\",\"reportingInstance\":\"$5\",$6}"
+}
+about() { # KIND NAME [NAMESPACE]
+  echo "\"type\":\"Warning\",\"regarding\":{\"apiVersion\":\"v1\",\"kind\":\"$1\",\"name\":\"$2\"${3:+,\"namespace\":\"$3\"}}"
+}
+as_whom='may write Events only as selvedge.dev/agent of the Node that it runs on'
+about_what='may write Events only about Nodes'
+how='may write Events only of type Warning'
+us=selvedge.dev/agent
+allowed "an agent writes an Event about a Node" event agent_a default node.1 $us $a "$(about Node $b)"
+allowed "an agent writes an Event about a Service" event agent_a kube-system service.1 $us $a \
+  "$(about Service dns kube-system)"
+denied "two Events have one name" "already exists" event agent_b kube-system service.1 $us $b \
+  "$(about Service dns kube-system)"
+denied "an agent writes an Event as another node's" "$as_whom" event agent_a default x.1 $us $b "$(about Node $b)"
+denied "a token of the agent that is bound to no node writes an Event" "$as_whom" event unbound default x.2 $us $a \
+  "$(about Node $a)"
+denied "an agent writes an Event as the kubelet" "$as_whom" event agent_a default x.3 kubelet $a "$(about Node $a)"
+denied "an agent writes an Event about a Pod" "$about_what" event agent_a default x.4 $us $a "$(about Pod x default)"
+denied "an agent writes an Event about a Node elsewhere" "$about_what" event agent_a kube-system x.5 $us $a \
+  "$(about Node $a)"
+denied "an agent writes an Event about a Service of another namespace" "namespace" event agent_a default x.6 $us $a \
+  "$(about Service dns kube-system)"
+denied "an agent writes an Event with a finalizer" "$how" event agent_a default x.7 $us $a "$(about Node $a)" \
+  ',"finalizers":["example.com/x"]'
+denied "an agent writes an Event with a label" "$how" event agent_a default x.8 $us $a "$(about Node $a)" ',"labels":{"x":"y"}'
+normal=$(about Node $a)
+denied "an agent writes a normal Event" "$how" event agent_a default x.9 $us $a "${normal/Warning/Normal}"
+allowed "an operator writes any Event" event operator default x.10 example.com/x y "$(about Pod x default)"
+
 # Rights: what a stolen token may do beyond what any service account may.
 rights() { "$1" auth can-i --list --no-headers -n "$2" | sed 's/  */ /g' | sort; }
 beyond() { # WHO NAMESPACE
@@ -328,10 +367,11 @@ rights_are() { # CASE WHO NAMESPACE EXPECTED
   if [ "$found" = "$4" ]; then pass "$1"; else fail "$1" "has $found instead of $4"; fi
 }
 slices='endpointslices.discovery.k8s.io [] [] [list watch];'
-others='nodes [] [] [get list watch patch];nodes/status [] [] [patch];services [] [] [list watch];'
+events='events.events.k8s.io [] [] [create];'
+others='nodes [] [] [get list watch patch];nodes/status [] [] [patch];servicecidrs.networking.k8s.io [] [] [list watch];services [] [] [list watch];'
 rights_are "rights of the agent in default" agent_a default "${slices}events.events.k8s.io [] [] [create patch];$others"
-rights_are "rights of the agent in selvedge-system" agent_a $system "$slices$others"
-rights_are "rights of the agent in kube-system" agent_a kube-system "$slices$others"
+rights_are "rights of the agent in selvedge-system" agent_a $system "$slices$events$others"
+rights_are "rights of the agent in kube-system" agent_a kube-system "$slices$events$others"
 rights_are "rights of the tunnel in default" tunnel default ""
 rights_are "rights of the tunnel in selvedge-system" tunnel $system ""
 for what in secrets configmaps pods serviceaccounts; do
@@ -358,12 +398,14 @@ within 10 "another account to have the right to patch Nodes" may_patch
 denied "another account on the node of agent_a changes its key" "$only" annotate neighbour $a selvedge.dev/public-key '"mine"'
 
 # The controller manager's type checker, where there is one, has no doubt about the expressions.
-policy() { operator get validatingadmissionpolicy selvedge-nodes -o jsonpath="{$1}"; }
+policy() { operator get validatingadmissionpolicy "$checked" -o jsonpath="{$1}"; }
 type_checked() { [ "$(policy .status.observedGeneration)" = "$(policy .metadata.generation)" ]; }
-if [ -n "$(policy .status.observedGeneration)" ] && within 20 "the type checker" type_checked; then
-  doubts=$(policy .status.typeChecking.expressionWarnings)
-  if [ -z "$doubts" ]; then pass "the policy's types"; else fail "the policy's types" "$doubts"; fi
-fi
+for checked in selvedge-nodes selvedge-events; do
+  if [ -n "$(policy .status.observedGeneration)" ] && within 20 "the type checker" type_checked; then
+    doubts=$(policy .status.typeChecking.expressionWarnings)
+    if [ -z "$doubts" ]; then pass "the types of policy $checked"; else fail "the types of policy $checked" "$doubts"; fi
+  fi
+done
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -254,6 +254,7 @@ controllers &
 controller=$!
 ends "run again, it goes on to the end" 0 "nothing of Selvedge is left" selvedge uninstall --yes --purge --timeout 60s
 for what in "namespace $system" "validatingadmissionpolicy selvedge-nodes" "validatingadmissionpolicybinding selvedge-nodes" \
+  "validatingadmissionpolicy selvedge-events" "validatingadmissionpolicybinding selvedge-events" \
   "clusterrole selvedge-agent" "clusterrolebinding selvedge-agent" "role selvedge-agent-events" \
   "rolebinding selvedge-agent-events"; do
   # shellcheck disable=SC2086

@@ -13,6 +13,8 @@ pub(crate) enum Name {
     Confirmation,
     /// Whom of the other nodes to believe, and the record of it on disk.
     Mesh,
+    /// Where cluster IPs are from.
+    ServiceRanges,
     /// Addresses, MTU and state of the TUN device.
     Link,
     /// Routes and rules.
@@ -29,6 +31,8 @@ pub(crate) enum Name {
     Ports,
     /// That nothing is left of a kube-proxy that is gone.
     KubeProxy,
+    /// Events about what Services do not get.
+    ServiceEvents,
     /// Accept rules for pods in iptables' chain for what is forwarded.
     Forwarding,
     /// The node's side of running pods: bridge, ports, their rules against spoofing.
@@ -51,6 +55,7 @@ impl Name {
             Self::OwnNode => "own-node",
             Self::Confirmation => "confirmation",
             Self::Mesh => "mesh",
+            Self::ServiceRanges => "service-ranges",
             Self::Link => "link",
             Self::Routes => "routes",
             Self::Sysctls => "sysctls",
@@ -59,6 +64,7 @@ impl Name {
             Self::Services => "services",
             Self::Ports => "ports",
             Self::KubeProxy => "kube-proxy",
+            Self::ServiceEvents => "service-events",
             Self::Forwarding => "forwarding",
             Self::Wiring => "wiring",
             Self::Pods => "pods",

@@ -41,12 +41,18 @@ pub(crate) enum Trigger {
     PodTables,
     /// Services or EndpointSlices.
     Services,
+    /// ServiceCIDR objects, or whether the API server serves them.
+    ServiceCidrs,
+    /// The ranges of cluster IPs that are in force.
+    Ranges,
     /// Somebody else changed the table of Services.
     ServiceTable,
     /// The ports of Services that a process holds: health checks, with their counts of endpoints, and node ports on loopback.
     ServicePorts,
     /// Who serves Services on this node, and whether another proxy is there.
     Turn,
+    /// What there is to report about Services.
+    ServiceReports,
     /// `node.json`, which the CNI plugin and the wiring of pods go by.
     NodeFile,
     /// The connection to the tunnel's control API began or ended.

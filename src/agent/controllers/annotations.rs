@@ -10,7 +10,7 @@ use kube::api::{PartialObjectMeta, Patch};
 use crate::agent::api::{patching, unless_changed};
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Triggers, Unmet};
-use crate::config::Config;
+use crate::config::{ClusterRanges, Config};
 use crate::mesh::annotation::{MAX_ENDPOINTS, NodeAnnotations, merge_patch, render};
 use crate::mesh::node_object::OwnNode;
 use crate::mesh::resolve::{endpoint_problem, node_addresses};
@@ -27,7 +27,7 @@ impl Annotations {
 
     fn wanted(&self, own: &OwnNode) -> NodeAnnotations {
         let (keys, key_epoch, created) = self.context.keys.lock().published();
-        let config = &self.context.config;
+        let (config, ranges) = (&self.context.config, self.context.ranges());
         let mut pod_cidrs = own.pod_cidrs.clone();
         pod_cidrs.sort();
         NodeAnnotations {
@@ -35,9 +35,9 @@ impl Annotations {
             next_keys: None,
             key_epoch,
             key_created: Some(created),
-            endpoints: endpoints(config, own),
+            endpoints: endpoints(config, &ranges, own),
             pod_cidrs,
-            node_addresses: node_addresses(&config.ranges(), own.internal.iter().copied()),
+            node_addresses: node_addresses(&ranges, own.internal.iter().copied()),
             location: config.location.clone(),
             features: Vec::new(),
         }
@@ -68,15 +68,14 @@ impl Controller for Annotations {
 }
 
 /// Where other nodes may reach this one: as configured, else its internal, then its external addresses.
-fn endpoints(config: &Config, own: &OwnNode) -> Vec<SocketAddr> {
+fn endpoints(config: &Config, ranges: &ClusterRanges, own: &OwnNode) -> Vec<SocketAddr> {
     if !config.endpoints.is_empty() {
         return config.endpoints.clone();
     }
-    let ranges = config.ranges();
     let mut endpoints = Vec::new();
     for address in own.internal.iter().chain(&own.external) {
         let endpoint = SocketAddr::new(*address, config.listen_port);
-        if endpoint_problem(&ranges, endpoint).is_none() && !endpoints.contains(&endpoint) {
+        if endpoint_problem(ranges, endpoint).is_none() && !endpoints.contains(&endpoint) {
             endpoints.push(endpoint);
         }
     }

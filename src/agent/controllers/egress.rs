@@ -30,7 +30,7 @@ impl Egress {
             pod_cidrs: routing.pod_cidrs,
             own_addresses: own.internal.clone(),
             cluster_pod_cidrs: config.cluster_pod_cidrs.clone(),
-            service_cidrs: config.service_cidrs.clone(),
+            service_cidrs: self.context.service_ranges.get().to_vec(),
             non_masquerade_cidrs: config.non_masquerade_cidrs.clone(),
             member_addresses: addresses.to_vec(),
         })

@@ -1,4 +1,4 @@
-//! The nftables table that fails closed. It follows from the configuration alone.
+//! The nftables table that fails closed. It follows from the configuration and the ranges of Services.
 
 use std::sync::Arc;
 
@@ -19,6 +19,6 @@ impl Guard {
 
 impl Controller for Guard {
     async fn reconcile(&mut self, _: Triggers) -> Outcome {
-        guard::ensure(&self.context.guard).map(|changes| changes.0).map_err(Unmet::failed)
+        guard::ensure(&self.context.guard()).map(|changes| changes.0).map_err(Unmet::failed)
     }
 }

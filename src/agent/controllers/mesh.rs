@@ -11,7 +11,7 @@ use crate::agent::events::Reporting;
 use crate::agent::members::Members;
 use crate::agent::status::Refused;
 use crate::agent::view::store::{Store, Subscription};
-use crate::config::Config;
+use crate::config::{ClusterRanges, Config};
 use crate::mesh::node_object::OwnNode;
 use crate::mesh::record::Records;
 use crate::mesh::refusal::Refusal;
@@ -181,7 +181,8 @@ impl Controller for Mesh {
             return Err(Unmet::waiting("the Nodes of the cluster have not been confirmed yet"));
         }
         self.known.update(&self.claims, &self.confirmed, &self.context.view.nodes, &self.records);
-        let fabric = fabric(&self.context.config, &own, self.context.keys.lock().all());
+        let fabric =
+            fabric(&self.context.config, self.context.ranges(), &own, self.context.keys.lock().all());
         if !self.known.changed && self.resolved.as_ref() == Some(&fabric) {
             return Ok(Vec::new());
         }
@@ -197,7 +198,7 @@ fn refused(refusal: &Refusal) -> Refused {
     }
 }
 
-fn fabric(config: &Config, own: &OwnNode, keys: Vec<PublicKey>) -> Fabric {
+fn fabric(config: &Config, ranges: ClusterRanges, own: &OwnNode, keys: Vec<PublicKey>) -> Fabric {
     let has = |ipv4: bool| own.internal.iter().chain(&own.external).any(|address| address.is_ipv4() == ipv4);
     Fabric {
         own: OwnClaims {
@@ -207,7 +208,7 @@ fn fabric(config: &Config, own: &OwnNode, keys: Vec<PublicKey>) -> Fabric {
             node_addresses: own.internal.clone(),
             location: config.location.clone(),
         },
-        ranges: config.ranges(),
+        ranges,
         ipv4: has(true),
         ipv6: has(false),
     }

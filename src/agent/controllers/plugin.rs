@@ -29,7 +29,7 @@ impl Plugin {
             node_uid: own.uid.clone(),
             pod_cidrs: own.pod_cidrs.clone(),
             cluster_pod_cidrs: config.cluster_pod_cidrs.clone(),
-            service_cidrs: config.service_cidrs.clone(),
+            service_cidrs: self.context.service_ranges.get().to_vec(),
             trusted_sources: config.trusted_sources.clone(),
             mtu: self.context.mtu(&own.internal).map_err(Unmet::too_small)?,
             datapath: routing::datapath(config.datapath),
@@ -65,6 +65,9 @@ impl Controller for Plugin {
         let own = self.context.own()?;
         let info = self.info(&own)?;
         if !self.is_installed(&info) {
+            if !self.context.service_ranges.is_known() {
+                return Err(Unmet::waiting("the CNI plugin waits for the list of ServiceCIDRs"));
+            }
             let behind = self.context.board.behind(Some(Name::Pods));
             if !behind.is_empty() {
                 let labels: Vec<_> = behind.iter().map(|name| name.label()).collect();

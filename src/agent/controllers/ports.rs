@@ -6,10 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::agent::context::Context;
-use crate::agent::control::{Controller, Name, Outcome, Triggers, Unmet};
+use crate::agent::control::{Controller, Name, Outcome, Trigger, Triggers, Unmet};
 use crate::local::Client;
 use crate::ports::ROUTE;
 use crate::ports::wanted::{Held, Proxy, Wanted};
+use crate::service::object::ServiceName;
 
 /// By it a cluster autoscaler says that it will delete the Node.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
@@ -19,12 +20,14 @@ pub(in crate::agent) struct Ports {
     context: Arc<Context>,
     /// When the table of Services was last right.
     updated: Option<Timestamp>,
+    /// Connections that the holder had reset when it answered last.
+    reset: u64,
 }
 
 impl Ports {
     #[expect(clippy::unnecessary_wraps, reason = "others can fail")]
     pub(in crate::agent) fn new(context: Arc<Context>) -> anyhow::Result<Self> {
-        Ok(Self { context, updated: None })
+        Ok(Self { context, updated: None, reset: 0 })
     }
 
     fn wanted(&mut self) -> Result<Wanted, Unmet> {
@@ -36,6 +39,18 @@ impl Ports {
         let is_leaving = own.is_deleted || own.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
         let proxy = Some(Proxy { updated, is_eligible: !is_leaving });
         Ok(Wanted { proxy, ..self.context.service_ports.get() })
+    }
+
+    /// For the Events about them.
+    fn report(&self, wanted: &Wanted, held: &Held) {
+        let unheld = held.refused.iter().filter_map(|(port, error)| {
+            let check = wanted.checks.get(port)?;
+            let service = ServiceName { namespace: check.namespace.clone(), name: check.name.clone() };
+            Some((*port, (service, error.clone())))
+        });
+        if self.context.unheld_checks.set(unheld.collect()) {
+            self.context.bus.post(Trigger::ServiceReports);
+        }
     }
 
     async fn tell(&self, wanted: &Wanted) -> Result<Held, crate::local::ClientError> {
@@ -57,6 +72,11 @@ impl Controller for Ports {
         let held = held.map_err(|error| {
             Unmet::failed(format!("the health check ports of Services: {error}; `selvedge ports` holds them"))
         })?;
+        self.report(&wanted, &held);
+        // Another holder counts from zero.
+        let before = if held.reset < self.reset { 0 } else { self.reset };
+        self.context.metrics.loopback_resets.inc_by(held.reset - before);
+        self.reset = held.reset;
         let refused = held.refused.iter().map(|(port, error)| match wanted.checks.get(port) {
             Some(check) => format!("port {port} of {}/{}: {error}", check.namespace, check.name),
             None => format!("port {port}: {error}"),

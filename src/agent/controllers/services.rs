@@ -15,6 +15,7 @@ use crate::config::{NodePortAddresses, Services as Configured};
 use crate::kernel::nft::{self, Changes, Connection, Error, Family, Update};
 use crate::kernel::protocol::Protocol;
 use crate::mesh::node_object::OwnNode;
+use crate::observe::proxy::Policy;
 use crate::ports::answer::{HEALTHZ_PORT, MODE_PORT};
 use crate::service::balancer::{Balancer, Refused};
 use crate::service::endpoints::Place;
@@ -30,7 +31,7 @@ use crate::service::target::Target;
 const TIMED: usize = 10_000;
 /// Refused targets that one run logs.
 const LOGGED: usize = 20;
-/// Default port of the kubelet's API.
+/// Port of the kubelet's API, where the Node does not name it.
 const KUBELET_PORT: u16 = 10_250;
 
 pub(in crate::agent) struct Services {
@@ -95,7 +96,7 @@ impl Services {
         for (key, slice) in self.slices.take() {
             self.take_slice(&key, slice.and_then(|object| (*object.value).clone()));
         }
-        let reserved = Arc::new(self.reserved());
+        let reserved = Arc::new(self.reserved(&own));
         self.balancer().set_node(Node {
             place: Place { node: own.name.clone(), zone: own.zone.clone() },
             node_port_addresses: self.node_port_addresses(&own),
@@ -126,11 +127,12 @@ impl Services {
         }
     }
 
-    fn reserved(&self) -> Reserved {
+    fn reserved(&self, own: &OwnNode) -> Reserved {
         let (config, facts) = (&self.context.config, self.context.facts.get());
         let server = self.context.api.server().map(|at| Target { at, protocol: Protocol::Tcp });
         let servers: BTreeSet<Target> = self.servers.values().flatten().copied().chain(server).collect();
-        let own_ports = [KUBELET_PORT, config.agent.metrics_address.port(), HEALTHZ_PORT, MODE_PORT];
+        let kubelet = own.kubelet_port.unwrap_or(KUBELET_PORT);
+        let own_ports = [kubelet, config.agent.metrics_address.port(), HEALTHZ_PORT, MODE_PORT];
         let tcp = own_ports.into_iter().chain(servers.iter().map(|server| server.at.port()));
         let ports = tcp.map(|port| (Protocol::Tcp, port)).chain([(Protocol::Udp, config.listen_port)]);
         Reserved {
@@ -139,7 +141,7 @@ impl Services {
             others: self.context.members().map(|members| Arc::clone(&members.addresses)).unwrap_or_default(),
             servers,
             pod_cidrs: config.cluster_pod_cidrs.clone(),
-            service_cidrs: config.service_cidrs.clone(),
+            service_cidrs: self.context.service_ranges.get().to_vec(),
         }
     }
 
@@ -261,6 +263,18 @@ impl Controller for Services {
         self.sweeper.sweep(stale);
         for Refused { service, target, why } in refused.into_iter().take(LOGGED) {
             tracing::warn!(%service, %target, %why, "a Service does not get what it asks for");
+        }
+        let no_local = self.balancer().no_local_endpoints();
+        for (policy, count) in ["internal", "external"].into_iter().zip(no_local) {
+            let gauge = &self.context.metrics.proxy.no_local_endpoints;
+            let policy = Policy { traffic_policy: policy.to_owned() };
+            gauge.get_or_create(&policy).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let reports = self.balancer().take_reports();
+        if let Some(reports) = reports
+            && self.context.service_reports.set(reports.into())
+        {
+            self.context.bus.post(Trigger::ServiceReports);
         }
         let has_changed = checks.is_some() || loopback.is_some();
         {

@@ -12,11 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use ipnet::IpNet;
 use tokio::sync::Notify;
 
 use crate::agent::api::Api;
 use crate::agent::context::Context;
 use crate::agent::control::{Board, Name};
+use crate::agent::ranges::ServiceRanges;
 use crate::agent::retry::{Retry, jittered};
 use crate::agent::view::contest::Contested;
 use crate::agent::view::store::{Key, Object, Store};
@@ -44,7 +46,8 @@ const SHOWN: usize = 5;
 pub(in crate::agent) struct Confirmer {
     api: Api,
     own: String,
-    ranges: ClusterRanges,
+    cluster_pod_cidrs: Vec<IpNet>,
+    service_ranges: Arc<ServiceRanges>,
     /// How long a Node that a list lacks is kept before it is asked for.
     grace: Duration,
     nodes: Arc<Store<NodeClaims>>,
@@ -77,7 +80,8 @@ impl Confirmer {
         Self {
             api: context.api.clone(),
             own: context.config.node_name.clone(),
-            ranges: context.config.ranges(),
+            cluster_pod_cidrs: context.config.cluster_pod_cidrs.clone(),
+            service_ranges: Arc::clone(&context.service_ranges),
             grace: Duration::from_secs(context.config.agent.missing_node_grace.into()),
             nodes: Arc::clone(&view.nodes),
             confirmed: Arc::clone(&view.confirmed),
@@ -240,11 +244,16 @@ impl Confirmer {
         Ok(())
     }
 
+    fn ranges(&self) -> ClusterRanges {
+        let (pods, services) = (self.cluster_pod_cidrs.clone(), self.service_ranges.get().to_vec());
+        ClusterRanges { pods, services }
+    }
+
     fn answered(&mut self, key: &Key, object: &Object<NodeClaims>, node: Option<WholeNode>) {
         self.agenda.answered(&key.name, &object.version, Instant::now());
         // It is gone: the watch will say so.
         let Some(node) = node else { return };
-        let confirmed = node.confirm(object.value.facts(), &self.ranges);
+        let confirmed = node.confirm(object.value.facts(), &self.ranges());
         if need(&object.value, Some(&confirmed)) == Need::Nothing && !self.seen.contains(&key.name) {
             self.agenda.forget(&key.name);
         }
@@ -267,7 +276,7 @@ impl Confirmer {
 
     fn found(&mut self, key: &Key, before: &Confirmed, node: WholeNode) {
         tracing::warn!(node = key.name, "the list of Nodes lacks this Node, although it exists; keeping it");
-        self.confirmed.apply(key, String::new(), node.confirm(before.facts.clone(), &self.ranges));
+        self.confirmed.apply(key, String::new(), node.confirm(before.facts.clone(), &self.ranges()));
         self.agenda.ask(&key.name, Instant::now() + self.grace.max(LAST_PAUSE));
     }
 

@@ -13,18 +13,20 @@ use http::Request;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{self, Node};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::PartialObjectMeta;
 use kube::client::Body;
 use kube::runtime::watcher::{self, Event, InitialListStrategy};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tower::service_fn;
 
 use super::nodes::claims;
 use crate::agent::control::{Board, Bus, Name, Trigger};
-use crate::agent::retry::Retry;
+use crate::agent::retry::{Retry, jittered};
 use crate::agent::view::own::Own;
 use crate::agent::view::store::{Key, Store};
 use crate::api_server::WATCH_TIMEOUT_SECONDS;
@@ -35,6 +37,10 @@ use crate::service::object::{HEADLESS, OTHER_PROXY, Service, Slice};
 
 /// A streamed list that has not ended after this time never will.
 const STREAMED: Duration = Duration::from_secs(15);
+/// Pause before an API server is asked again for a kind that it does not serve.
+const UNSERVED: Duration = Duration::from_secs(60);
+/// A ServiceCIDR has a range of each family.
+const RANGES: usize = 2;
 
 /// Where a watch takes its objects.
 trait Sink<K>: Send {
@@ -162,29 +168,62 @@ pub(in crate::agent) async fn own_node(
     served: Served,
 ) {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let watch = Watch { what: "this node's object", patience: STREAMED, served };
+    let watch = Watch::new("this node's object", served);
     watch.follow(client, config, &mut IntoOwn { own, cluster_pod_cidrs, listed: None }).await;
 }
 
 /// Keeps `store` at what all Nodes publish in their metadata, until the task is dropped.
 pub(in crate::agent) async fn all_nodes(client: Client, store: Arc<Store<NodeClaims>>, served: Served) {
-    let watch = Watch { what: "all Nodes", patience: STREAMED, served };
+    let watch = Watch::new("all Nodes", served);
     let mut sink = IntoStore { store, project: claims, list: BTreeMap::new() };
     watch.follow::<PartialObjectMeta<Node>>(client, watcher::Config::default(), &mut sink).await;
 }
 
 /// Keeps `store` at the Services that no other proxy serves, until the task is dropped.
 pub(in crate::agent) async fn services(client: Client, store: Arc<Store<Option<Service>>>, served: Served) {
-    let watch = Watch { what: "all Services", patience: STREAMED, served };
+    let watch = Watch::new("all Services", served);
     let mut sink = IntoStore { store, project: Service::of, list: BTreeMap::new() };
     watch.follow::<v1::Service>(client, without(&[OTHER_PROXY]), &mut sink).await;
 }
 
 /// Keeps `store` at the EndpointSlices of Services that no other proxy serves, until the task is dropped.
 pub(in crate::agent) async fn slices(client: Client, store: Arc<Store<Option<Slice>>>, served: Served) {
-    let watch = Watch { what: "all EndpointSlices", patience: STREAMED, served };
+    let watch = Watch::new("all EndpointSlices", served);
     let mut sink = IntoStore { store, project: Slice::of, list: BTreeMap::new() };
     watch.follow::<EndpointSlice>(client, without(&[OTHER_PROXY, HEADLESS]), &mut sink).await;
+}
+
+/// Keeps `store` at the ranges of all ServiceCIDRs, until the task is dropped. Kubernetes before 1.33 has none, and the rights of
+/// the agent may be those of an older version: then `on_unserved` is called.
+pub(in crate::agent) async fn service_cidrs(
+    client: Client,
+    store: Arc<Store<Vec<String>>>,
+    served: Served,
+    on_unserved: impl Fn(),
+) {
+    let mut was_unserved = false;
+    loop {
+        let unserved = Arc::new(Notify::new());
+        let mut watch = Watch::new("all ServiceCIDRs", served.clone());
+        watch.unserved = Some(Arc::clone(&unserved));
+        let mut sink = IntoStore { store: Arc::clone(&store), project: ranges, list: BTreeMap::new() };
+        tokio::select! {
+            () = watch.follow(client.clone(), watcher::Config::default(), &mut sink) => return,
+            () = unserved.notified() => {}
+        }
+        if !std::mem::replace(&mut was_unserved, true) {
+            tracing::info!(
+                "the API server does not serve ServiceCIDRs to this agent: the configured ranges and those found before count"
+            );
+        }
+        on_unserved();
+        tokio::time::sleep(jittered(UNSERVED)).await;
+    }
+}
+
+fn ranges(object: &ServiceCIDR) -> Vec<String> {
+    let cidrs = object.spec.as_ref().and_then(|spec| spec.cidrs.as_ref());
+    cidrs.into_iter().flatten().take(RANGES).cloned().collect()
 }
 
 /// Objects that have none of these labels.
@@ -199,9 +238,15 @@ struct Watch {
     /// How long a streamed list may take.
     patience: Duration,
     served: Served,
+    /// For a kind that the API server need not serve: notified when it answers that it does not.
+    unserved: Option<Arc<Notify>>,
 }
 
 impl Watch {
+    fn new(what: &'static str, served: Served) -> Self {
+        Self { what, patience: STREAMED, served, unserved: None }
+    }
+
     async fn follow<K>(self, client: Client, config: watcher::Config, into: &mut impl Sink<K>)
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -285,6 +330,12 @@ impl Watch {
                 let answer = client.send(consistent(request)).await?;
                 if answer.status().is_success() {
                     watch.served();
+                }
+                if let Some(unserved) = &watch.unserved
+                    && matches!(answer.status().as_u16(), 403 | 404)
+                {
+                    unserved.notify_one();
+                    return std::future::pending().await;
                 }
                 Ok::<_, kube::Error>(answer)
             }
@@ -372,8 +423,8 @@ mod tests {
         let store: Arc<Store<()>> = Arc::default();
         let board = Board::new(&[], Vec::new(), Bus::default(), Metrics::default());
         let served = Served::new(Arc::new(board), Bus::default(), Metrics::default());
-        let watch = Watch { what: "all Nodes", patience, served };
-        let listed = Arc::new(tokio::sync::Notify::new());
+        let watch = Watch { patience, ..Watch::new("all Nodes", served) };
+        let listed = Arc::new(Notify::new());
         let wake = Arc::clone(&listed);
         let subscription = store.subscribe(PartialEq::ne, move || wake.notify_one());
         let mut sink = IntoStore { store, project: |_: &Node| (), list: BTreeMap::new() };

@@ -23,6 +23,8 @@ pub(super) struct View {
     pub(super) nodes: Arc<Store<NodeClaims>>,
     /// What a GET of a whole Node has confirmed. Synced once every Node of the first list has been asked for.
     pub(super) confirmed: Arc<Store<Confirmed>>,
+    /// The ranges of every ServiceCIDR, as it has them.
+    pub(super) service_cidrs: Arc<Store<Vec<String>>>,
     /// What is to be served of every Service; none of one where that is nothing.
     pub(super) services: Arc<Store<Option<Service>>>,
     /// What is to be served of every EndpointSlice, likewise.
@@ -37,6 +39,7 @@ impl View {
             own: Own::new(bus),
             nodes: Arc::default(),
             confirmed: Arc::default(),
+            service_cidrs: Arc::default(),
             services: Arc::default(),
             slices: Arc::default(),
             contested: Arc::default(),

@@ -73,7 +73,7 @@ fn changes(before: &Seen, now: &Seen) -> Vec<Trigger> {
     let mut triggers = Vec::new();
     let identity = |own: &OwnNode| {
         let addresses = (own.pod_cidrs.clone(), own.internal.clone(), own.external.clone());
-        (own.uid.clone(), addresses, own.zone.clone())
+        (own.uid.clone(), addresses, own.zone.clone(), own.kubelet_port)
     };
     if identity(before) != identity(now) {
         triggers.push(Trigger::OwnNode);
@@ -103,6 +103,7 @@ mod tests {
         let triggers = |change: &dyn Fn(&mut OwnNode)| changes(&before, &seen(change));
         assert_eq!(triggers(&|own| own.resource_version = "2".into()), []);
         assert_eq!(triggers(&|own| own.uid = "v".into()), [Trigger::OwnNode]);
+        assert_eq!(triggers(&|own| own.kubelet_port = Some(10_251)), [Trigger::OwnNode]);
         let annotate = |own: &mut OwnNode| drop(own.annotations.insert("a".into(), "b".into()));
         assert_eq!(triggers(&annotate), [Trigger::OwnAnnotations]);
         assert_eq!(triggers(&|own| own.network_unavailable = true), [Trigger::OwnAdmission]);

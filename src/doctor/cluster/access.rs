@@ -17,7 +17,7 @@ const CHECK: &str = "rbac";
 type Right = (&'static str, &'static str, &'static str, &'static str);
 
 /// What `deploy/base/rbac.yaml` gives the agent.
-const NEEDED: [Right; 11] = [
+const NEEDED: [Right; 13] = [
     ("", "nodes", "get", ""),
     ("", "nodes", "list", ""),
     ("", "nodes", "watch", ""),
@@ -27,7 +27,9 @@ const NEEDED: [Right; 11] = [
     ("", "services", "watch", ""),
     ("discovery.k8s.io", "endpointslices", "list", ""),
     ("discovery.k8s.io", "endpointslices", "watch", ""),
-    ("events.k8s.io", "events", "create", "default"),
+    ("networking.k8s.io", "servicecidrs", "list", ""),
+    ("networking.k8s.io", "servicecidrs", "watch", ""),
+    ("events.k8s.io", "events", "create", ""),
     ("events.k8s.io", "events", "patch", "default"),
 ];
 
@@ -156,7 +158,7 @@ mod tests {
     #[test]
     fn only_missing_rights_are_a_problem() {
         assert_eq!(judge(&Rights::Missing(vec![])).severity, Severity::Ok);
-        let finding = judge(&Rights::Missing(vec![NEEDED[4], NEEDED[9]]));
+        let finding = judge(&Rights::Missing(vec![NEEDED[4], NEEDED[11]]));
         assert_eq!(finding.severity, Severity::Problem);
         assert_eq!(finding.seen, "the agent may not patch nodes/status, create events");
         assert_eq!(judge(&Rights::NotAgent(Some("admin".into()))).severity, Severity::Skipped);

@@ -104,9 +104,10 @@ mod tests {
     /// Policy and binding as shipped.
     fn shipped() -> (ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding) {
         let text = include_str!("../../../deploy/base/admission.yaml");
-        let mut objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
-        let binding = serde_json::from_value(objects.pop().unwrap()).unwrap();
-        (serde_json::from_value(objects.pop().unwrap()).unwrap(), binding)
+        let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+        let mut named = objects.into_iter().filter(|object| object["metadata"]["name"] == POLICY);
+        let policy = serde_json::from_value(named.next().unwrap()).unwrap();
+        (policy, serde_json::from_value(named.next().unwrap()).unwrap())
     }
 
     #[test]

@@ -91,6 +91,17 @@ fn differ(key: &str, configured: &[IpNet], told: &Found) -> Option<Finding> {
     let Found { cidrs, from } = told;
     let (missing, line) = (told.outside(configured), line(key, cidrs));
     if !missing.is_empty() {
+        if from.starts_with("ServiceCIDR ") {
+            let seen = format!(
+                "{key} lacks {} of {from}: an agent adds that once it has read the object",
+                text(&missing)
+            );
+            return Some(Finding::warning(
+                CHECK,
+                seen,
+                format!("write {line} on every node, so that it is known before"),
+            ));
+        }
         let seen = format!("{key} lacks {} of {from}: to Selvedge that is the internet", text(&missing));
         return Some(Finding::problem(CHECK, seen, format!("write {line} on every node")));
     }
@@ -190,6 +201,10 @@ mod tests {
             findings[0].remedy.as_deref(),
             Some("write clusterPodCIDRs = [\"10.245.0.0/16\"] on every node")
         );
+        let services =
+            Found { cidrs: nets(["10.96.0.0/12", "10.3.0.0/24"]), from: "ServiceCIDR a, b".into() };
+        let found = Ranges { services: Some(services), ..right };
+        assert_eq!(severities(&found, &[]), [Severity::Warning]);
         assert_eq!(severities(&Ranges::default(), &[node("a", &["10.244.1.0/24"])]), [Severity::Ok]);
         assert_eq!(severities(&Ranges::default(), &[node("b", &["10.250.1.0/24"])]), [Severity::Problem]);
     }

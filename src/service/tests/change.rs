@@ -10,6 +10,7 @@ use super::*;
 use crate::kernel::nft::{Table, Update};
 use crate::service::balancer::Balancer;
 use crate::service::object::TrafficPolicy;
+use crate::service::report::Report;
 use crate::service::table::Structure;
 
 fn empty() -> Table {
@@ -84,6 +85,70 @@ fn an_address_that_two_services_claim_goes_to_one_and_on_to_the_other() {
     assert_eq!(after, filled(&balancer));
     assert!(conflict(&balancer).is_empty());
     assert_eq!(after.sets["outside4"].elements.len(), 1, "the other one serves it now");
+}
+
+/// Until nothing is left to report.
+#[test]
+fn what_services_do_not_get_is_reported() {
+    let mut balancer = Balancer::default();
+    let reserved = Reserved {
+        ports: [(Protocol::Tcp, 30_080)].into(),
+        own: [address("192.0.2.1")].into(),
+        others: [address("192.0.2.2")].into(),
+        ..Reserved::default()
+    };
+    balancer.set_node(Node { reserved: Arc::new(reserved), ..node() });
+    let with = |cluster_ip: &str, externals: &[&str], node_port| {
+        let mut service = service(cluster_ip);
+        service.uid = format!("uid of {cluster_ip}");
+        service.external_ips = externals.iter().map(|at| address(at)).collect();
+        service.ports[0].node_port = node_port;
+        Some(Arc::new(service))
+    };
+    let reports = |balancer: &mut Balancer| {
+        balancer.update();
+        let reports = balancer.take_reports();
+        let text = |it: Report| format!("{} {} {}: {}", it.service, it.uid, it.reason.label(), it.note);
+        reports.map(|reports| reports.into_iter().map(text).collect::<Vec<_>>())
+    };
+    balancer.set_service(&name("a"), with("10.96.0.1", &["198.51.100.1"], None));
+    assert_eq!(reports(&mut balancer), None);
+    balancer.set_service(&name("b"), with("10.96.0.2", &["198.51.100.1", "127.0.0.1"], Some(30_080)));
+    let withheld = "default/b uid of 10.96.0.2 AddressWithheld: no Service gets 127.0.0.1:80/TCP (loopback, \
+                    link-local, multicast or unspecified), node port 30080/TCP (a port of the nodes themselves)";
+    let taken = "default/b uid of 10.96.0.2 AddressTaken: another Service has 198.51.100.1:80/TCP";
+    assert_eq!(reports(&mut balancer).unwrap(), [withheld, taken]);
+    assert_eq!(reports(&mut balancer), None, "nothing new");
+    balancer.set_service(&name("a"), None);
+    assert_eq!(reports(&mut balancer).unwrap(), [withheld]);
+    balancer.set_service(&name("b"), None);
+    assert_eq!(reports(&mut balancer), Some(vec![]));
+}
+
+#[test]
+fn services_without_endpoint_here_are_counted_by_policy() {
+    let mut balancer = Balancer::default();
+    balancer.set_node(node());
+    let mut local = service("10.96.0.1");
+    local.ports[0].node_port = Some(30_080);
+    (local.internal_policy, local.external_policy) = (TrafficPolicy::Local, TrafficPolicy::Local);
+    let counts = |balancer: &mut Balancer, local: &Service, endpoints: Vec<Endpoint>| {
+        balancer.set_service(&name("web"), Some(Arc::new(local.clone())));
+        balancer.set_slice(&name("web"), "a", Some(Arc::new(slice(endpoints))));
+        balancer.update();
+        balancer.no_local_endpoints()
+    };
+    let (here, there) = (|| endpoint("10.244.0.1", "here"), || endpoint("10.244.0.2", "there"));
+    assert_eq!(counts(&mut balancer, &local, vec![there()]), [1, 1]);
+    assert_eq!(counts(&mut balancer, &local, vec![here(), there()]), [0, 0]);
+    assert_eq!(counts(&mut balancer, &local, vec![]), [0, 0], "there are none elsewhere either");
+    local.internal_policy = TrafficPolicy::Cluster;
+    assert_eq!(counts(&mut balancer, &local, vec![there()]), [0, 1]);
+    (local.internal_policy, local.ports[0].node_port) = (TrafficPolicy::Local, None);
+    assert_eq!(counts(&mut balancer, &local, vec![there()]), [1, 0], "nothing comes from outside");
+    balancer.set_service(&name("web"), None);
+    balancer.update();
+    assert_eq!(balancer.no_local_endpoints(), [0, 0]);
 }
 
 /// Load balancers are told how many ready endpoints are here, each counted once.

@@ -153,7 +153,8 @@ fn parts(server: &Arc<Server>, grace: Duration) -> Confirmer {
     Confirmer {
         api: Api::of(server.client()),
         own: "own".into(),
-        ranges: ClusterRanges::default(),
+        cluster_pod_cidrs: Vec::new(),
+        service_ranges: Arc::default(),
         grace,
         nodes: Arc::default(),
         confirmed: Arc::default(),
