@@ -11,42 +11,41 @@ use crate::kubernetes::Kubernetes;
 
 /// How long a terminating pod goes on serving: long enough for every node to remove its endpoint.
 const GRACE: &str = "--delay-shutdown=6";
-/// Of Service and Deployment.
-pub(super) const NAME: &str = "rolling";
+const NAME: &str = "rolling";
 
 /// Runs the check and reports its result.
 pub fn rolling(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
     check("rolling update under load", report, || {
-        deploy(cluster)?;
+        deploy(cluster, NAME)?;
         let updated = update(cluster);
-        remove(cluster)?;
+        remove(cluster, NAME)?;
         updated
     });
 }
 
 /// Deletes what [`deploy`] makes.
-pub(super) fn remove(cluster: &Kubernetes) -> Result<(), Failed> {
-    let objects = [format!("deployment/{NAME}"), format!("service/{NAME}")];
+pub(super) fn remove(cluster: &Kubernetes, name: &str) -> Result<(), Failed> {
+    let objects = [format!("deployment/{name}"), format!("service/{name}")];
     Ok(cluster.kubectl(&["delete", "--timeout=60s", &objects[0], &objects[1]]).map(drop)?)
 }
 
 /// A Service of type NodePort, and a Deployment of as many pods as there are nodes.
-pub(super) fn deploy(cluster: &Kubernetes) -> Result<(), Failed> {
-    let manifest = cluster.folder().join("rolling.json");
-    std::fs::write(&manifest, objects(cluster.node_names().len()).to_string())
+pub(super) fn deploy(cluster: &Kubernetes, name: &str) -> Result<(), Failed> {
+    let manifest = cluster.folder().join(format!("{name}.json"));
+    std::fs::write(&manifest, objects(name, cluster.node_names().len()).to_string())
         .map_err(|error| Failed(error.to_string()))?;
     cluster.kubectl(&["apply", "--filename", &manifest.display().to_string()])?;
-    rolled_out(cluster)
+    rolled_out(cluster, name)
 }
 
-fn rolled_out(cluster: &Kubernetes) -> Result<(), Failed> {
-    let rollout = ["rollout", "status", "--timeout=120s", &format!("deployment/{NAME}")];
+fn rolled_out(cluster: &Kubernetes, name: &str) -> Result<(), Failed> {
+    let rollout = ["rollout", "status", "--timeout=120s", &format!("deployment/{name}")];
     Ok(cluster.kubectl(&rollout).map(drop)?)
 }
 
 fn restart(cluster: &Kubernetes) -> Result<(), Failed> {
     cluster.kubectl(&["rollout", "restart", &format!("deployment/{NAME}")])?;
-    rolled_out(cluster)
+    rolled_out(cluster, NAME)
 }
 
 fn update(cluster: &Kubernetes) -> Result<String, Failed> {
@@ -60,8 +59,8 @@ fn update(cluster: &Kubernetes) -> Result<String, Failed> {
     })
 }
 
-fn objects(replicas: usize) -> Value {
-    let labels = json!({"app": NAME});
+fn objects(name: &str, replicas: usize) -> Value {
+    let labels = json!({"app": name});
     let container = json!({
         "name": "web", "image": AGNHOST, "imagePullPolicy": "Never",
         "args": ["netexec", "--http-port=8080", GRACE],
@@ -70,13 +69,13 @@ fn objects(replicas: usize) -> Value {
     });
     let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}});
     json!({"apiVersion": "v1", "kind": "List", "items": [
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": NAME}, "spec": {
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {
             "replicas": replicas, "selector": {"matchLabels": labels}, "strategy": strategy,
             "template": {"metadata": {"labels": labels}, "spec": {
                 "containers": [container], "terminationGracePeriodSeconds": 20,
             }},
         }},
-        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": NAME}, "spec": {
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {
             "type": "NodePort", "ipFamilyPolicy": "PreferDualStack", "selector": labels,
             "ports": [{"port": 80, "targetPort": 8080}],
         }},

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::load::Load;
-use super::rolling::{NAME, deploy, remove};
+use super::rolling::{deploy, remove};
 use super::workloads::get;
 use super::{Failed, Report, check};
 use crate::kubernetes::Kubernetes;
@@ -11,6 +11,8 @@ use crate::process::wait_for;
 
 /// Of what ends and starts here, what takes longest is that kube-proxy is waited for.
 const SOON: Duration = Duration::from_secs(90);
+/// Of Deployment and Service.
+const NAME: &str = "takeover";
 /// How long clients go on after each turn.
 const AFTER: Duration = Duration::from_secs(3);
 
@@ -20,9 +22,9 @@ pub fn takeover(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
         return;
     }
     check("kube-proxy gives Services up and gets them back", report, || {
-        deploy(cluster)?;
+        deploy(cluster, NAME)?;
         let turned = turns(cluster);
-        remove(cluster)?;
+        remove(cluster, NAME)?;
         turned
     });
 }

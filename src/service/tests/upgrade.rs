@@ -90,7 +90,7 @@ fn the_table_of_an_earlier_version_is_taken_over() {
         before.update();
         let mut connection = Connection::open().unwrap();
         let earlier = earlier(wanted(&before), &[(Ip::V4, V4.len()), (Ip::V6, V6.len())]);
-        connection.apply(&[earlier.clone()]).unwrap();
+        connection.apply(std::slice::from_ref(&earlier)).unwrap();
         assert_eq!(connection.read(Family::Inet, TABLE).unwrap().unwrap().table, earlier);
         let answers = || -> Vec<String> {
             let v4 = clients.iter().map(|from| ask_from(from, "10.96.0.2:80").unwrap());
