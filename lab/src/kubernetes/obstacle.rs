@@ -1,8 +1,7 @@
-//! What is put in the way between the agent of a node and the API server. Where kube-proxy serves Services, nothing else of the
-//! node is touched: the agent alone reaches the API server by its Service. Else the kubelet shares its fate.
+//! What is put in the way between the agent of a node and the API server. The kubelet shares its fate.
 
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -36,7 +35,7 @@ impl Kubernetes {
         let what = format!("put an obstacle between {node} and the API server");
         let space = self.node_space(node).cloned().ok_or_else(|| Error::new(&what, "no such node".into()))?;
         let obstructed = Obstructed { space };
-        obstructed.nft(&rules(obstacle, self.server())).doing(&what)?;
+        obstructed.nft(&rules(obstacle, &self.servers())).doing(&what)?;
         if obstacle == Obstacle::Cut {
             self.abort_connections(node)?;
         }
@@ -45,8 +44,11 @@ impl Kubernetes {
 
     /// Aborts the connections of a node's agent to the API server, once.
     pub fn abort_connections(&self, node: &str) -> Result<(), Error> {
-        let (server, port) = (self.server().ip().to_string(), format!(":{}", self.server().port()));
-        self.on_node(node, "ss", &["--kill", "--tcp", "dst", &server, "dport", "=", &port]).map(drop)
+        for server in self.servers() {
+            let (address, port) = (server.ip().to_string(), format!(":{}", server.port()));
+            self.on_node(node, "ss", &["--kill", "--tcp", "dst", &address, "dport", "=", &port])?;
+        }
+        Ok(())
     }
 
     /// Runs a program in the namespaces of a node; gives what it prints.
@@ -65,15 +67,12 @@ impl Kubernetes {
         }
     }
 
-    /// Where agents find the API server.
-    fn server(&self) -> SocketAddr {
-        let own = self.api_url().trim_start_matches("https://").parse();
-        let service = self.world().plan().service_cidrs().into_iter().next();
-        match (self.is_kube_proxy_everywhere(), service, own) {
-            (false, _, Ok(own)) => own,
-            (_, Some(range), _) => SocketAddr::new(nth(range, 1), PORT),
-            _ => SocketAddr::new(IpAddr::from([127, 0, 0, 1]), PORT),
-        }
+    /// Where agents find the API server: at its own address, and before they know that by its Service.
+    fn servers(&self) -> Vec<SocketAddr> {
+        let own = self.api_url().trim_start_matches("https://").parse().ok();
+        let ranges = self.world().plan().service_cidrs().into_iter().take(1);
+        let service = ranges.map(|range| SocketAddr::new(nth(range, 1), PORT));
+        service.filter(|_| self.is_kube_proxy_everywhere()).chain(own).collect()
     }
 }
 
@@ -102,9 +101,7 @@ impl Drop for Obstructed {
 }
 
 /// Before the Service's address is translated on the way out, and after it is translated back.
-fn rules(obstacle: Obstacle, server: SocketAddr) -> String {
-    let ip = if server.is_ipv6() { "ip6" } else { "ip" };
-    let (address, port) = (server.ip(), server.port());
+fn rules(obstacle: Obstacle, servers: &[SocketAddr]) -> String {
     let (out, back) = match obstacle {
         Obstacle::Slow(rate) => {
             let rule = format!("limit rate over {rate}/second burst {rate} packets drop");
@@ -113,9 +110,17 @@ fn rules(obstacle: Obstacle, server: SocketAddr) -> String {
         Obstacle::Silent => ("drop".into(), "drop".into()),
         Obstacle::Cut => ("reject with tcp reset".into(), "accept".into()),
     };
+    let rule = |way: &str, port: &str, verdict: &str| -> String {
+        let of_server = |server: &SocketAddr| {
+            let ip = if server.is_ipv6() { "ip6" } else { "ip" };
+            format!("    {ip} {way} {} tcp {port} {} {verdict}\n", server.ip(), server.port())
+        };
+        servers.iter().map(of_server).collect()
+    };
     format!(
-        "table inet {TABLE} {{\n  chain out {{\n    type filter hook output priority -150;\n    {ip} daddr {address} \
-         tcp dport {port} {out}\n  }}\n  chain back {{\n    type filter hook input priority 150;\n    {ip} saddr {address} \
-         tcp sport {port} {back}\n  }}\n}}\n"
+        "table inet {TABLE} {{\n  chain out {{\n    type filter hook output priority -150;\n{}  }}\n  chain back {{\n    \
+         type filter hook input priority 150;\n{}  }}\n}}\n",
+        rule("daddr", "dport", &out),
+        rule("saddr", "sport", &back)
     )
 }
