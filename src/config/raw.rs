@@ -82,6 +82,7 @@ const KEYS: [(&str, &[&str]); 4] = [
             "datapath",
             "iptablesForwardRules",
             "services",
+            "removeKubeProxyRules",
             "nodePortAddresses",
             "firewallMark",
             "conntrack",

@@ -106,16 +106,27 @@ fn an_update_renews_the_timeout_and_keeps_the_value() {
         let table = table(set, vec![rule]);
         apply(std::slice::from_ref(&table)).unwrap();
         let from = |client: &UdpSocket| client.send_to(b"x", "127.0.0.1:1000").unwrap();
-        let first = UdpSocket::bind("127.0.0.1:0").unwrap();
-        from(&first);
-        let expected = [(port(1000), Data::Value(port(first.local_addr().unwrap().port())))];
-        let start = Instant::now();
-        while start.elapsed() < SHORT * 3 {
-            from(&UdpSocket::bind("127.0.0.1:0").unwrap());
-            assert_eq!(elements(&table), expected);
-        }
-        wait_for("the element to expire", || elements(&table).is_empty());
-        assert!(start.elapsed() > SHORT * 4 - Duration::from_millis(50));
+        // False where this process has had to wait for so long that the element may have expired.
+        let renew = || {
+            let first = UdpSocket::bind("127.0.0.1:0").unwrap();
+            from(&first);
+            let expected = [(port(1000), Data::Value(port(first.local_addr().unwrap().port())))];
+            let start = Instant::now();
+            while start.elapsed() < SHORT * 3 {
+                let renewed = Instant::now();
+                from(&UdpSocket::bind("127.0.0.1:0").unwrap());
+                let found = elements(&table);
+                if renewed.elapsed() > SHORT / 2 {
+                    wait_for("the element to expire", || elements(&table).is_empty());
+                    return false;
+                }
+                assert_eq!(found, expected);
+            }
+            wait_for("the element to expire", || elements(&table).is_empty());
+            assert!(start.elapsed() > SHORT * 4 - Duration::from_millis(50));
+            true
+        };
+        assert!((0..20).any(|_| renew()));
     });
 }
 
