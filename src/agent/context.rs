@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use selvedge_keys::PublicKey;
 use tokio::sync::Notify;
 
 use super::api::Api;
+use super::cell::Cell;
 use super::control::{Board, Bus, Trigger, Unmet};
 use super::facts::KernelFacts;
 use super::keys::Keys;
@@ -86,36 +87,6 @@ impl Turn {
             config::Services::Off => Some(false),
         };
         Self { serves, holds_ports: serves == Some(true), ..Self::default() }
-    }
-}
-
-/// A value with one writer and many readers.
-#[derive(Debug, Default)]
-pub(super) struct Cell<T>(Mutex<T>);
-
-impl<T> Cell<T> {
-    pub(super) fn new(value: T) -> Self {
-        Self(Mutex::new(value))
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<T: Clone> Cell<T> {
-    pub(super) fn get(&self) -> T {
-        self.lock().clone()
-    }
-}
-
-impl<T: PartialEq> Cell<T> {
-    /// True when that is another value than before.
-    pub(super) fn set(&self, value: T) -> bool {
-        let mut held = self.lock();
-        let changed = *held != value;
-        *held = value;
-        changed
     }
 }
 

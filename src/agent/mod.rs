@@ -5,6 +5,7 @@
 //! the [`table`] names for them, which share a [`context`]; [`serve`] answers questions about all of it.
 
 mod api;
+mod cell;
 mod context;
 mod control;
 mod controllers;
@@ -38,7 +39,8 @@ use crate::observe::http;
 use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
 use crate::pod::node::NodeInfo;
-use context::{Cell, Context, Turn};
+use cell::Cell;
+use context::{Context, Turn};
 use control::Trigger;
 use facts::KernelFacts;
 use sources::confirm::Confirmer;

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use ipnet::IpNet;
 use selvedge_keys::durable;
 
-use super::context::Cell;
+use super::cell::Cell;
 use super::facts::KernelFacts;
 use crate::config::Config;
 use crate::service::ranges::{Apart, MOST, Ranges, Refused};

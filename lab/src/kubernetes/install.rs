@@ -133,7 +133,8 @@ fn configuration(plan: &Plan, kube_proxy: bool) -> String {
         format!("[{}]", quoted.join(", "))
     };
     format!(
-        "clusterPodCIDRs = {}\nserviceCIDRs = {}\ntrustedSources = {}\ndatapath = \"{}\"\nservices = \"{}\"\n",
+        "clusterPodCIDRs = {}\nserviceCIDRs = {}\ntrustedSources = {}\ndatapath = \"{}\"\nservices = \"{}\"\n\
+         nodePortAddresses = [\"primary\", \"localhost\"]\n",
         list(plan.cluster_pod_cidrs()),
         list(plan.service_cidrs()),
         list(plan.trusted_sources().into_iter().map(IpNet::from).collect()),
