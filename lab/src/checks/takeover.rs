@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use selvedge::kernel::nft::{self, Family};
+
 use super::load::Load;
 use super::rolling::{deploy, remove};
 use super::workloads::get;
@@ -51,7 +53,7 @@ fn turns(cluster: &Kubernetes) -> Result<String, Failed> {
 fn serves(cluster: &Kubernetes, node: &str, wanted: bool) -> Result<(), Failed> {
     let space = cluster.node_space(node).ok_or_else(|| Failed(format!("no node {node}")))?;
     let has_table = || {
-        let tables = space.net().run(|| selvedge::kernel::nft::tables(selvedge::kernel::nft::Family::Inet));
+        let tables = space.net().run(|| nft::tables(Family::Inet));
         matches!(tables, Ok(Ok(tables)) if tables.contains("selvedge-services"))
     };
     let what = if wanted { "Selvedge to serve Services" } else { "kube-proxy to serve Services" };

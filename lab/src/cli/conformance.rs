@@ -17,7 +17,7 @@ const ALL: &str = r"\[sig-network\]";
 /// Cases that cannot run here: they want a cloud, the internet, a network policy, a machine of their own, a program or an image
 /// that is not here, or SCTP sockets.
 const CANNOT_RUN: &str = "LoadBalancer|Serial|Disruptive|Netpol|NetworkPolicy|SCTP|KubeProxyNFAcct|Networking-DNS|\
-                          Networking-IPv4|Networking-IPv6|Networking-Performance";
+                          Networking-IPv4|Networking-IPv6|Networking-Performance|pull an image from a registry";
 
 /// Options of `conformance`.
 #[derive(Debug, Clone, clap::Args)]
