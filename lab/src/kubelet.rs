@@ -226,7 +226,7 @@ impl Shared {
             let condition =
                 condition("Ready", why.is_none(), why.as_deref().unwrap_or("CNI plugin is ready"));
             let report = json!({"status": {"conditions": [condition]}});
-            self.write(|store| store.patch(&NODES, "", self.node.name(), &report));
+            self.write(|store| store.patch_strategic(&NODES, "", self.node.name(), &report));
         }
     }
 

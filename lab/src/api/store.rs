@@ -243,6 +243,20 @@ impl Store {
         self.modify(resource, namespace, name, |before| Ok(patch::merged(before, merge)))
     }
 
+    /// As [`patch`](Self::patch), with a strategic merge patch: lists are merged by key, and other conditions stay.
+    ///
+    /// # Errors
+    /// There is no such object, or the patch is not valid.
+    pub fn patch_strategic(
+        &self,
+        resource: &'static Resource,
+        namespace: &str,
+        name: &str,
+        body: &Value,
+    ) -> Result<Arc<Object>, Failure> {
+        self.modify(resource, namespace, name, |before| patch::Patch::Strategic.apply(before, body))
+    }
+
     /// Deletes the object, or marks it where finalizers or a grace period hold it. A namespace takes its objects along.
     ///
     /// # Errors
