@@ -1,14 +1,28 @@
-//! Who does Services on this node: kube-proxy, and in which mode.
+//! Who serves Services on this node: Selvedge, or kube-proxy, and in which mode.
 
 use super::finding::Finding;
 use super::network::Network;
 use super::ruleset::Ruleset;
 use crate::kernel::kube_proxy::{IPVS_DEVICE, TABLE};
+use crate::service::table::TABLE as OWN_TABLE;
 
 const CHECK: &str = "kube-proxy";
 
 pub(super) fn judge(network: &Network, ruleset: &Ruleset) -> Finding {
     let modes = modes(network, ruleset);
+    if ruleset.has_table(OWN_TABLE) {
+        return match modes.as_slice() {
+            [] => Finding::ok(CHECK, "Selvedge serves Services"),
+            modes => Finding::warning(
+                CHECK,
+                format!(
+                    "Selvedge serves Services, but kube-proxy runs or has left rules ({})",
+                    modes.join(", ")
+                ),
+                "stop kube-proxy, and set removeKubeProxyRules = true or run kube-proxy --cleanup",
+            ),
+        };
+    }
     match modes.as_slice() {
         [] if ruleset.has_legacy("nat") => Finding::skipped(
             CHECK,
@@ -16,8 +30,8 @@ pub(super) fn judge(network: &Network, ruleset: &Ruleset) -> Finding {
         ),
         [] => Finding::warning(
             CHECK,
-            "no kube-proxy was here: Services do not work on this node",
-            "fine before the node joins; else install kube-proxy, in mode nftables at best",
+            "neither kube-proxy nor Selvedge serves Services on this node",
+            "fine before the node joins; otherwise set services = \"on\", or install kube-proxy",
         ),
         [mode] => Finding::ok(CHECK, format!("mode {mode}")),
         several => Finding::warning(
@@ -64,6 +78,16 @@ mod tests {
         assert_eq!(judge(&network(&["kube-ipvs0"]), &iptables).seen, "mode ipvs");
         let left = ruleset("nat", &["KUBE-SERVICES", "KUBE-SVC-ABC"]);
         assert!(judge(&network(&["kube-ipvs0"]), &left).seen.ends_with("iptables, ipvs"));
+    }
+
+    #[test]
+    fn selvedge_in_place_of_kube_proxy_is_fine_and_beside_its_rules_is_not() {
+        let ours = ruleset(OWN_TABLE, &[]);
+        assert_eq!(judge(&network(&[]), &ours).severity, Severity::Ok);
+        let mut both = ruleset("nat", &["KUBE-SVC-ABC"]);
+        both.tables.extend(ours.tables);
+        let finding = judge(&network(&[]), &both);
+        assert!(finding.severity == Severity::Warning && finding.seen.ends_with("(iptables)"), "{finding:?}");
     }
 
     #[test]

@@ -69,7 +69,7 @@ fn a_plain_node_has_no_problem_and_stays_as_it_is() {
             expect(&report, "mtu", &[("ok", "eth0 has 1500: pods get 1420")]);
             expect(&report, "keys", &[("ok", "no keys yet")]);
             expect(&report, "agent", &[("skipped", "not installed")]);
-            expect(&report, "kube-proxy", &[("warning", "no kube-proxy")]);
+            expect(&report, "kube-proxy", &[("warning", "neither kube-proxy nor Selvedge")]);
             assert_eq!(before, (host.tree(), tables(), netlink.links().await.unwrap()));
         });
     });
