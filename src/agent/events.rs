@@ -11,10 +11,9 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use super::api::Api;
 use super::status::Refused;
 use crate::mesh::node_object::reference;
+use crate::observe::REPORTING_CONTROLLER;
 use crate::observe::metrics::{Metrics, Reason};
 
-/// The `reportingController` of all Events. The admission policy goes by it.
-pub(super) const CONTROLLER: &str = "selvedge.dev/agent";
 /// Most bytes of an Event's note (events.k8s.io/v1).
 const NOTE: usize = 1000;
 /// The same refusal of the same node is reported again after a pause, which doubles each time.
@@ -36,7 +35,7 @@ pub(super) struct Reporting {
 impl Reporting {
     /// Reports as the agent of node `own`.
     pub(super) fn new(api: Api, own: &str, metrics: Metrics) -> Self {
-        let reporter = Reporter { controller: CONTROLLER.into(), instance: Some(own.into()) };
+        let reporter = Reporter { controller: REPORTING_CONTROLLER.into(), instance: Some(own.into()) };
         let recorder = Recorder::new(api.client(), reporter);
         Self { api, recorder, metrics, said: Said::new(Instant::now()) }
     }

@@ -5,3 +5,6 @@ pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod proxy;
+
+/// `reportingController` of all our Events. The admission policy matches it.
+pub const REPORTING_CONTROLLER: &str = "selvedge.dev/agent";

@@ -20,6 +20,7 @@ use crate::kernel::LINK_GROUP;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::nft::{self, Family};
 use crate::local::Client;
+use crate::observe::REPORTING_CONTROLLER;
 use crate::pod::{hostport, spoof};
 use crate::{api_server, fabric};
 use crate::{egress, guard, service};
@@ -43,8 +44,6 @@ const METRICS: u64 = 16 << 20;
 const EVENTS: usize = 1000;
 const PAGE: u32 = 500;
 const PAGES: usize = 40;
-/// Who writes our Events.
-const CONTROLLER: &str = "selvedge.dev/agent";
 
 /// Files by name, and what is not there.
 #[derive(Default)]
@@ -219,7 +218,7 @@ async fn events(doctor: &Doctor) -> anyhow::Result<Vec<Event>> {
 }
 
 fn is_ours(event: &Event) -> bool {
-    event.reporting_controller.as_deref() == Some(CONTROLLER)
+    event.reporting_controller.as_deref() == Some(REPORTING_CONTROLLER)
 }
 
 /// Without what anybody may have hung on to it.

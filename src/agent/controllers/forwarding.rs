@@ -10,6 +10,7 @@ use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Triggers, Unmet};
 use crate::forwarding::{self, Dropping, REASON, REMEDY};
 use crate::mesh::node_object::reference;
+use crate::observe::REPORTING_CONTROLLER;
 
 /// API servers forget Events after an hour.
 const AGAIN: Duration = Duration::from_secs(1800);
@@ -46,7 +47,7 @@ impl Forwarding {
             secondary: None,
         };
         let reporter = Reporter {
-            controller: "selvedge.dev/agent".into(),
+            controller: REPORTING_CONTROLLER.into(),
             instance: Some(self.context.config.node_name.clone()),
         };
         let recorder = Recorder::new(self.context.api.client(), reporter);

@@ -12,8 +12,9 @@ use kube::api::PostParams;
 
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Triggers};
-use crate::agent::events::{CONTROLLER, Said, note};
+use crate::agent::events::{Said, note};
 use crate::agent::status::Refused;
+use crate::observe::REPORTING_CONTROLLER;
 use crate::service::report::{Ranking, Reason, Report};
 
 pub(in crate::agent) struct ServiceEvents {
@@ -83,7 +84,7 @@ impl ServiceEvents {
                 ..ObjectMeta::default()
             },
             event_time: Some(MicroTime(Timestamp::now())),
-            reporting_controller: Some(CONTROLLER.into()),
+            reporting_controller: Some(REPORTING_CONTROLLER.into()),
             reporting_instance: Some(node.clone()),
             action: Some("ServeService".into()),
             reason: Some(report.reason.label().into()),
