@@ -59,27 +59,27 @@ pub(super) struct Context {
     pub(super) service_ports: Cell<Wanted>,
     /// The Services of this node; by the Services controller. Whoever else locks it does so for a short time.
     pub(super) balancer: Cell<Balancer>,
-    /// Who serves Services on this node; by the source that looks for kube-proxy.
-    pub(super) turn: Cell<Turn>,
-    /// Notified whenever somebody else has changed rules that are kube-proxy's.
+    /// Whether this agent serves Services; by the source that probes for kube-proxy.
+    pub(super) role: Cell<Role>,
+    /// Notified when kube-proxy has added rules.
     pub(super) proxy_changed: Notify,
 }
 
-/// Who serves Services on this node.
+/// The role of this agent in serving Services.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Turn {
-    /// This agent does; none while that is not known.
+pub(super) struct Role {
+    /// Whether it serves them; unknown until the first probe for another proxy.
     pub(super) serves: Option<bool>,
-    /// The ports that kube-proxy has are this agent's to hold.
+    /// Whether `selvedge ports` is to hold kube-proxy's ports.
     pub(super) holds_ports: bool,
-    /// What kube-proxy may have in the kernel is nobody's.
+    /// No other proxy runs: rules of kube-proxy in the kernel are stale.
     pub(super) is_alone: bool,
-    /// Another proxy is there, in this mode of kube-proxy's; empty where it does not say.
+    /// The kube-proxy mode of another proxy that runs; empty if it does not report one.
     pub(super) other: Option<String>,
 }
 
-impl Turn {
-    /// Before anything is known of another proxy.
+impl Role {
+    /// Before the first probe for another proxy.
     pub(super) fn of(configured: config::Services) -> Self {
         let serves = match configured {
             config::Services::Auto => None,
@@ -116,9 +116,8 @@ impl Context {
 
     /// Whether this agent serves Services.
     pub(super) fn serves(&self) -> Result<bool, Unmet> {
-        let serves = self.turn.lock().serves;
-        serves
-            .ok_or_else(|| Unmet::waiting("whether kube-proxy serves Services on this node is not known yet"))
+        let serves = self.role.lock().serves;
+        serves.ok_or_else(|| Unmet::waiting("waiting for the first probe for kube-proxy"))
     }
 
     /// The cluster's own ranges, as they are in force.

@@ -40,7 +40,7 @@ use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
 use crate::pod::node::NodeInfo;
 use cell::Cell;
-use context::{Context, Turn};
+use context::{Context, Role};
 use control::Trigger;
 use facts::KernelFacts;
 use sources::confirm::Confirmer;
@@ -71,7 +71,7 @@ pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
     let of = shared();
     tasks.spawn(named("tunnel session", async move { tunnel_session::follow(&of).await }));
     let of = shared();
-    tasks.spawn(named("other proxies", async move { proxy::follow(&of).await }));
+    tasks.spawn(named("kube-proxy", async move { proxy::follow(&of).await }));
     let of = shared();
     tasks.spawn(named("watches", async move { watch(&of).await }));
     let confirmer = Confirmer::new(&context);
@@ -126,7 +126,7 @@ async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) 
         unheld_checks: Cell::default(),
         service_ports: Cell::default(),
         balancer: Cell::default(),
-        turn: Cell::new(Turn::of(config.services)),
+        role: Cell::new(Role::of(config.services)),
         proxy_changed: tokio::sync::Notify::new(),
         config,
         paths,

@@ -25,7 +25,7 @@ pub(super) struct ServiceRanges {
     ranges: Cell<Ranges>,
     /// All of them.
     all: Cell<Arc<[IpNet]>>,
-    /// What the file has; none where there is no file.
+    /// The content of the file; none without a file.
     saved: Cell<Option<BTreeSet<IpNet>>>,
     /// The API server has said that it serves no ServiceCIDRs, or not to this agent. Does not count once it has.
     is_unserved: AtomicBool,
@@ -92,9 +92,9 @@ impl ServiceRanges {
         (new, refused)
     }
 
-    /// Has the next agent know what is in force. See [`Ranges::to_remember`].
-    pub(super) fn save(&self, is_complete: bool) -> anyhow::Result<()> {
-        let ranges = self.ranges.lock().to_remember(is_complete).clone();
+    /// Saves what the next agent has to know. See [`Ranges::to_remember`].
+    pub(super) fn save(&self) -> anyhow::Result<()> {
+        let ranges = self.ranges.lock().to_remember().clone();
         if self.saved.lock().as_ref() == Some(&ranges) {
             return Ok(());
         }
@@ -111,7 +111,7 @@ impl ServiceRanges {
     }
 }
 
-/// None where there is no file.
+/// None without a file.
 fn read(file: &std::path::Path) -> Result<Option<BTreeSet<IpNet>>, String> {
     match std::fs::metadata(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -158,17 +158,20 @@ mod tests {
             ServiceRanges::open(file.clone(), nets(&["10.96.0.0/16"]), &Apart::default(), fallback)
         };
         let first = open();
-        assert!(!first.is_known() && *first.get() == nets(&["10.96.0.0/16"]), "no file is no damage");
+        assert!(
+            !first.is_known() && *first.get() == nets(&["10.96.0.0/16"]),
+            "a missing file is not a damaged one"
+        );
         let texts = ["10.97.0.0/24".to_owned()];
         let (new, refused) = first.take([("more", &texts[..])], &Apart::default());
         assert_eq!((new, refused), (nets(&["10.97.0.0/24"]), Vec::new()));
-        first.save(true).unwrap();
+        first.save().unwrap();
         let joined = nets(&["10.96.0.0/16", "10.97.0.0/24"]);
         let second = open();
         assert!(second.is_known() && *second.get() == joined);
         // The list does not have it any more: in force until the next start.
         assert_eq!(second.take([], &Apart::default()), (Vec::new(), Vec::new()));
-        second.save(true).unwrap();
+        second.save().unwrap();
         assert_eq!(*second.get(), joined);
         assert_eq!(*open().get(), nets(&["10.96.0.0/16"]));
         for damage in ["[\"10.97", "[\"10.97.0.1/24\"]", "{}"] {

@@ -52,16 +52,14 @@ fn names(text: &str) -> Result<BTreeSet<ServiceName>, Problem> {
 
 /// Who serves instead of this agent.
 fn other_proxy(context: &Context) -> Option<String> {
-    let turn = context.turn.get();
-    let text = match (turn.serves, turn.other.as_deref()) {
+    let role = context.role.get();
+    let text = match (role.serves, role.other.as_deref()) {
         (Some(true), _) => return None,
-        (None, _) => "whether kube-proxy serves the Services of this node is not known yet".to_owned(),
+        (None, _) => "not known yet whether kube-proxy serves the Services of this node".to_owned(),
         (Some(false), _) if context.config.services == Services::Off => {
             "another proxy serves the Services of this node (services = \"off\")".to_owned()
         }
-        (Some(false), None) => {
-            "kube-proxy has served the Services of this node, and does not answer".to_owned()
-        }
+        (Some(false), None) => "kube-proxy serves the Services of this node, but does not answer".to_owned(),
         (Some(false), Some("")) => "another proxy serves the Services of this node".to_owned(),
         (Some(false), Some(mode)) => format!("kube-proxy serves the Services of this node, in mode {mode}"),
     };

@@ -16,8 +16,9 @@ use super::controllers::{
 use crate::observe::metrics::Metrics;
 use Trigger::{
     ApiServer, EgressMembers, EgressTable, Forwarding, GuardTable, Keys, MemberAddresses, NodeFile, Nodes,
-    OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Ranges, Routes, Rules, ServiceCidrs,
-    ServicePorts, ServiceReports, ServiceTable, Services, Status, TunnelLink, TunnelSession, Turn, Underlay,
+    OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Ranges, Role, Routes, Rules,
+    ServiceCidrs, ServicePorts, ServiceReports, ServiceTable, Services, Status, TunnelLink, TunnelSession,
+    Underlay,
 };
 
 /// A line of the table.
@@ -62,13 +63,13 @@ static TABLE: [Line; 20] = [
     Line { name: Name::ServiceRanges, needed: false, resync: LATER, triggers: &[OwnNode, Underlay, MemberAddresses, Peers, ServiceCidrs], start: start!(ranges::ServiceRanges) },
     Line { name: Name::Link,         needed: true,  resync: SOON,  triggers: &[OwnNode, TunnelLink, Underlay], start: start!(link::Link) },
     Line { name: Name::Routes,       needed: true,  resync: LATER, triggers: &[OwnNode, EgressMembers, TunnelLink, PodLinks, Routes, Rules, Ranges], start: start!(routes::Routes) },
-    Line { name: Name::Sysctls,      needed: true,  resync: SOON,  triggers: &[TunnelLink, PodLinks, Underlay, Turn], start: start!(sysctls::Sysctls) },
+    Line { name: Name::Sysctls,      needed: true,  resync: SOON,  triggers: &[TunnelLink, PodLinks, Underlay, Role], start: start!(sysctls::Sysctls) },
     Line { name: Name::Tunnel,       needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Peers, Underlay, TunnelSession], start: start!(tunnel::Tunnel) },
     Line { name: Name::Egress,       needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, EgressTable, Ranges], start: start!(egress::Egress) },
-    Line { name: Name::Services,     needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, Underlay, Services, ServiceTable, Ranges, Turn], start: start!(services::Services) },
-    Line { name: Name::Ports,        needed: false, resync: HEARTBEAT, triggers: &[OwnNode, OwnAdmission, ServicePorts, Turn], start: start!(ports::Ports) },
+    Line { name: Name::Services,     needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, Underlay, Services, ServiceTable, Ranges, Role], start: start!(services::Services) },
+    Line { name: Name::Ports,        needed: false, resync: HEARTBEAT, triggers: &[OwnNode, OwnAdmission, ServicePorts, Role], start: start!(ports::Ports) },
     Line { name: Name::ServiceEvents, needed: false, resync: SOON,  triggers: &[ServiceReports, Peers], start: start!(service_events::ServiceEvents) },
-    Line { name: Name::KubeProxy,    needed: false, resync: LATER, triggers: &[Turn], start: start!(kube_proxy::KubeProxy) },
+    Line { name: Name::KubeProxy,    needed: false, resync: LATER, triggers: &[Role], start: start!(kube_proxy::KubeProxy) },
     Line { name: Name::Forwarding,   needed: true,  resync: LATER, triggers: &[OwnNode, Forwarding], start: start!(forwarding::Forwarding) },
     Line { name: Name::Wiring,       needed: false, resync: SOON,  triggers: &[PodLinks, Underlay, Routes, PodTables, NodeFile, Status], start: start!(wiring::Wiring) },
     Line { name: Name::Pods,         needed: true,  resync: SOON,  triggers: &[OwnNode, Underlay, Ranges, Status], start: start!(plugin::Plugin) },

@@ -71,7 +71,7 @@ pub struct Config {
     /// Which of this node's addresses have node ports, where the agent serves Services.
     #[serde(default = "default_node_port_addresses")]
     pub node_port_addresses: Vec<NodePortAddresses>,
-    /// Whether rules that kube-proxy has left behind are taken away, where the agent serves Services.
+    /// Whether the agent removes stale rules of a stopped kube-proxy, where it serves Services.
     #[serde(default)]
     pub remove_kube_proxy_rules: bool,
     /// Mark (`SO_MARK`) of encrypted datagrams.
@@ -104,7 +104,7 @@ pub enum Services {
     /// Somebody else, such as kube-proxy.
     #[default]
     Off,
-    /// The agent, unless kube-proxy does.
+    /// The agent, unless kube-proxy runs on the node.
     Auto,
     /// The agent.
     On,

@@ -48,10 +48,10 @@ pub struct Overrides {
     /// Keep accept rules for pods in iptables' chain DOCKER-USER or FORWARD (iptables-nft): `true` or `false`.
     #[arg(long, env = "SELVEDGE_IPTABLES_FORWARD_RULES", value_name = "BOOLEAN")]
     pub iptables_forward_rules: Option<String>,
-    /// Whether the agent serves Services: `on`, `off`, or `auto`: unless kube-proxy does.
+    /// Whether the agent serves Services: `on`, `off`, or `auto` (unless kube-proxy runs).
     #[arg(long, env = "SELVEDGE_SERVICES", value_name = "WHETHER")]
     pub services: Option<String>,
-    /// Take away rules that kube-proxy has left behind, where the agent serves Services: `true` or `false`.
+    /// Remove stale rules of a stopped kube-proxy, where the agent serves Services: `true` or `false`.
     #[arg(long, env = "SELVEDGE_REMOVE_KUBE_PROXY_RULES", value_name = "BOOLEAN")]
     pub remove_kube_proxy_rules: Option<String>,
     /// Which of this node's addresses have node ports: `primary`, `all`, `localhost`, or ranges.

@@ -1,4 +1,4 @@
-//! What kube-proxy has in the kernel, and leaves there when it ends.
+//! kube-proxy's rules in the kernel, which stay there when it stops.
 
 use std::io;
 
@@ -34,7 +34,7 @@ pub struct Rules {
     pub iptables: bool,
     /// IPVS.
     pub ipvs: bool,
-    /// The old iptables, which nftables does not show, translates addresses on this host: for whom is not known.
+    /// iptables-legacy has a `nat` table, which nftables does not show. Its owner is unknown.
     pub legacy: bool,
 }
 
@@ -55,7 +55,7 @@ impl Rules {
         Ok(rules)
     }
 
-    /// There may be some.
+    /// Whether there may be any.
     #[must_use]
     pub const fn may_be(self) -> bool {
         self.nftables || self.iptables || self.ipvs || self.legacy
@@ -68,10 +68,10 @@ pub fn is_chain(name: &str) -> bool {
     CHAINS.contains(&name) || STARTS.iter().any(|start| name.starts_with(start))
 }
 
-/// Takes away what it has in nftables, that of iptables-nft included.
+/// Removes its rules from nftables and iptables-nft.
 ///
 /// # Errors
-/// [`Error`]; then some of it may be gone, a table at a time.
+/// [`Error`]; then some tables may be done already.
 pub fn remove() -> Result<Changes, Error> {
     let mut done = Vec::new();
     for family in FAMILIES {

@@ -1,4 +1,4 @@
-//! GET over plain HTTP/1.1 from a server of this host.
+//! HTTP/1.1 GET over TCP, to servers of this host.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ pub struct Answer {
 /// Asks for `path` at `server`, and gives up after `patience`.
 ///
 /// # Errors
-/// Of kind `ConnectionRefused` where nobody listens; of another kind when there is no whole answer.
+/// `ConnectionRefused` without a listener, `TimedOut` after `patience`; any other kind for an incomplete answer.
 pub async fn get(server: SocketAddr, path: &str, patience: Duration) -> io::Result<Answer> {
     timeout(patience, answer(server, path)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }

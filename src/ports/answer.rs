@@ -14,7 +14,7 @@ pub const HEALTHZ_PORT: u16 = 10_256;
 /// The port of `/proxyMode`, on loopback.
 pub const MODE_PORT: u16 = 10_249;
 
-/// What its answers have as `Server`, which kube-proxy's have not.
+/// The header `Server` of every answer. kube-proxy sends none.
 pub const SERVER: &str = "selvedge";
 
 /// The answer at a port to a request for a path.

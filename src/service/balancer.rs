@@ -155,7 +155,7 @@ impl Balancer {
     }
 
     /// As [`update`](Self::update), for a caller who writes the whole table ([`fill`](Self::fill)) and needs no update.
-    pub fn settle(&mut self) {
+    pub fn recompute(&mut self) {
         self.renew_all(None);
     }
 
@@ -166,9 +166,10 @@ impl Balancer {
         self.kept = Kept::default();
     }
 
-    /// Has [`take_stale`](Self::take_stale) give all connections that lead elsewhere than to the endpoints of their target, whoever
-    /// has begun them.
-    pub fn review(&mut self) {
+    /// After a takeover: [`take_stale`](Self::take_stale) then covers the connections of another proxy, and
+    /// [`take_reports`](Self::take_reports) returns every report again.
+    pub fn take_over(&mut self) {
+        self.has_reports = true;
         for (target, served) in &self.served {
             self.stale.note(*target, None, Some(served));
         }

@@ -1,50 +1,50 @@
-//! Who serves the Services of a node where kube-proxy may do so, too. Pure: what is found at kube-proxy's ports comes in, who
-//! serves comes out.
+//! Decides whether the agent or kube-proxy serves the Services of a node, from what answers on kube-proxy's ports. Pure; time is an
+//! argument.
 //!
-//! Both may have rules in the kernel for a while: each of them alone is right, and the agent's come first. So a turn from one to
-//! the other loses nothing, as long as whoever stops does so after the other one has all its rules.
+//! Both may have rules in the kernel at the same time: either set is correct, and the agent's takes precedence. A takeover in either
+//! direction loses no connection if the side that stops waits until the rules of the other side are complete.
 
 use std::time::{Duration, Instant};
 
-/// kube-proxy is gone when nobody has listened at its ports for so long. It may have been started again until then.
+/// kube-proxy counts as stopped after its ports had no listener for this long. A restart takes less.
 pub const PATIENCE: Duration = Duration::from_secs(15);
-/// The same where somebody listens and does not answer.
+/// The same for a listener that does not answer.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How long kube-proxy has said that its rules are complete when they are believed to be: each family's come for themselves.
-const SETTLED: Duration = Duration::from_secs(5);
-/// The same where it does not say so.
-const UNTOLD: Duration = Duration::from_secs(30);
-/// For how long the ports are left to kube-proxy, which tries to have them every 5 s.
+/// kube-proxy must have reported complete rules for this long: it writes each family separately.
+const CONFIRMED: Duration = Duration::from_secs(5);
+/// The same, since its first answer, if it does not report whether its rules are complete.
+const UNCONFIRMED: Duration = Duration::from_secs(30);
+/// How long the ports are released for kube-proxy, which retries every 5 s.
 pub const RELEASE: Duration = Duration::from_secs(12);
-/// From one such time to the next.
+/// Least time between two releases.
 const REST: Duration = Duration::from_secs(60);
-/// How often the ports are looked at, at rest and while something is about to change.
+/// Interval of probes, at rest and around a takeover.
 const SELDOM: Duration = Duration::from_secs(5);
 const OFTEN: Duration = Duration::from_secs(1);
 
-/// What was found at kube-proxy's ports.
+/// What answers on kube-proxy's ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
     /// Nobody listens.
     Nobody,
-    /// Somebody listens and does not answer.
+    /// A listener that does not answer.
     Silent,
-    /// The holder of this agent's ports.
+    /// `selvedge ports` of this node.
     Holder,
     /// Another proxy.
     Other(Other),
 }
 
-/// Another proxy that serves Services, or is about to.
+/// Another service proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Other {
-    /// kube-proxy's name for how it does so, such as `nftables`; empty where it does not say.
+    /// Its kube-proxy mode, such as `nftables`; empty if it does not report one.
     pub mode: String,
-    /// Its rules are all in the kernel; none where it does not say.
+    /// Whether all its rules are in the kernel; none if it does not report that.
     pub is_complete: Option<bool>,
 }
 
-/// Who serves, as of what was seen until now.
+/// The decision, and the observations that it follows from.
 #[derive(Debug)]
 pub struct Coexistence {
     state: State,
@@ -54,32 +54,32 @@ pub struct Coexistence {
 #[derive(Debug)]
 enum State {
     Unknown,
-    /// The other one was last heard, and last seen to listen, at these times.
+    /// When the other proxy last answered, and when it last listened.
     Other {
         heard: Instant,
         listened: Instant,
     },
     This {
-        /// Since when the other one has had all its rules.
+        /// Since when the other proxy reports complete rules.
         complete: Option<Instant>,
-        /// Since when the other one has answered.
+        /// Since when another proxy answers.
         other: Option<Instant>,
-        /// The ports are left to the other one since then, or were.
+        /// When the ports were last released.
         released: Option<Instant>,
-        /// Since when no other one is known of.
+        /// Last sign of another proxy.
         alone: Instant,
     },
 }
 
 impl Coexistence {
-    /// `serves`: an earlier agent of this node has served.
+    /// `serves`: an earlier agent of this node has served Services.
     #[must_use]
     pub fn new(serves: bool, now: Instant) -> Self {
         let state = if serves { this(now) } else { State::Unknown };
         Self { state, mode: String::new() }
     }
 
-    /// Takes what was found at the ports. `has_rules`: another proxy's rules are in the kernel.
+    /// Takes the result of a probe. `has_rules`: rules of another proxy are in the kernel.
     pub fn see(&mut self, seen: &Seen, has_rules: bool, now: Instant) {
         if let Seen::Other(other) = seen {
             self.mode.clone_from(&other.mode);
@@ -105,9 +105,9 @@ impl Coexistence {
                 } else {
                     *complete = None;
                 }
-                let is_settled = complete.is_some_and(|since| now.duration_since(since) >= SETTLED);
-                let is_untold = found.is_complete.is_none() && now.duration_since(answers) >= UNTOLD;
-                if is_settled || is_untold {
+                let is_confirmed = complete.is_some_and(|since| now.duration_since(since) >= CONFIRMED);
+                let is_old = found.is_complete.is_none() && now.duration_since(answers) >= UNCONFIRMED;
+                if is_confirmed || is_old {
                     self.state = other(now);
                 }
             }
@@ -115,7 +115,7 @@ impl Coexistence {
         }
     }
 
-    /// Another proxy has changed rules in the kernel: there is one, and it may not have the ports yet.
+    /// Another proxy has added rules to the kernel, and may be unable to bind its ports.
     pub fn rules_changed(&mut self, now: Instant) {
         if let State::This { released, alone, .. } = &mut self.state
             && released.is_none_or(|since| now.duration_since(since) >= REST)
@@ -125,7 +125,7 @@ impl Coexistence {
         }
     }
 
-    /// Whether this agent serves; none while that is not known.
+    /// Whether this agent serves; none before the first probe.
     #[must_use]
     pub fn serves(&self) -> Option<bool> {
         match self.state {
@@ -135,7 +135,7 @@ impl Coexistence {
         }
     }
 
-    /// Whether the ports are this agent's to hold.
+    /// Whether `selvedge ports` is to hold the ports.
     #[must_use]
     pub fn holds_ports(&self, now: Instant) -> bool {
         match self.state {
@@ -146,7 +146,7 @@ impl Coexistence {
         }
     }
 
-    /// Nothing is known of another proxy that lives: what is left of one in the kernel is nobody's.
+    /// No other proxy runs: its rules in the kernel are stale.
     #[must_use]
     pub fn is_alone(&self, now: Instant) -> bool {
         match self.state {
@@ -155,13 +155,13 @@ impl Coexistence {
         }
     }
 
-    /// The mode of the other proxy that was seen last; empty where it did not say, or none was seen.
+    /// The mode of the last other proxy; empty if unknown.
     #[must_use]
     pub fn mode(&self) -> &str {
         &self.mode
     }
 
-    /// How soon to look again.
+    /// Time until the next probe.
     #[must_use]
     pub fn interval(&self, now: Instant) -> Duration {
         match self.state {
@@ -206,20 +206,20 @@ mod tests {
             self.start + Duration::from_secs(self.seconds)
         }
 
-        /// Sees this every second, and returns after how many somebody else serves than before, at most 100.
-        fn until_turn(&mut self, seen: &Seen) -> Option<u64> {
+        /// Takes this probe every second; returns after how many seconds the decision changes, within 100 s.
+        fn until_change(&mut self, seen: &Seen) -> Option<u64> {
             let before = self.it.serves();
             (0..=100).find(|_| {
                 self.it.see(seen, true, self.now());
-                let turned = self.it.serves() != before;
-                self.seconds += u64::from(!turned);
-                turned
+                let changed = self.it.serves() != before;
+                self.seconds += u64::from(!changed);
+                changed
             })
         }
     }
 
     #[test]
-    fn a_node_without_another_proxy_serves_at_once_and_one_with_leaves_it_to_that() {
+    fn the_agent_serves_at_once_without_another_proxy_and_not_beside_one() {
         let first = |seen: &Seen, has_rules| {
             let mut trial = Trial::new(false);
             assert_eq!(trial.it.serves(), None);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn it_serves_when_the_other_one_is_gone_and_no_sooner() {
+    fn the_agent_takes_over_once_the_other_proxy_has_stopped() {
         let mut trial = Trial::new(false);
         trial.it.see(&found(None), true, trial.now());
         trial.seconds += 1000;
@@ -246,22 +246,22 @@ mod tests {
             trial.it.see(&Seen::Nobody, true, trial.now());
         }
         trial.it.see(&found(None), true, trial.now());
-        assert_eq!(trial.until_turn(&Seen::Nobody), Some(15));
+        assert_eq!(trial.until_change(&Seen::Nobody), Some(15));
         assert_eq!(trial.it.mode(), "nftables");
         // One that hangs has a minute.
         let mut trial = Trial::new(false);
         trial.it.see(&found(None), true, trial.now());
-        assert_eq!(trial.until_turn(&Seen::Silent), Some(60));
+        assert_eq!(trial.until_change(&Seen::Silent), Some(60));
     }
 
     #[test]
-    fn it_stops_only_when_the_other_one_has_all_its_rules() {
+    fn the_agent_stops_once_the_rules_of_the_other_proxy_are_complete() {
         let mut trial = Trial::new(true);
-        assert_eq!(trial.until_turn(&found(Some(false))), None);
+        assert_eq!(trial.until_change(&found(Some(false))), None);
         assert!(!trial.it.holds_ports(trial.now()));
-        assert_eq!(trial.until_turn(&found(Some(true))), Some(5));
+        assert_eq!(trial.until_change(&found(Some(true))), Some(5));
         let mut trial = Trial::new(true);
-        assert_eq!(trial.until_turn(&found(None)), Some(30));
+        assert_eq!(trial.until_change(&found(None)), Some(30));
         // It ended before it was complete.
         let mut trial = Trial::new(true);
         trial.it.see(&found(Some(true)), true, trial.now());
@@ -269,11 +269,11 @@ mod tests {
         trial.it.see(&Seen::Nobody, true, trial.now());
         trial.seconds += 4;
         assert!(trial.it.holds_ports(trial.now()));
-        assert_eq!(trial.until_turn(&found(Some(true))), Some(5));
+        assert_eq!(trial.until_change(&found(Some(true))), Some(5));
     }
 
     #[test]
-    fn the_ports_are_left_to_one_that_changes_rules_for_a_while() {
+    fn ports_are_released_for_a_proxy_that_adds_rules() {
         let mut trial = Trial::new(true);
         trial.seconds = 100;
         assert!(trial.it.is_alone(trial.now()));
@@ -290,9 +290,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is seen: it is somebody's turn always, and in a turn to the other one that was there, complete.
+        /// Somebody serves at any time, and the agent stops only for a proxy that answers with complete rules.
         #[test]
-        fn somebody_serves_always(
+        fn somebody_serves_at_any_time(
             serves in any::<bool>(),
             steps in proptest::collection::vec((0_u8..6, any::<bool>(), 1_u64..20), 1..60),
         ) {

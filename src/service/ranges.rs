@@ -135,11 +135,10 @@ impl Ranges {
         self.configured.iter().chain(found).copied().collect()
     }
 
-    /// What the next agent has to know: all that was found; without what no object had since the start, where
-    /// `is_complete` says that all objects were seen.
+    /// What the next agent has to know, once all objects were taken: the ranges that an object had since the start.
     #[must_use]
-    pub fn to_remember(&self, is_complete: bool) -> &BTreeSet<IpNet> {
-        if is_complete { &self.seen } else { &self.found }
+    pub fn to_remember(&self) -> &BTreeSet<IpNet> {
+        &self.seen
     }
 
     fn is_configured(&self, range: &IpNet) -> bool {
@@ -258,12 +257,12 @@ mod tests {
         assert_eq!(take(&mut first, &["10.97.0.0/24", "10.98.0.0/24"]), []);
         // Its object is deleted.
         assert_eq!(take(&mut first, &["10.98.0.0/24"]), []);
-        assert_eq!(first.to_remember(true).len(), 2);
-        let mut second = Ranges::new(configured(), first.to_remember(true).clone(), &apart());
-        assert_eq!((second.all(), second.to_remember(false).len()), (first.all(), 2), "before any list");
+        assert_eq!(first.to_remember().len(), 2);
+        let mut second = Ranges::new(configured(), first.to_remember().clone(), &apart());
+        assert_eq!(second.all(), first.all(), "before any list");
         assert_eq!(take(&mut second, &["10.98.0.0/24"]), []);
         assert_eq!(second.all(), first.all());
-        let third = Ranges::new(configured(), second.to_remember(true).clone(), &apart());
+        let third = Ranges::new(configured(), second.to_remember().clone(), &apart());
         assert_eq!(third.all(), [configured(), nets(&["10.98.0.0/24"])].concat());
     }
 

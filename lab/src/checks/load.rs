@@ -1,4 +1,4 @@
-//! Clients inside and outside that ask a Service all the time, while something is done to what serves it.
+//! Load on a Service from inside and outside, while what serves it changes.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -13,9 +13,9 @@ use super::workloads::{addresses, host_name, pick};
 use crate::kubernetes::Kubernetes;
 use crate::plan::Family;
 
-/// Of each client; there are four.
+/// Interval of requests of each client; there are four.
 const BETWEEN: Duration = Duration::from_millis(20);
-/// The same on a connection that lasts.
+/// The same on a keep-alive connection.
 const PACE: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -28,7 +28,7 @@ pub(super) struct Load<'a> {
 }
 
 impl<'a> Load<'a> {
-    /// Waits a little until all of them have an answer.
+    /// Returns once every client has an answer, after 15 s at the latest.
     pub(super) fn new(cluster: &'a Kubernetes, service: &Value, node: &str) -> Result<Self, Failed> {
         let space = cluster.node_space(node).ok_or_else(|| Failed(format!("no node {node}")))?;
         let cluster_ips = addresses(&service["spec"]["clusterIPs"]);
@@ -48,17 +48,17 @@ impl<'a> Load<'a> {
         Ok(Self { clients })
     }
 
-    /// Asks while `work` runs, and says how often. Each client makes a new connection for each request, and `lasting` has each go
-    /// on with one connection as well.
+    /// Sends requests while `work` runs; returns how many, or the failures. Each client makes a connection per request; with
+    /// `keep_alive` each also uses one connection throughout.
     pub(super) fn during(
         &self,
-        lasting: bool,
+        keep_alive: bool,
         work: impl FnOnce() -> Result<(), Failed>,
     ) -> Result<String, Failed> {
         let done = AtomicBool::new(false);
         let (worked, tallies) = std::thread::scope(|scope| {
             let asking = self.clients.iter().map(|client| scope.spawn(|| ask(*client, &done)));
-            let keeping = self.clients.iter().filter(|_| lasting);
+            let keeping = self.clients.iter().filter(|_| keep_alive);
             let keeping = keeping.map(|client| scope.spawn(|| keep(*client, &done)));
             let threads: Vec<_> = asking.chain(keeping).collect();
             let worked = work();
@@ -68,7 +68,7 @@ impl<'a> Load<'a> {
         });
         worked?;
         let tallies: Vec<Tally> = tallies.into_iter().filter_map(Result::ok).collect();
-        judge(self.clients.len() * if lasting { 2 } else { 1 }, &tallies)
+        judge(self.clients.len() * if keep_alive { 2 } else { 1 }, &tallies)
     }
 }
 
@@ -110,7 +110,7 @@ fn keep((ns, server): Asked<'_>, done: &AtomicBool) -> Tally {
         Ok(())
     });
     if let Err(error) = result {
-        tally.failed.push(format!("the connection to {server} that lasts: {error}"));
+        tally.failed.push(format!("the keep-alive connection to {server}: {error}"));
     }
     tally
 }

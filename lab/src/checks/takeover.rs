@@ -1,4 +1,4 @@
-//! kube-proxy of a node ends, and is started again, while clients ask a Service all the time: Selvedge serves in between.
+//! kube-proxy of a node is stopped and started again under load: Selvedge takes over in between.
 
 use std::time::Duration;
 
@@ -11,27 +11,27 @@ use super::{Failed, Report, check};
 use crate::kubernetes::Kubernetes;
 use crate::process::wait_for;
 
-/// Of what ends and starts here, what takes longest is that kube-proxy is waited for.
+/// A takeover takes 15 to 30 s in either direction.
 const SOON: Duration = Duration::from_secs(90);
 /// Of Deployment and Service.
 const NAME: &str = "takeover";
-/// How long clients go on after each turn.
+/// How long the load continues after each takeover.
 const AFTER: Duration = Duration::from_secs(3);
 
-/// Runs the check on the last node, and reports its result. Nothing to do where there is no kube-proxy.
+/// Runs the check on the last node, and reports its result. Skipped without kube-proxy.
 pub fn takeover(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
     if !cluster.has_kube_proxy() {
         return;
     }
-    check("kube-proxy gives Services up and gets them back", report, || {
+    check("takeover from kube-proxy, and back", report, || {
         deploy(cluster, NAME)?;
-        let turned = turns(cluster);
+        let kept = takeovers(cluster);
         remove(cluster, NAME)?;
-        turned
+        kept
     });
 }
 
-fn turns(cluster: &Kubernetes) -> Result<String, Failed> {
+fn takeovers(cluster: &Kubernetes) -> Result<String, Failed> {
     let node = cluster.node_names().pop().ok_or_else(|| Failed("no node".into()))?;
     let proxy = cluster.kube_proxy(&node).ok_or_else(|| Failed(format!("no kube-proxy on {node}")))?;
     serves(cluster, &node, false)?;

@@ -122,11 +122,11 @@ struct Shape {
     /// On a real Kubernetes: the control plane is on a machine of its own, which is no node
     #[arg(long, requires = "kubernetes")]
     outside: bool,
-    /// On a real Kubernetes: kube-proxy runs, in this mode, and Selvedge leaves Services to it where it does
+    /// On a real Kubernetes: run kube-proxy, in this mode; Selvedge serves Services where it does not run
     #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, default_missing_value = "nftables", require_equals = true,
         requires = "kubernetes")]
     kube_proxy: Option<ProxyMode>,
-    /// kube-proxy runs on the last so many nodes alone
+    /// Run kube-proxy on this many nodes only, the last ones
     #[arg(long, value_name = "NUMBER", requires = "kube_proxy")]
     kube_proxy_nodes: Option<usize>,
     /// How pods are wired

@@ -13,7 +13,7 @@ pub(crate) enum Name {
     Confirmation,
     /// Whom of the other nodes to believe, and the record of it on disk.
     Mesh,
-    /// Where cluster IPs are from.
+    /// The ranges of cluster IPs.
     ServiceRanges,
     /// Addresses, MTU and state of the TUN device.
     Link,
@@ -29,7 +29,7 @@ pub(crate) enum Name {
     Services,
     /// What the holder of Services' ports holds and answers.
     Ports,
-    /// That nothing is left of a kube-proxy that is gone.
+    /// Stale rules of a stopped kube-proxy.
     KubeProxy,
     /// Events about what Services do not get.
     ServiceEvents,

@@ -49,8 +49,8 @@ pub(crate) enum Trigger {
     ServiceTable,
     /// The ports of Services that a process holds: health checks, with their counts of endpoints, and node ports on loopback.
     ServicePorts,
-    /// Who serves Services on this node, and whether another proxy is there.
-    Turn,
+    /// Whether this agent serves Services, and whether another proxy runs on this node.
+    Role,
     /// What there is to report about Services.
     ServiceReports,
     /// `node.json`, which the CNI plugin and the wiring of pods go by.

@@ -1,5 +1,5 @@
-//! Rules that kube-proxy has left in the kernel: once this agent serves and kube-proxy is gone, they are taken away where the
-//! operator has agreed to that, and else reported. They are older than every change since, and some of them still decide.
+//! Stale rules of a stopped kube-proxy: once this agent serves Services, it removes them with the operator's consent
+//! (`removeKubeProxyRules`), and reports them otherwise.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ impl KubeProxy {
 
 impl Controller for KubeProxy {
     async fn reconcile(&mut self, _: Triggers) -> Outcome {
-        let turn = self.context.turn.get();
-        if turn.serves != Some(true) || !turn.is_alone {
+        let role = self.context.role.get();
+        if role.serves != Some(true) || !role.is_alone {
             return Ok(Vec::new());
         }
         let ipvs = self.context.facts.get().link(IPVS_DEVICE).is_some();
@@ -30,15 +30,15 @@ impl Controller for KubeProxy {
             true => kube_proxy::remove().map_err(Unmet::failed)?.0,
             false if rules.nftables || rules.iptables => {
                 return Err(Unmet::waiting(
-                    "kube-proxy is gone and its rules are not: `removeKubeProxyRules = true` takes them away, \
-                     and so does `kube-proxy --cleanup`",
+                    "kube-proxy has stopped and left rules in the kernel: set `removeKubeProxyRules = true`, or run \
+                     `kube-proxy --cleanup` on this node",
                 ));
             }
             false => Vec::new(),
         };
         match rules.ipvs {
             true => Err(Unmet::waiting(format!(
-                "kube-proxy is gone and its device {IPVS_DEVICE} is not: `kube-proxy --cleanup` takes it away"
+                "kube-proxy has stopped and left the device {IPVS_DEVICE}: run `kube-proxy --cleanup` on this node"
             ))),
             false => Ok(changes),
         }

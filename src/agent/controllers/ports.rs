@@ -61,10 +61,11 @@ impl Ports {
 
 impl Controller for Ports {
     async fn reconcile(&mut self, _: Triggers) -> Outcome {
-        if !self.context.turn.lock().holds_ports {
-            // They are somebody else's. There may be no holder to tell.
+        if !self.context.role.lock().holds_ports {
+            // Another proxy holds them. `selvedge ports` need not run.
             let _ = self.tell(&Wanted::default()).await;
             self.updated = None;
+            self.report(&Wanted::default(), &Held::default());
             return Ok(Vec::new());
         }
         let wanted = self.wanted()?;

@@ -39,7 +39,7 @@ impl ServiceRanges {
     }
 
     /// The CNI plugin makes the guard what this file says: it must not take away what the agent adds next.
-    fn tell_plugin(&self) -> anyhow::Result<()> {
+    fn save_for_plugin(&self) -> anyhow::Result<()> {
         let paths = &self.context.paths;
         // Without it no pod has been started.
         let Ok(node) = NodeInfo::load(paths) else { return Ok(()) };
@@ -70,12 +70,12 @@ impl Controller for ServiceRanges {
         let named = objects.iter().map(|(key, object)| (key.name.as_str(), &object.value[..]));
         let (new, refused) = found.take(named, &apart);
         // A range is in force whether or not that can be written.
-        let told = self.tell_plugin();
+        let saved = self.save_for_plugin();
         if !new.is_empty() {
             self.context.bus.post(Trigger::Ranges);
         }
         self.set_known();
-        told.and_then(|()| found.save(true)).map_err(|error| Unmet::failed(format!("{error:#}")))?;
+        saved.and_then(|()| found.save()).map_err(|error| Unmet::failed(format!("{error:#}")))?;
         if refused.is_empty() {
             Ok(new.iter().map(|range| format!("service range {range}")).collect())
         } else {

@@ -22,6 +22,7 @@ use crate::service::endpoints::Place;
 use crate::service::object::ServiceName;
 use crate::service::object::{Service, Slice, SlicePort};
 use crate::service::plan::Node;
+use crate::service::report::Report;
 use crate::service::reserved::{Reserved, is_no_host};
 use crate::service::sweeper::Sweeper;
 use crate::service::table::{Structure, TABLE};
@@ -50,8 +51,8 @@ pub(in crate::agent) struct Services {
     changed: Vec<Timestamp>,
     /// What an earlier agent has left in the kernel has been looked at.
     has_looked: bool,
-    /// The kernel has no table: another proxy serves.
-    has_left: bool,
+    /// Another proxy serves, and the kernel has no table of ours.
+    stands_by: bool,
 }
 
 impl Services {
@@ -70,7 +71,7 @@ impl Services {
             applied: None,
             changed: Vec::new(),
             has_looked: false,
-            has_left: false,
+            stands_by: false,
             context,
         })
     }
@@ -205,22 +206,38 @@ fn name(namespace: &str, name: &str) -> ServiceName {
 }
 
 impl Services {
-    /// Another proxy serves: what would be served is followed, so that this agent can do so at once.
-    fn leave(&mut self, pending: Triggers) -> Outcome {
+    /// Another proxy serves: keeps the state up to date for a takeover, and the table out of the kernel.
+    fn stand_by(&mut self, pending: Triggers) -> Outcome {
         if self.context.config.services != Configured::Off && self.take().is_ok() {
             let mut it = self.balancer();
-            it.settle();
+            it.recompute();
             drop((it.take_stale(), it.take_refused()));
         }
+        self.set_no_local_endpoints([0; 2]);
+        self.set_reports(Vec::new());
         self.remember_servers();
         self.applied = None;
         self.changed.clear();
-        if self.has_left && !pending.has(Trigger::ServiceTable) && !pending.has(Trigger::Resync) {
+        if self.stands_by && !pending.has(Trigger::ServiceTable) && !pending.has(Trigger::Resync) {
             return Ok(Vec::new());
         }
         let removed = nft::delete(Family::Inet, TABLE).map_err(Unmet::failed)?;
-        self.has_left = true;
+        self.stands_by = true;
         Ok(if removed { vec![format!("delete table inet {TABLE}")] } else { Vec::new() })
+    }
+
+    fn set_no_local_endpoints(&self, counts: [usize; 2]) {
+        for (policy, count) in ["internal", "external"].into_iter().zip(counts) {
+            let gauge = &self.context.metrics.proxy.no_local_endpoints;
+            let policy = Policy { traffic_policy: policy.to_owned() };
+            gauge.get_or_create(&policy).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn set_reports(&self, reports: Vec<Report>) {
+        if self.context.service_reports.set(reports.into()) {
+            self.context.bus.post(Trigger::ServiceReports);
+        }
     }
 
     fn remember_servers(&self) {
@@ -233,7 +250,7 @@ impl Services {
 impl Controller for Services {
     async fn reconcile(&mut self, pending: Triggers) -> Outcome {
         if !self.context.serves()? {
-            return self.leave(pending);
+            return self.stand_by(pending);
         }
         let structure = self.take()?;
         if !self.has_looked {
@@ -245,16 +262,16 @@ impl Controller for Services {
             && self.applied.as_ref() == Some(&structure);
         let update = is_known.then(|| self.balancer().update());
         if update.is_none() {
-            self.balancer().settle();
+            self.balancer().recompute();
         }
-        if self.has_left {
-            // Connections that the other proxy has begun lead to endpoints that may be gone.
-            self.balancer().review();
+        if self.stands_by {
+            // Connections of the other proxy may lead to endpoints that are gone.
+            self.balancer().take_over();
         }
         let start = Instant::now();
         let changes = self.apply(structure, update.as_ref()).map_err(Unmet::failed)?;
         self.measure(start);
-        self.has_left = false;
+        self.stands_by = false;
         self.remember_servers();
         let (stale, refused, checks, loopback) = {
             let mut it = self.balancer();
@@ -264,18 +281,12 @@ impl Controller for Services {
         for Refused { service, target, why } in refused.into_iter().take(LOGGED) {
             tracing::warn!(%service, %target, %why, "a Service does not get what it asks for");
         }
-        let no_local = self.balancer().no_local_endpoints();
-        for (policy, count) in ["internal", "external"].into_iter().zip(no_local) {
-            let gauge = &self.context.metrics.proxy.no_local_endpoints;
-            let policy = Policy { traffic_policy: policy.to_owned() };
-            gauge.get_or_create(&policy).set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
-        let reports = self.balancer().take_reports();
-        if let Some(reports) = reports
-            && self.context.service_reports.set(reports.into())
-        {
-            self.context.bus.post(Trigger::ServiceReports);
-        }
+        let (no_local, reports) = {
+            let mut it = self.balancer();
+            (it.no_local_endpoints(), it.take_reports())
+        };
+        self.set_no_local_endpoints(no_local);
+        reports.into_iter().for_each(|reports| self.set_reports(reports));
         let has_changed = checks.is_some() || loopback.is_some();
         {
             let mut ports = self.context.service_ports.lock();

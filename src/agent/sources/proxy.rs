@@ -1,4 +1,4 @@
-//! Who serves Services on this node: this agent, or kube-proxy, which is found by the ports that it has.
+//! Probes for another service proxy on this node, by kube-proxy's ports, and derives whether this agent serves Services.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::header;
 
-use crate::agent::context::{Context, Turn};
+use crate::agent::context::{Context, Role};
 use crate::agent::control::Trigger;
 use crate::config::Services;
 use crate::kernel::kube_proxy::{IPVS_DEVICE, Rules};
@@ -17,12 +17,12 @@ use crate::ports::answer::{HEALTHZ_PORT, MODE_PORT, SERVER};
 use crate::service::coexistence::{Coexistence, Other, Seen};
 use crate::service::table::TABLE;
 
-/// An answer takes so long at most.
+/// Timeout of a request.
 const ANSWER: Duration = Duration::from_secs(1);
-/// kube-proxy's metric of when it has last written rules: 0 for never, and one line for each family.
+/// kube-proxy's metric of when it last wrote rules: 0 for never; since 1.34 one sample per family.
 const SYNCED: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
 
-/// Looks for another proxy, and keeps the context's turn at what follows, until dropped.
+/// Probes until dropped, and keeps the context's role up to date.
 pub(in crate::agent) async fn follow(context: &Context) {
     let configured = context.config.services;
     if configured == Services::Off {
@@ -30,14 +30,15 @@ pub(in crate::agent) async fn follow(context: &Context) {
     }
     let served = nft::tables(Family::Inet).is_ok_and(|tables| tables.contains(TABLE));
     let mut coexistence = Coexistence::new(served || configured == Services::On, Instant::now());
-    if has_rules(context) {
-        // It may have been started while no agent looked.
+    if has_rules(context).await {
+        // kube-proxy may have been started while no agent was running.
         coexistence.rules_changed(Instant::now());
     }
     loop {
-        let seen = look(context, coexistence.serves() == Some(true)).await;
+        let seen = probe(context, coexistence.serves() == Some(true)).await;
         let now = Instant::now();
-        coexistence.see(&seen, coexistence.serves().is_none() && has_rules(context), now);
+        let has_rules = coexistence.serves().is_none() && has_rules(context).await;
+        coexistence.see(&seen, has_rules, now);
         set(context, configured, &coexistence, &seen, now);
         let rest = tokio::time::sleep(coexistence.interval(now));
         tokio::select! {
@@ -45,7 +46,7 @@ pub(in crate::agent) async fn follow(context: &Context) {
             () = context.proxy_changed.notified() => {
                 coexistence.rules_changed(Instant::now());
                 set(context, configured, &coexistence, &seen, Instant::now());
-                // The holder has yet to give the ports up.
+                // `selvedge ports` has not released the ports yet.
                 tokio::time::sleep(ANSWER).await;
             }
         }
@@ -54,7 +55,7 @@ pub(in crate::agent) async fn follow(context: &Context) {
 
 fn set(context: &Context, configured: Services, coexistence: &Coexistence, seen: &Seen, now: Instant) {
     let always = configured == Services::On;
-    let turn = Turn {
+    let role = Role {
         serves: if always { Some(true) } else { coexistence.serves() },
         holds_ports: always || coexistence.holds_ports(now),
         is_alone: coexistence.is_alone(now),
@@ -64,37 +65,40 @@ fn set(context: &Context, configured: Services, coexistence: &Coexistence, seen:
             Seen::Nobody | Seen::Holder => None,
         },
     };
-    let before = context.turn.get();
-    if before == turn {
+    let before = context.role.get();
+    if before == role {
         return;
     }
-    if before.serves != turn.serves || before.other != turn.other {
+    if before.serves != role.serves || before.other != role.other {
         let mode = coexistence.mode();
-        match (turn.serves, &turn.other) {
-            (Some(true), Some(_)) => tracing::warn!(mode, "kube-proxy runs on this node, too"),
-            (Some(true), None) => tracing::info!("this agent serves the Services of this node"),
+        match (role.serves, &role.other) {
+            (Some(true), Some(_)) => {
+                tracing::warn!(mode, "kube-proxy runs on this node although Selvedge serves its Services");
+            }
+            (Some(true), None) => tracing::info!("serving the Services of this node"),
             (Some(false), Some(_)) => tracing::info!(mode, "kube-proxy serves the Services of this node"),
-            (Some(false), None) => tracing::info!(mode, "kube-proxy does not answer"),
+            (Some(false), None) => tracing::info!(mode, "kube-proxy does not answer any more"),
             (None, _) => {}
         }
     }
-    context.turn.set(turn);
-    context.bus.post(Trigger::Turn);
+    context.role.set(role);
+    context.bus.post(Trigger::Role);
 }
 
-fn has_rules(context: &Context) -> bool {
+async fn has_rules(context: &Context) -> bool {
     let ipvs = context.facts.get().link(IPVS_DEVICE).is_some();
-    match Rules::read(ipvs) {
+    let read = tokio::task::spawn_blocking(move || Rules::read(ipvs)).await;
+    match read.map_err(anyhow::Error::from).and_then(|rules| Ok(rules?)) {
         Ok(rules) => rules.may_be(),
         Err(error) => {
-            tracing::warn!(%error, "cannot look for kube-proxy's rules");
+            tracing::warn!(%error, "cannot list kube-proxy's rules, assuming that there are some");
             true
         }
     }
 }
 
-/// What is at kube-proxy's ports, on loopback or the addresses of the Node; `whole`: and whether its rules are complete.
-async fn look(context: &Context, whole: bool) -> Seen {
+/// What answers on kube-proxy's ports, on loopback and on the Node's addresses. `whole`: also whether its rules are complete.
+async fn probe(context: &Context, whole: bool) -> Seen {
     let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     let own = context.own().map(|own| own.internal.clone()).unwrap_or_default();
     let own: BTreeSet<IpAddr> = own.into_iter().collect();
@@ -111,7 +115,7 @@ async fn look(context: &Context, whole: bool) -> Seen {
     if listens { Seen::Silent } else { Seen::Nobody }
 }
 
-/// Nothing where somebody answers who is no proxy.
+/// None if the server is not a service proxy.
 async fn mode(address: IpAddr, whole: bool) -> io::Result<Option<Seen>> {
     let server = SocketAddr::new(address, MODE_PORT);
     let answer = ask::get(server, "/proxyMode", ANSWER).await?;
@@ -119,7 +123,8 @@ async fn mode(address: IpAddr, whole: bool) -> io::Result<Option<Seen>> {
         return Ok(Some(Seen::Holder));
     }
     let mode = answer.body.trim().to_owned();
-    if !answer.status.is_success() || mode.len() > 32 || !mode.bytes().all(|it| it.is_ascii_alphanumeric()) {
+    let is_mode = (1..=32).contains(&mode.len()) && mode.bytes().all(|it| it.is_ascii_alphanumeric());
+    if !answer.status.is_success() || !is_mode {
         return Ok(None);
     }
     let is_complete = match whole {
@@ -143,7 +148,7 @@ fn is_holder(answer: &Answer) -> bool {
     answer.headers.get(header::SERVER).is_some_and(|server| server == SERVER)
 }
 
-/// None where the metrics do not say.
+/// None if the metric is missing.
 fn is_complete(metrics: &str) -> Option<bool> {
     let values = metrics.lines().filter(|line| line.starts_with(SYNCED)).filter_map(|line| {
         let (_, value) = line.rsplit_once(' ')?;

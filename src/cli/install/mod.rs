@@ -69,8 +69,8 @@ pub(super) struct Args {
     /// forwarded.
     #[arg(long)]
     iptables_forward_rules: bool,
-    /// Have the agents serve Services, for clusters without kube-proxy; with `auto`, for those that are to give it up: each agent
-    /// serves as soon as kube-proxy has left its node. --api-server is needed with it.
+    /// Have the agents serve Services: `on` for clusters without kube-proxy, `auto` to replace a running one, node by node as it
+    /// stops. Requires --api-server.
     #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, default_missing_value = "on", require_equals = true,
         requires = "api_server")]
     serve_services: Option<Serve>,
@@ -155,9 +155,7 @@ async fn install(args: &Args) -> Result<Exit, Failure> {
         tidy(&client, &mut progress).await;
         advise(&client, &choice.settings.config, &mut progress).await;
         if choice.settings.config.services == Services::Off && facts.kube_proxy.is_some() {
-            progress.say(
-                "kube-proxy serves Services here; --serve-services=auto has Selvedge do so once that ends",
-            );
+            progress.say("kube-proxy serves Services here; to replace it, see --serve-services=auto");
         }
     }
     drop(progress);

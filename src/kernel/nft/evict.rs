@@ -1,4 +1,4 @@
-//! Chains that a program has left in somebody else's table, which stays as it is otherwise.
+//! Deletes chains of a program from a table that has other owners, too.
 
 use super::connection::attempt;
 use super::socket::Socket;

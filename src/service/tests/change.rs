@@ -119,6 +119,8 @@ fn what_services_do_not_get_is_reported() {
     let taken = "default/b uid of 10.96.0.2 AddressTaken: another Service has 198.51.100.1:80/TCP";
     assert_eq!(reports(&mut balancer).unwrap(), [withheld, taken]);
     assert_eq!(reports(&mut balancer), None, "nothing new");
+    balancer.take_over();
+    assert_eq!(reports(&mut balancer).unwrap(), [withheld, taken], "another proxy served meanwhile");
     balancer.set_service(&name("a"), None);
     assert_eq!(reports(&mut balancer).unwrap(), [withheld]);
     balancer.set_service(&name("b"), None);

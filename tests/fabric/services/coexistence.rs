@@ -1,4 +1,4 @@
-//! Services where another proxy may serve them: what stands at kube-proxy's ports here has kube-proxy's answers and table.
+//! Takeover from another proxy, which here answers on kube-proxy's ports and has rules in a table of kube-proxy's name.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -19,11 +19,11 @@ use serde_json::json;
 
 use super::{Cluster, FAMILIES, PORT, SOON};
 
-/// kube-proxy is waited for, whether it goes or comes.
-const TURN: Duration = Duration::from_secs(60);
+/// A takeover takes 15 to 30 s in either direction.
+const TAKEOVER: Duration = Duration::from_secs(60);
 const PORTS: [u16; 2] = [10_249, 10_256];
 
-/// Another proxy on a node. Like kube-proxy it leaves its rules behind when it ends, and tries to have its ports until it has them.
+/// Another proxy on a node. Like kube-proxy it leaves its rules in the kernel, and retries until it can bind its ports.
 struct Proxy {
     ends: Arc<AtomicBool>,
     complete: Arc<AtomicBool>,
@@ -137,9 +137,9 @@ fn problems(cluster: &Cluster) -> String {
     asked.map_or_else(|error| error.to_string(), |problems| format!("{problems:?}"))
 }
 
-/// The agent serves Services while another proxy does not, and in no turn does a connection fail.
+/// No connection fails when the agent takes over from another proxy, and when that is back.
 #[test]
-fn another_proxy_gives_services_up_and_gets_them_back() {
+fn services_survive_the_takeover_from_another_proxy_and_back() {
     isolated!(|| {
         let mut first = None;
         let cluster = Cluster::start_with(Datapath::Bridge, "auto", |lab, far| {
@@ -175,7 +175,7 @@ fn another_proxy_gives_services_up_and_gets_them_back() {
             // It is a failed request that ends a wait early.
             let wait = |what: &str, holds: &dyn Fn() -> bool| {
                 println!("waiting for {what}");
-                let waited = wait_for(what, TURN, || done.load(Ordering::Relaxed) || holds());
+                let waited = wait_for(what, TAKEOVER, || done.load(Ordering::Relaxed) || holds());
                 waited.unwrap_or_else(|error| {
                     done.store(true, Ordering::Relaxed);
                     panic!("{error}; {}", problems(&cluster));

@@ -70,7 +70,7 @@ impl Host {
         }
         let kept = self.connection.read(Family::Inet, TABLE).doing(what)?;
         kept.iter().for_each(|kept| self.balancer.keep(&kept.table));
-        self.balancer.settle();
+        self.balancer.recompute();
         self.resync()?;
         Ok(begun.elapsed())
     }
