@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
-use http::Request;
+use http::{Request, StatusCode};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{self, Node};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -26,7 +27,7 @@ use tower::service_fn;
 
 use super::nodes::claims;
 use crate::agent::control::{Board, Bus, Name, Trigger};
-use crate::agent::retry::{Retry, jittered};
+use crate::agent::retry::Retry;
 use crate::agent::view::own::Own;
 use crate::agent::view::store::{Key, Store};
 use crate::api_server::WATCH_TIMEOUT_SECONDS;
@@ -37,8 +38,13 @@ use crate::service::object::{HEADLESS, OTHER_PROXY, Service, Slice};
 
 /// A streamed list that has not ended after this time never will.
 const STREAMED: Duration = Duration::from_secs(15);
-/// Pause before an API server is asked again for a kind that it does not serve.
-const UNSERVED: Duration = Duration::from_secs(60);
+/// Pauses before an API server is asked again for a kind that it does not serve: the first and the last.
+const UNSERVED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+/// So many refusals in a row count. An API server that has just started refuses with 403 what it allows a second later:
+/// it does not know the roles yet.
+const REFUSALS: usize = 3;
+/// What a watch on ServiceCIDRs is on, for people.
+const SERVICE_CIDRS: &str = "all ServiceCIDRs";
 /// A ServiceCIDR has a range of each family.
 const RANGES: usize = 2;
 
@@ -193,31 +199,66 @@ pub(in crate::agent) async fn slices(client: Client, store: Arc<Store<Option<Sli
     watch.follow::<EndpointSlice>(client, without(&[OTHER_PROXY, HEADLESS]), &mut sink).await;
 }
 
-/// Keeps `store` at the ranges of all ServiceCIDRs, until the task is dropped. Kubernetes before 1.33 has none, and the rights of
-/// the agent may be those of an older version: then `on_unserved` is called.
+/// Keeps `store` at the ranges of all ServiceCIDRs, until the task is dropped. Kubernetes before 1.33 has none (404), and the
+/// rights of the agent may be those of an older version (403): then `on_unserved` is called.
 pub(in crate::agent) async fn service_cidrs(
     client: Client,
     store: Arc<Store<Vec<String>>>,
     served: Served,
     on_unserved: impl Fn(),
 ) {
-    let mut was_unserved = false;
+    let (mut refusals, mut was_unserved) = (0, false);
+    let mut pauses = Retry::between(UNSERVED[0], UNSERVED[1]);
     loop {
-        let unserved = Arc::new(Notify::new());
-        let mut watch = Watch::new("all ServiceCIDRs", served.clone());
+        let unserved = Arc::new(Unserved::default());
+        let mut watch = Watch::new(SERVICE_CIDRS, served.clone());
         watch.unserved = Some(Arc::clone(&unserved));
         let mut sink = IntoStore { store: Arc::clone(&store), project: ranges, list: BTreeMap::new() };
         tokio::select! {
             () = watch.follow(client.clone(), watcher::Config::default(), &mut sink) => return,
-            () = unserved.notified() => {}
+            () = unserved.refused.notified() => {}
         }
-        if !std::mem::replace(&mut was_unserved, true) {
-            tracing::info!(
-                "the API server does not serve ServiceCIDRs to this agent: the configured ranges and those found before count"
-            );
+        if unserved.was_served.load(Ordering::Relaxed) {
+            (refusals, pauses) = (0, Retry::between(UNSERVED[0], UNSERVED[1]));
         }
-        on_unserved();
-        tokio::time::sleep(jittered(UNSERVED)).await;
+        refusals += 1;
+        if refusals >= REFUSALS || unserved.is_absent.load(Ordering::Relaxed) {
+            if !std::mem::replace(&mut was_unserved, true) {
+                tracing::info!(
+                    "the API server does not serve ServiceCIDRs to this agent: the configured ranges and those found before count"
+                );
+            }
+            // An answer of another kind before it is no problem any more.
+            served.served(SERVICE_CIDRS);
+            on_unserved();
+        }
+        tokio::time::sleep(pauses.next().unwrap_or(UNSERVED[1])).await;
+    }
+}
+
+/// How an API server answered requests for a kind that it need not serve.
+#[derive(Default)]
+struct Unserved {
+    /// Notified when it refused one.
+    refused: Notify,
+    /// It has no such kind: that is no matter of its roles.
+    is_absent: AtomicBool,
+    /// It had served one before.
+    was_served: AtomicBool,
+}
+
+impl Unserved {
+    /// Whether this answer says that the kind is not served.
+    fn hears(&self, status: StatusCode) -> bool {
+        if status.is_success() {
+            self.was_served.store(true, Ordering::Relaxed);
+        }
+        let is_refused = matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND);
+        if is_refused {
+            self.is_absent.store(status == StatusCode::NOT_FOUND, Ordering::Relaxed);
+            self.refused.notify_one();
+        }
+        is_refused
     }
 }
 
@@ -238,8 +279,8 @@ struct Watch {
     /// How long a streamed list may take.
     patience: Duration,
     served: Served,
-    /// For a kind that the API server need not serve: notified when it answers that it does not.
-    unserved: Option<Arc<Notify>>,
+    /// For a kind that the API server need not serve.
+    unserved: Option<Arc<Unserved>>,
 }
 
 impl Watch {
@@ -331,10 +372,7 @@ impl Watch {
                 if answer.status().is_success() {
                     watch.served();
                 }
-                if let Some(unserved) = &watch.unserved
-                    && matches!(answer.status().as_u16(), 403 | 404)
-                {
-                    unserved.notify_one();
+                if watch.unserved.as_ref().is_some_and(|unserved| unserved.hears(answer.status())) {
                     return std::future::pending().await;
                 }
                 Ok::<_, kube::Error>(answer)
@@ -378,6 +416,7 @@ fn apply<K>(event: Event<K>, into: &mut impl Sink<K>) {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::sync::atomic::AtomicUsize;
 
     use bytes::Bytes;
     use futures::{StreamExt as _, stream};
@@ -437,6 +476,62 @@ mod tests {
             }
         });
         subscription.take().into_iter().map(|(key, _)| key.name).collect()
+    }
+
+    /// How often `on_unserved` is called until a ServiceCIDR is seen, by an API server that first answers with these codes.
+    fn unserved_before(codes: &'static [u16]) -> usize {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter(); // clients have tasks
+        let asked = Arc::new(AtomicUsize::new(0));
+        let serves = endless(|| {
+            let object = json!({"metadata": {"name": "a", "resourceVersion": "7"}, "spec": {"cidrs": ["10.9.0.0/16"]}});
+            let bookmark = json!({"kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1", "metadata": {
+                "resourceVersion": "7", "annotations": {"k8s.io/initial-events-end": "true"},
+            }});
+            event("ADDED", &object) + &event("BOOKMARK", &bookmark)
+        });
+        let service = service_fn(move |request: Request<Body>| {
+            let code = codes.get(asked.fetch_add(1, Ordering::Relaxed)).copied();
+            let serves = serves.clone();
+            async move {
+                let Some(code) = code else { return serves.send(request).await };
+                let status =
+                    json!({"kind": "Status", "status": "Failure", "message": "", "reason": "", "code": code});
+                Ok(Response::builder()
+                    .status(code)
+                    .body(Body::from(status.to_string().into_bytes()))
+                    .unwrap())
+            }
+        });
+        let store: Arc<Store<Vec<String>>> = Arc::default();
+        let board = Board::new(&[], Vec::new(), Bus::default(), Metrics::default());
+        let served = Served::new(Arc::new(board), Bus::default(), Metrics::default());
+        let (listed, unserved) = (Arc::new(Notify::new()), AtomicUsize::new(0));
+        let wake = Arc::clone(&listed);
+        let _subscription = store.subscribe(PartialEq::ne, move || wake.notify_one());
+        let on_unserved = || {
+            unserved.fetch_add(1, Ordering::Relaxed);
+        };
+        runtime.block_on(async {
+            tokio::select! {
+                () = service_cidrs(Client::new(service, "default"), store, served.clone(), on_unserved) => panic!("it ends"),
+                () = listed.notified() => {}
+                () = tokio::time::sleep(Duration::from_secs(30)) => panic!("waited 30 s for a list"),
+            }
+        });
+        assert_eq!(served.broken.lock().unwrap().len(), 0);
+        unserved.into_inner()
+    }
+
+    /// As an API server answers that has just started: it knows no roles yet. Who is told that nothing is served starts pods
+    /// without those ranges.
+    #[test]
+    fn a_refusal_of_service_cidrs_counts_when_it_lasts() {
+        assert_eq!(unserved_before(&[403, 403]), 0);
+        assert_eq!(unserved_before(&[403, 403, 403]), 1);
+        assert_eq!(unserved_before(&[404]), 1);
+        // A request is made again after another failure, which is a problem until it is known that nothing is served.
+        assert_eq!(unserved_before(&[500, 404]), 1);
     }
 
     const LONG: Duration = Duration::from_secs(60);
