@@ -6,6 +6,7 @@
 pub mod durable;
 mod file;
 mod key;
+pub mod rotation;
 mod store;
 
 pub use file::{Damage, NodeKeys};
