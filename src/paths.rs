@@ -70,6 +70,12 @@ impl Paths {
         self.state.join("records.json")
     }
 
+    /// The rotation of this node's keys that runs, if one does.
+    #[must_use]
+    pub fn rotation(&self) -> PathBuf {
+        self.state.join("rotation.json")
+    }
+
     /// The cluster's API servers, as they were known last.
     #[must_use]
     pub fn api_servers(&self) -> PathBuf {

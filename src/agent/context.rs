@@ -51,6 +51,8 @@ pub(super) struct Context {
     /// The members' addresses that the egress table drops in the clear. Routes into the tunnel are laid for these alone.
     pub(super) egress_members: Cell<Option<Arc<[IpAddr]>>>,
     pub(super) session: Cell<Session>,
+    /// What the tunnel understands beyond the first version; known once a session is open.
+    pub(super) tunnel_capabilities: Cell<Vec<String>>,
     /// What there is to report about Services, the same on all nodes; by the Services controller.
     pub(super) service_reports: Cell<Arc<[Report]>>,
     /// The health check ports that are not held here, with the Service and the reason; by the controller of ports.

@@ -1,15 +1,24 @@
-//! This node's own keys: made on first start, never read out again but for their public halves.
+//! This node's own keys: made on first start, rotated on request, never read out again but for their public halves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use selvedge_keys::{KeyStore, NodeKeys, PublicKey, StoreError};
+use selvedge_keys::rotation::{
+    Machine, Outcome, PeerSessions, Phase, Rotation, Seen, Shown, Step, TooLate, Tunnel, Wanted, leftover,
+};
+use selvedge_keys::{KeyStore, NodeKeys, PublicKey, StoreError, durable};
 
-use crate::mesh::annotation::{self, Keys as Published, MAX_EPOCH};
+use crate::mesh::annotation::{self, Keys as Published, MAX_EPOCH, NodeAnnotations};
 use crate::mesh::resolve::superseded;
 use crate::paths::Paths;
 use crate::tunnel::api::IdentityConfig;
+
+/// Most bytes of the file that has the rotation.
+const LARGEST: u64 = 64 * 1024;
 
 /// Why there are no newer keys.
 #[derive(Debug, thiserror::Error)]
@@ -23,25 +32,122 @@ pub(super) enum KeysError {
          kubelet, which registers it again: a new Node object may begin with any epoch"
     )]
     LastEpoch,
+    /// The file of the rotation cannot be written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// What was being done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// One rotation at a time.
+    #[error("rotation {id} of this node's keys is running ({phase:?}); wait for it, or abort it")]
+    Running {
+        /// The one that runs.
+        id: String,
+        /// How far it is.
+        phase: Phase,
+    },
+    /// None runs, or another one.
+    #[error("no rotation {0} of this node's keys is running")]
+    NotRunning(String),
+    /// It is past the point of no return.
+    #[error(transparent)]
+    TooLate(#[from] TooLate),
 }
 
-/// The key store, and the public halves of the keys that this node uses now.
-#[derive(Debug)]
-pub(super) struct Keys {
-    store: KeyStore,
-    epoch: u64,
+/// The public half of the keys of one epoch.
+#[derive(Debug, Clone)]
+struct Epoch {
     created: Timestamp,
     published: Published,
 }
 
+/// What a rotation is asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    pub(super) id: String,
+    pub(super) by: String,
+    pub(super) reason: String,
+    pub(super) deadline: Duration,
+}
+
+/// A rotation that is over.
+#[derive(Debug, Clone)]
+pub(super) struct Ended {
+    pub(super) rotation: Rotation,
+    pub(super) outcome: Outcome,
+    pub(super) at: Timestamp,
+}
+
+/// The tunnel as the rotation sees it.
+#[derive(Debug, Clone)]
+pub(super) struct TunnelKeys {
+    /// Number of the connection to it: another process has another one.
+    pub(super) life: u64,
+    /// Epochs of the own keys that it uses.
+    pub(super) identities: Vec<u64>,
+    /// By name of the peer, for those with a confirmed session.
+    pub(super) peers: BTreeMap<String, PeerSessions>,
+}
+
+/// The key store, the public halves of this node's keys, and the rotation that runs.
+#[derive(Debug)]
+pub(super) struct Keys {
+    store: KeyStore,
+    current: u64,
+    epochs: BTreeMap<u64, Epoch>,
+    file: PathBuf,
+    machine: Option<Machine>,
+    last: Option<Ended>,
+}
+
 impl Keys {
-    /// Opens the store, and makes the first key when there is none.
+    /// Opens the store, and makes the first key when there is none. Resumes a rotation that was interrupted.
     pub(super) fn open(paths: &Paths) -> anyhow::Result<Self> {
         let store = KeyStore::open(paths.keys()).context("cannot open the key store")?;
         let keys: NodeKeys = store.ensure(Timestamp::now()).context("cannot make or read this node's key")?;
         tracing::info!(epoch = keys.epoch, public_key = %keys.private_key.public_key(), "this node's key");
-        let (epoch, created, published) = (keys.epoch, keys.created, Published::from(&keys));
-        Ok(Self { store, epoch, created, published })
+        let file = paths.rotation();
+        let rotation = match read(&file) {
+            Ok(rotation) => rotation,
+            Err(error) => {
+                tracing::error!(
+                    file = %file.display(), error,
+                    "the file of the key rotation is damaged: the rotation ends, and the key in use stays"
+                );
+                None
+            }
+        };
+        if let Some(Rotation { id, phase, from, to, .. }) = &rotation {
+            tracing::info!(id, ?phase, from, to, "resuming the key rotation");
+        }
+        let machine = rotation.map(Machine::new);
+        let mut this =
+            Self { store, current: keys.epoch, epochs: BTreeMap::new(), file, machine, last: None };
+        this.reload().context("cannot read this node's keys")?;
+        Ok(this)
+    }
+
+    /// Reads the public halves of all keys in the store. Those of an epoch that cannot be read are left out, unless it is the
+    /// one in use.
+    fn reload(&mut self) -> Result<(), StoreError> {
+        for epoch in self.store.epochs()? {
+            match self.store.load(epoch) {
+                Ok(keys) => self.insert(&keys),
+                Err(error) if epoch == self.current => return Err(error),
+                Err(error) => {
+                    tracing::error!(epoch, %error, "cannot read the keys of an epoch that is not in use")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, keys: &NodeKeys) {
+        self.epochs.insert(keys.epoch, Epoch { created: keys.created, published: Published::from(keys) });
     }
 
     /// Makes newer keys when this node's own object already shows others of this epoch or a later one: the store was
@@ -55,10 +161,11 @@ impl Keys {
             return Err(KeysError::LastEpoch);
         }
         let keys = self.store.supersede(floor, Timestamp::now())?;
-        (self.epoch, self.created, self.published) = (keys.epoch, keys.created, Published::from(&keys));
+        self.current = keys.epoch;
+        self.insert(&keys);
         Ok(vec![format!(
             "keys of epoch {}, because the Node object shows others of epoch {floor}",
-            self.epoch
+            self.current
         )])
     }
 
@@ -70,55 +177,209 @@ impl Keys {
     /// What cannot be read is written again anyway.
     fn floor(&self, annotations: &BTreeMap<String, String>) -> Option<u64> {
         let shown = annotation::parse(annotations).ok()??;
-        superseded(&shown, self.epoch, &self.published)
+        superseded(&shown, self.current, &self.in_use().published)
+    }
+
+    fn in_use(&self) -> &Epoch {
+        self.epochs.get(&self.current).expect("the epoch in use was read or made")
     }
 
     /// Epoch and key for people.
     pub(super) fn current(&self) -> (u64, PublicKey) {
-        (self.epoch, self.published.public_key)
+        (self.current, self.in_use().published.public_key)
     }
 
-    /// For the tunnel, which reads the private half from the store.
+    /// When the key in use was made.
+    pub(super) fn created(&self) -> Timestamp {
+        self.in_use().created
+    }
+
+    fn wanted(&self) -> Wanted {
+        // One that is about other keys ends with the next step.
+        let is_meant = |rotation: &&Rotation| [rotation.from, rotation.to].contains(&self.current);
+        let wanted = self.rotation().filter(is_meant).map(Rotation::wanted);
+        wanted.unwrap_or_else(|| Wanted::steady(self.current))
+    }
+
+    /// For the tunnel, which reads the private halves from the store.
     pub(super) fn identities(&self) -> Vec<IdentityConfig> {
-        vec![IdentityConfig { epoch: self.epoch }]
+        let there = |epoch: &u64| self.epochs.contains_key(epoch);
+        let wanted = self.wanted().identities.into_iter().filter(|own| there(&own.epoch));
+        wanted.map(|own| IdentityConfig { epoch: own.epoch, withdrawn: own.is_withdrawn }).collect()
     }
 
-    /// For the annotations.
-    pub(super) fn published(&self) -> (Published, u64, Timestamp) {
-        (self.published.clone(), self.epoch, self.created)
+    /// For the annotations: the keys in use with their epoch and age, and the next ones.
+    pub(super) fn published(&self) -> (Published, u64, Timestamp, Option<Published>) {
+        let wanted = self.wanted();
+        let (epoch, keys) = match self.epochs.get(&wanted.published) {
+            Some(keys) => (wanted.published, keys),
+            None => (self.current, self.in_use()),
+        };
+        let next = wanted.next.and_then(|next| Some(self.epochs.get(&next)?.published.clone()));
+        (keys.published.clone(), epoch, keys.created, next)
     }
 
     /// Every own public key.
     pub(super) fn all(&self) -> Vec<PublicKey> {
-        self.published.iter().collect()
+        self.epochs.values().flat_map(|epoch| epoch.published.iter()).collect()
     }
+
+    /// The rotation that runs.
+    pub(super) fn rotation(&self) -> Option<&Rotation> {
+        self.machine.as_ref().map(Machine::rotation)
+    }
+
+    /// The rotation that ended last, since the agent started.
+    pub(super) fn last(&self) -> Option<&Ended> {
+        self.last.as_ref()
+    }
+
+    /// Whether the store has keys that neither the epoch in use nor a rotation needs.
+    pub(super) fn has_leftovers(&self) -> bool {
+        self.machine.is_none() && self.epochs.len() > 1
+    }
+
+    /// Begins a rotation.
+    pub(super) fn rotate(&mut self, request: Request, now: Timestamp) -> Result<(), KeysError> {
+        if let Some(Rotation { id, phase, .. }) = self.rotation().cloned() {
+            return Err(KeysError::Running { id, phase });
+        }
+        if self.current >= MAX_EPOCH {
+            return Err(KeysError::LastEpoch);
+        }
+        let Request { id, by, reason, deadline } = request;
+        let rotation = Rotation {
+            id,
+            by,
+            reason,
+            from: self.current,
+            to: self.current + 1,
+            phase: Phase::Prepare,
+            begun: now,
+            deadline: now + deadline,
+            replaced: None,
+            is_complete: false,
+            aborted: None,
+        };
+        self.save(&rotation)?;
+        self.machine = Some(Machine::new(rotation));
+        Ok(())
+    }
+
+    /// Takes the rotation `id` back.
+    pub(super) fn abort(&mut self, id: &str, reason: &str) -> Result<(), KeysError> {
+        let machine = self.machine.as_ref().filter(|machine| machine.rotation().id == id);
+        let mut machine = machine.ok_or_else(|| KeysError::NotRunning(id.to_owned()))?.clone();
+        machine.abort(reason)?;
+        self.save(machine.rotation())?;
+        self.machine = Some(machine);
+        Ok(())
+    }
+
+    /// Takes the next step of the rotation, or wipes what an interrupted one has left. Returns what was done; nothing when there
+    /// is nothing to do now.
+    pub(super) fn step(
+        &mut self,
+        now: Timestamp,
+        uptime: Duration,
+        shown: Option<&NodeAnnotations>,
+        tunnel: Option<&TunnelKeys>,
+    ) -> Result<Option<String>, KeysError> {
+        let epochs: Vec<u64> = self.store.epochs()?;
+        let Some(mut machine) = self.machine.clone() else {
+            let identities = tunnel.map(|tunnel| &tunnel.identities[..]);
+            let wiped = identities.and_then(|identities| leftover(self.current, &epochs, identities));
+            return wiped.map(|epoch| self.wipe(epoch)).transpose();
+        };
+        let to = machine.rotation().to;
+        let next = self.epochs.get(&to).map(|epoch| &epoch.published);
+        let is_shown = |shown: &NodeAnnotations| Shown {
+            epoch: shown.key_epoch,
+            has_next: shown.next_keys.is_some() && shown.next_keys.as_ref() == next,
+        };
+        let peers: Vec<PeerSessions> =
+            tunnel.map(|tunnel| tunnel.peers.values().copied().collect()).unwrap_or_default();
+        let step = machine.step(&Seen {
+            now,
+            uptime,
+            current: self.current,
+            epochs: &epochs,
+            shown: shown.map(is_shown),
+            tunnel: tunnel.map(|tunnel| Tunnel {
+                life: tunnel.life,
+                identities: &tunnel.identities,
+                peers: &peers,
+            }),
+        });
+        let done = match step {
+            Step::Wait => None,
+            Step::Create(epoch) => {
+                let keys = self.store.create(epoch, now)?;
+                self.insert(&keys);
+                Some(format!("keys of epoch {epoch} made"))
+            }
+            Step::Promote(epoch) => {
+                self.store.promote(epoch)?;
+                self.current = epoch;
+                Some(format!("keys of epoch {epoch} are in use"))
+            }
+            Step::Wipe(epoch) => Some(self.wipe(epoch)?),
+            Step::Enter(phase) => {
+                self.save(machine.rotation())?;
+                Some(format!("phase {phase:?}"))
+            }
+            Step::End(outcome) => {
+                self.forget()?;
+                let rotation = machine.rotation().clone();
+                let done = format!("rotation {} ended: {outcome:?}", rotation.id);
+                self.last = Some(Ended { rotation, outcome, at: now });
+                self.machine = None;
+                return Ok(Some(done));
+            }
+        };
+        self.machine = Some(machine);
+        Ok(done)
+    }
+
+    fn wipe(&mut self, epoch: u64) -> Result<String, KeysError> {
+        self.store.retire(epoch)?;
+        self.epochs.remove(&epoch);
+        Ok(format!("keys of epoch {epoch} wiped"))
+    }
+
+    fn save(&self, rotation: &Rotation) -> Result<(), KeysError> {
+        // It cannot fail: a rotation always has a JSON form.
+        let text = serde_json::to_vec(rotation).unwrap_or_default();
+        let written = durable::write(&self.file, 0o600, &text);
+        written.map_err(|source| KeysError::File { action: "write", path: self.file.clone(), source })
+    }
+
+    fn forget(&self) -> Result<(), KeysError> {
+        let removed = match std::fs::remove_file(&self.file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| durable::sync_folder(&self.file)),
+        };
+        removed.map_err(|source| KeysError::File { action: "remove", path: self.file.clone(), source })
+    }
+}
+
+/// None without a file.
+fn read(file: &Path) -> Result<Option<Rotation>, String> {
+    match std::fs::metadata(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Ok(it) if it.len() > LARGEST => return Err(format!("{} bytes", it.len())),
+        Ok(_) => {}
+        Err(error) => return Err(error.to_string()),
+    }
+    let text = std::fs::read(file).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&text).map(Some).map_err(|error| error.to_string())
+}
+
+/// The names of peers that have not confirmed the key of this epoch, of those with a session.
+pub(super) fn unconfirmed(tunnel: &TunnelKeys, epoch: u64) -> BTreeSet<String> {
+    let waiting = tunnel.peers.iter().filter(|(_, sessions)| sessions.sending != epoch);
+    waiting.map(|(name, _)| name.clone()).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mesh::annotation::{KEY_EPOCH, PUBLIC_KEY};
-
-    #[test]
-    fn keys_follow_those_on_the_node_object_as_long_as_an_epoch_does() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = KeyStore::open(folder.path().join("keys")).unwrap();
-        let first = store.ensure(Timestamp::now()).unwrap();
-        let mut keys =
-            Keys { epoch: first.epoch, created: first.created, published: Published::from(&first), store };
-        let other = NodeKeys::generate(1, 0, Timestamp::now()).unwrap().private_key.public_key();
-        let shown = |epoch: u64| -> BTreeMap<String, String> {
-            [(PUBLIC_KEY, other.to_string()), (KEY_EPOCH, epoch.to_string())]
-                .map(|(name, text)| (name.to_owned(), text))
-                .into()
-        };
-        assert!(matches!(keys.keep_ahead(&shown(MAX_EPOCH)), Err(KeysError::LastEpoch)));
-        assert_eq!(keys.current().0, 1, "the store is as before");
-        keys.keep_ahead(&shown(MAX_EPOCH - 1)).unwrap();
-        assert_eq!(keys.current().0, MAX_EPOCH);
-        let (published, epoch, _) = keys.published();
-        let texts =
-            shown(epoch).into_iter().chain([(PUBLIC_KEY.to_owned(), published.public_key.to_string())]);
-        assert!(annotation::parse(&texts.collect()).unwrap().is_some(), "others read the last one, too");
-    }
-}
+mod tests;

@@ -15,6 +15,7 @@ mod keys;
 mod members;
 mod ranges;
 mod retry;
+mod rotation;
 mod routing;
 mod serve;
 mod servers;
@@ -122,6 +123,7 @@ async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) 
         members: Cell::default(),
         egress_members: Cell::default(),
         session: Cell::default(),
+        tunnel_capabilities: Cell::default(),
         service_reports: Cell::default(),
         unheld_checks: Cell::default(),
         service_ports: Cell::default(),

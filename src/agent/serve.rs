@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::Context;
+use super::rotation;
 use super::services;
 use super::status::AgentStatus;
 use crate::local::{self, Client, Method, Problem, Response, Router};
@@ -129,6 +130,7 @@ fn router(report: &Report) -> Router {
         }
     });
     services::route(&mut router, &context);
+    rotation::route(&mut router, &context);
     router
 }
 

@@ -7,10 +7,15 @@
 //! | `GET /v1/services` | [`ServiceList`](crate::service::show::ServiceList): all Services that this node serves |
 //! | `GET /v1/services/NAMES` | the same of some, as `namespace/name` with commas between |
 //! | `GET /v1/services/trace/SOURCE/TARGET` | [`Trace`](crate::service::trace::Trace): what becomes of a packet |
+//! | `GET /v1/keys` | [`KeysStatus`]: this node's keys, and their rotation |
+//! | `POST /v1/keys/rotate` with a [`RotateRequest`] | [`KeysStatus`]: a rotation has begun |
+//! | `POST /v1/keys/abort` with an [`AbortRequest`] | [`KeysStatus`]: the rotation goes back |
 //! | `POST /v1/pods/admit` with an [`AdmitRequest`](crate::pod::admission::AdmitRequest) | [`Admitted`](crate::pod::admission::Admitted): the pod may start |
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 use selvedge_keys::PublicKey;
+use selvedge_keys::rotation::{Outcome, Phase};
 use serde::{Deserialize, Serialize};
 
 use crate::tunnel::api::DeviceStatus;
@@ -39,6 +44,100 @@ pub struct AgentStatus {
     /// How each controller is doing.
     #[serde(default)]
     pub controllers: Vec<ControllerStatus>,
+}
+
+/// This node's keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeysStatus {
+    /// Name of this node.
+    pub node: String,
+    /// The key that peers use now.
+    pub public_key: PublicKey,
+    /// Its epoch.
+    pub key_epoch: u64,
+    /// When it was made.
+    pub key_created: Timestamp,
+    /// The rotation that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RotationStatus>,
+    /// The rotation that ended last, since the agent started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastRotation>,
+}
+
+/// A rotation that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RotationStatus {
+    /// Its name.
+    pub id: String,
+    /// Who asked for it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// How far it is.
+    pub phase: Phase,
+    /// Epoch of the old key.
+    pub from: u64,
+    /// Epoch of the new key.
+    pub to: u64,
+    /// When it began.
+    pub begun: Timestamp,
+    /// When the new key is promoted although some peers have not confirmed it.
+    pub deadline: Timestamp,
+    /// Peers with a confirmed session.
+    pub live: usize,
+    /// Those of them that packets go to by the key that is to stay.
+    pub confirmed: usize,
+    /// The first few of the others.
+    pub waiting_for: Vec<String>,
+    /// Why it is aborted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aborted: Option<String>,
+}
+
+/// A rotation that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRotation {
+    /// Its name.
+    pub id: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Epoch of the old key.
+    pub from: u64,
+    /// Epoch of the new key.
+    pub to: u64,
+    /// When it began.
+    pub begun: Timestamp,
+    /// When it ended.
+    pub ended: Timestamp,
+}
+
+/// Asks for a rotation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RotateRequest {
+    /// Who asks; at most 256 bytes.
+    #[serde(default)]
+    pub by: String,
+    /// Why; at most 256 bytes.
+    #[serde(default)]
+    pub reason: String,
+    /// After so many seconds the new key is promoted although some peers have not confirmed it; up to a day.
+    pub deadline_seconds: u64,
+}
+
+/// Takes a rotation back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AbortRequest {
+    /// Name of the rotation.
+    pub id: String,
+    /// Why; at most 256 bytes.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// A node whose claims are refused: no traffic goes to it or is taken from it.

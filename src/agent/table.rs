@@ -11,12 +11,12 @@ use super::context::Context;
 use super::control::{Board, Bus, Mailbox, Name, Runner, Trigger, Triggers, spawn};
 use super::controllers::{
     admission, annotations, egress, forwarding, guard, keys, kube_proxy, link, mesh, plugin, ports, ranges,
-    routes, service_events, services, sysctls, tunnel, wiring,
+    rotation, routes, service_events, services, sysctls, tunnel, wiring,
 };
 use crate::observe::metrics::Metrics;
 use Trigger::{
     ApiServer, EgressMembers, EgressTable, Forwarding, GuardTable, Keys, MemberAddresses, NodeFile, Nodes,
-    OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Ranges, Role, Routes, Rules,
+    OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Ranges, Role, Rotation, Routes, Rules,
     ServiceCidrs, ServicePorts, ServiceReports, ServiceTable, Services, Status, TunnelLink, TunnelSession,
     Underlay,
 };
@@ -54,7 +54,7 @@ macro_rules! start {
 /// A trigger reaches the lines in this order: who depends on others stands behind them, and so never finds them settled
 /// before they know of it.
 #[rustfmt::skip]
-static TABLE: [Line; 20] = [
+static TABLE: [Line; 21] = [
     Line { name: Name::Guard,        needed: true,  resync: SOON,  triggers: &[GuardTable, Ranges], start: start!(guard::Guard) },
     Line { name: Name::Watches,      needed: false, resync: SOON,  triggers: &[], start: None },
     Line { name: Name::OwnNode,      needed: true,  resync: LATER, triggers: &[OwnNode, OwnAnnotations], start: start!(keys::OwnKeys) },
@@ -65,6 +65,7 @@ static TABLE: [Line; 20] = [
     Line { name: Name::Routes,       needed: true,  resync: LATER, triggers: &[OwnNode, EgressMembers, TunnelLink, PodLinks, Routes, Rules, Ranges], start: start!(routes::Routes) },
     Line { name: Name::Sysctls,      needed: true,  resync: SOON,  triggers: &[TunnelLink, PodLinks, Underlay, Role], start: start!(sysctls::Sysctls) },
     Line { name: Name::Tunnel,       needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Peers, Underlay, TunnelSession], start: start!(tunnel::Tunnel) },
+    Line { name: Name::Rotation,     needed: false, resync: SOON,  triggers: &[Rotation, OwnAnnotations, TunnelSession], start: start!(rotation::KeyRotation) },
     Line { name: Name::Egress,       needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, EgressTable, Ranges], start: start!(egress::Egress) },
     Line { name: Name::Services,     needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, Underlay, Services, ServiceTable, Ranges, Role], start: start!(services::Services) },
     Line { name: Name::Ports,        needed: false, resync: HEARTBEAT, triggers: &[OwnNode, OwnAdmission, ServicePorts, Role], start: start!(ports::Ports) },

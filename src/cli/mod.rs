@@ -13,6 +13,7 @@ mod config;
 mod doctor;
 mod duration;
 mod install;
+mod keys;
 mod ports;
 mod progress;
 mod rest;
@@ -115,6 +116,8 @@ enum Verb {
     Status(status::Args),
     /// Show the Services that this node serves, and what becomes of a packet to one.
     Services(services::Args),
+    /// Show and rotate the WireGuard keys of this node.
+    Keys(keys::Args),
     /// Check the configuration file.
     Config(config::Args),
     /// Find what stands in the way of Selvedge on this node, before it is installed and after.
@@ -156,6 +159,7 @@ pub fn main() -> ExitCode {
         Verb::Cni(args) => cni::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Services(args) => services::run(&args),
+        Verb::Keys(args) => keys::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Support(args) => support::run(&args),

@@ -160,6 +160,7 @@ mod tests {
             features: Features::default(),
             peers: vec![peer],
             counters: Counters::default(),
+            capabilities: Vec::new(),
         };
         AgentStatus {
             node: "worker-1".into(),

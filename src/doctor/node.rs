@@ -194,6 +194,7 @@ mod tests {
             features: Features::default(),
             peers: states.iter().map(peer).collect(),
             counters: Counters::default(),
+            capabilities: Vec::new(),
         }
     }
 

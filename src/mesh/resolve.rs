@@ -209,6 +209,8 @@ pub struct Peer {
     pub uid: String,
     /// Its keys, ascending by epoch: the one in use and, while it rotates, the next.
     pub keys: Vec<PeerKeys>,
+    /// The key of lane 0 that it used before these, with its epoch: there may be sessions on it.
+    pub retired: Option<(u64, PublicKey)>,
     /// Endpoints of families that this node can reach, best first.
     pub endpoints: Vec<SocketAddr>,
     /// Its pod prefixes and those of its addresses that nobody else has, ascending.
@@ -272,6 +274,10 @@ fn pass(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolutio
         resolution.records.nodes.insert(candidate.name().to_owned(), record(&candidate, held));
     }
     claim::release(&mut resolution.records.nodes);
+    for peer in &mut resolution.peers {
+        peer.retired =
+            resolution.records.nodes.get(&peer.name).and_then(|record| retired(record, &peer.keys));
+    }
     resolution.addresses = address::members(fabric, &nodes, &resolution.records.nodes);
     resolution.refusals.sort_by(|one, other| one.node.cmp(&other.node));
     resolution.contested = contested(&nodes, &resolution);
@@ -365,6 +371,13 @@ fn contested(nodes: &BTreeMap<&str, &ObservedNode>, resolution: &Resolution) -> 
     contested
 }
 
+/// The newest key before `keys`, if it is none of them.
+fn retired(record: &Record, keys: &[PeerKeys]) -> Option<(u64, PublicKey)> {
+    let (epoch, before) = record.keys.range(..keys.first()?.epoch).next_back()?;
+    let key = *before.first()?;
+    (!keys.iter().any(|keys| keys.keys.iter().any(|used| used == key))).then_some((*epoch, key))
+}
+
 fn peer(fabric: &Fabric, candidate: &Candidate<'_>, held: &[IpAddr]) -> Peer {
     let mut allowed_ips = candidate.pod_cidrs.clone();
     allowed_ips.extend(held.iter().map(|address| IpNet::from(*address)));
@@ -373,6 +386,7 @@ fn peer(fabric: &Fabric, candidate: &Candidate<'_>, held: &[IpAddr]) -> Peer {
         name: candidate.name().to_owned(),
         uid: candidate.node.claims.uid.clone(),
         keys: candidate.keys.clone(),
+        retired: None,
         endpoints: endpoints(fabric, candidate.annotations),
         allowed_ips,
         location: candidate.annotations.location.clone(),

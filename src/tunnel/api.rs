@@ -51,6 +51,10 @@ pub struct DeviceConfig {
 pub struct IdentityConfig {
     /// Epoch of the key in the store.
     pub epoch: u64,
+    /// Peers are to go back to another key (a rotation is aborted): handshakes on this one are answered, and every other one is
+    /// preferred. Needs the capability [`RETIRED_KEYS`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawn: bool,
 }
 
 /// One peer: another node.
@@ -80,7 +84,14 @@ pub struct PeerKeyConfig {
     pub public_key: PublicKey,
     /// The peer's epoch of that key; sending prefers the highest whose session is confirmed.
     pub epoch: u64,
+    /// The peer has another key now: the sessions of this one stay until they expire, and there is no handshake with it. Needs
+    /// the capability [`RETIRED_KEYS`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retired: bool,
 }
+
+/// Capability of a tunnel that understands `withdrawn` own keys and `retired` keys of peers.
+pub const RETIRED_KEYS: &str = "retiredKeys";
 
 /// What a configuration changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +123,9 @@ pub struct DeviceStatus {
     pub peers: Vec<PeerStatus>,
     /// Device-wide counters.
     pub counters: Counters,
+    /// What this tunnel understands beyond the first version, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
 }
 
 /// An own identity.

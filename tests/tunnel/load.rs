@@ -49,12 +49,12 @@ fn device(own: PrivateKey, peer: PublicKey, endpoint: Option<SocketAddr>, now: I
     let mut device = Device::new(1420, now);
     let peer = Peer {
         name: "hub".into(),
-        keys: vec![PeerKey { public_key: peer, epoch: 1, preshared_key: None }],
+        keys: vec![PeerKey { public_key: peer, epoch: 1, preshared_key: None, is_retired: false }],
         endpoints: endpoint.into_iter().collect(),
         allowed_ips: vec!["0.0.0.0/0".parse().unwrap()],
         persistent_keepalive: None,
     };
-    let identities = vec![Identity { epoch: 1, private_key: own }];
+    let identities = vec![Identity { epoch: 1, private_key: own, is_withdrawn: false }];
     device.apply(&Config { identities, peers: vec![peer], ..Config::default() }, now).unwrap();
     device
 }
@@ -130,14 +130,14 @@ impl Fleet {
 fn config(tunnel: &Tunnel, count: u16) -> DeviceConfig {
     let peers = (0..count).map(|number| PeerConfig {
         name: format!("peer-{number}"),
-        keys: vec![PeerKeyConfig { public_key: private(number).public_key(), epoch: 1 }],
+        keys: vec![PeerKeyConfig { public_key: private(number).public_key(), epoch: 1, retired: false }],
         endpoints: vec![(outside(number), PORT).into()],
         allowed_ips: vec![IpAddr::from(inside(number)).into()],
         persistent_keepalive: None,
     });
     DeviceConfig {
         key_store: tunnel.run.join("keys"),
-        identities: vec![IdentityConfig { epoch: 1 }],
+        identities: vec![IdentityConfig { epoch: 1, withdrawn: false }],
         listen_port: 51830,
         mtu: 1400,
         firewall_mark: None,

@@ -345,7 +345,7 @@ fn a_managed_tunnel_is_configured_over_the_control_api() {
 
         let extra = PeerConfig {
             name: "extra".into(),
-            keys: vec![PeerKeyConfig { public_key: Keys::generate().public, epoch: 3 }],
+            keys: vec![PeerKeyConfig { public_key: Keys::generate().public, epoch: 3, retired: false }],
             endpoints: vec![],
             allowed_ips: vec!["10.77.0.0/16".parse().unwrap()],
             persistent_keepalive: None,
@@ -372,7 +372,7 @@ fn a_bad_configuration_changes_nothing() {
         let peer = || net.b.as_peer();
         let other = |name: &str| PeerConfig {
             name: name.into(),
-            keys: vec![PeerKeyConfig { public_key: Keys::generate().public, epoch: 1 }],
+            keys: vec![PeerKeyConfig { public_key: Keys::generate().public, epoch: 1, retired: false }],
             ..peer()
         };
         let cases = [
@@ -387,7 +387,14 @@ fn a_bad_configuration_changes_nothing() {
                 "other",
             ),
             (node.config(vec![net.a.as_peer()]), 400, "this device"),
-            (DeviceConfig { identities: vec![IdentityConfig { epoch: 9 }], ..good.clone() }, 400, "epoch 9"),
+            (
+                DeviceConfig {
+                    identities: vec![IdentityConfig { epoch: 9, withdrawn: false }],
+                    ..good.clone()
+                },
+                400,
+                "epoch 9",
+            ),
             (DeviceConfig { key_store: "/nowhere".into(), ..good.clone() }, 400, "/nowhere"),
             (DeviceConfig { mtu: 500, ..good.clone() }, 400, "mtu 500"),
             (DeviceConfig { listen_port: 40002, ..good.clone() }, 409, "choose another port"),

@@ -42,7 +42,7 @@ impl Node {
     pub(crate) fn as_peer(&self) -> PeerConfig {
         PeerConfig {
             name: self.name.clone(),
-            keys: vec![PeerKeyConfig { public_key: self.key, epoch: 1 }],
+            keys: vec![PeerKeyConfig { public_key: self.key, epoch: 1, retired: false }],
             endpoints: vec![format!("192.0.2.{}:51830", self.number).parse().unwrap()],
             allowed_ips: vec![format!("10.9.0.{}/32", self.number).parse().unwrap()],
             persistent_keepalive: None,
@@ -52,7 +52,7 @@ impl Node {
     pub(crate) fn config(&self, peers: Vec<PeerConfig>) -> DeviceConfig {
         DeviceConfig {
             key_store: self.tunnel.run.join("keys"),
-            identities: vec![IdentityConfig { epoch: 1 }],
+            identities: vec![IdentityConfig { epoch: 1, withdrawn: false }],
             listen_port: 51830,
             mtu: 1400,
             firewall_mark: None,

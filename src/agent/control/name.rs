@@ -23,6 +23,8 @@ pub(crate) enum Name {
     Sysctls,
     /// The tunnel's configuration.
     Tunnel,
+    /// The rotation of this node's keys.
+    Rotation,
     /// Masquerading, and what passes between pods and member nodes.
     Egress,
     /// Which packets go to which endpoints of which Service.
@@ -60,6 +62,7 @@ impl Name {
             Self::Routes => "routes",
             Self::Sysctls => "sysctls",
             Self::Tunnel => "tunnel",
+            Self::Rotation => "key-rotation",
             Self::Egress => "egress",
             Self::Services => "services",
             Self::Ports => "ports",

@@ -15,6 +15,8 @@ pub(crate) enum Trigger {
     Nodes,
     /// This node's own keys.
     Keys,
+    /// The rotation of this node's keys may go on.
+    Rotation,
     /// The peers that are believed.
     Peers,
     /// The addresses of other nodes, peers or not.
@@ -69,7 +71,7 @@ impl Trigger {
     /// Whether the desired state may be another one than before. The others are occasions to try again.
     #[must_use]
     pub(crate) const fn is_change(self) -> bool {
-        !matches!(self, Self::Status | Self::ApiServer | Self::Resync)
+        !matches!(self, Self::Rotation | Self::Status | Self::ApiServer | Self::Resync)
     }
 }
 

@@ -26,13 +26,13 @@ impl Annotations {
     }
 
     fn wanted(&self, own: &OwnNode) -> NodeAnnotations {
-        let (keys, key_epoch, created) = self.context.keys.lock().published();
+        let (keys, key_epoch, created, next_keys) = self.context.keys.lock().published();
         let (config, ranges) = (&self.context.config, self.context.ranges());
         let mut pod_cidrs = own.pod_cidrs.clone();
         pod_cidrs.sort();
         NodeAnnotations {
             keys,
-            next_keys: None,
+            next_keys,
             key_epoch,
             key_created: Some(created),
             endpoints: endpoints(config, &ranges, own),

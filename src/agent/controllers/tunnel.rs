@@ -1,15 +1,17 @@
 //! The tunnel's configuration: this node's identities and its peers. It counts as applied once the tunnel has answered
 //! that it runs it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+
+use selvedge_keys::PublicKey;
 
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
 use crate::agent::session::Session;
 use crate::local::{Client, ClientError, encode};
 use crate::mesh::resolve::{Peer, PeerKeys};
-use crate::tunnel::api::{Applied, DeviceConfig, PeerConfig, PeerKeyConfig};
+use crate::tunnel::api::{Applied, DeviceConfig, PeerConfig, PeerKeyConfig, RETIRED_KEYS};
 
 /// Up to this number of changed peers are sent one by one, and not with all others.
 const FEW: usize = 16;
@@ -55,8 +57,13 @@ impl Tunnel {
             firewall_mark: config.firewall_mark,
             peers: Vec::new(),
         };
-        let peers = members.peers.iter().map(|peer| peer_config(peer, config.persistent_keepalive));
-        Ok(Wanted { device, peers: peers.map(|peer| (peer.name.clone(), peer)).collect() })
+        let mut peers: Vec<_> =
+            members.peers.iter().map(|peer| peer_config(peer, config.persistent_keepalive)).collect();
+        let is_able = self.context.tunnel_capabilities.lock().iter().any(|name| name == RETIRED_KEYS);
+        if is_able {
+            add_retired(&mut peers, &members.peers);
+        }
+        Ok(Wanted { device, peers: peers.into_iter().map(|peer| (peer.name.clone(), peer)).collect() })
     }
 
     async fn apply(&self, wanted: &Wanted, before: Option<&Wanted>) -> Result<Vec<String>, ClientError> {
@@ -114,9 +121,24 @@ fn told(applied: Applied) -> Vec<String> {
         .concat()
 }
 
+/// Adds the retired key of each peer, unless it is another one's: the tunnel refuses a key that two peers have.
+fn add_retired(configs: &mut [PeerConfig], peers: &[Peer]) {
+    let mut seen: HashSet<PublicKey> =
+        configs.iter().flat_map(|config| &config.keys).map(|key| key.public_key).collect();
+    for (config, peer) in configs.iter_mut().zip(peers) {
+        if let Some((epoch, public_key)) = peer.retired.filter(|(_, key)| seen.insert(*key)) {
+            config.keys.push(PeerKeyConfig { public_key, epoch, retired: true });
+        }
+    }
+}
+
 /// A peer as the tunnel takes it, with `keepalive` in seconds.
 fn peer_config(peer: &Peer, keepalive: Option<u16>) -> PeerConfig {
-    let key = |keys: &PeerKeys| PeerKeyConfig { public_key: keys.keys.public_key, epoch: keys.epoch };
+    let key = |keys: &PeerKeys| PeerKeyConfig {
+        public_key: keys.keys.public_key,
+        epoch: keys.epoch,
+        retired: false,
+    };
     PeerConfig {
         name: peer.name.clone(),
         keys: peer.keys.iter().map(key).collect(),

@@ -5,7 +5,7 @@ use crate::agent::control::Trigger;
 use crate::agent::retry::Retry;
 use crate::agent::session::Session;
 use crate::local::Client;
-use crate::tunnel::api::Event;
+use crate::tunnel::api::{DeviceStatus, Event};
 
 /// Follows the tunnel's events until dropped.
 pub(in crate::agent) async fn follow(context: &Context) {
@@ -32,10 +32,16 @@ async fn events(
     retry: &mut Retry,
 ) -> Result<(), crate::local::ClientError> {
     let mut events = client.lines::<Event>("/v1/events").await?;
+    // Before anything is put to it: a tunnel of another version refuses what it does not understand.
+    let status: Option<DeviceStatus> = client.get("/v1/status").await.ok();
+    context.tunnel_capabilities.set(status.map(|status| status.capabilities).unwrap_or_default());
     put(context, Session::Open(number));
     *retry = Retry::default();
     while let Some(event) = events.next().await? {
         report(&event);
+        if matches!(event, Event::Confirmed { .. }) && context.keys.lock().rotation().is_some() {
+            context.bus.post(Trigger::Rotation);
+        }
     }
     Ok(())
 }

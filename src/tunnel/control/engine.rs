@@ -16,7 +16,7 @@ use super::plane::{Outlets, Plane, PlaneEnd, bind, open_tun, open_udp};
 use super::resolve::resolve;
 use super::wire::{counters, features};
 use crate::paths::Paths;
-use crate::tunnel::api::{Applied, DeviceConfig, DeviceStatus, Event, PeerConfig};
+use crate::tunnel::api::{Applied, DeviceConfig, DeviceStatus, Event, PeerConfig, RETIRED_KEYS};
 use crate::tunnel::descriptors::{Descriptors, slot};
 use crate::tunnel::device::DeviceEvent;
 use crate::tunnel::device::config::{Config, Peer, PeerChanges};
@@ -236,6 +236,7 @@ impl Engine {
             features,
             peers: device.peers.into_iter().map(Into::into).collect(),
             counters: counters(&device.counters, self.descriptors.restarts),
+            capabilities: vec![RETIRED_KEYS.into()],
         })
     }
 

@@ -1,19 +1,17 @@
 //! From the control API's configuration to the device's, with the private keys from the store.
 
-use selvedge_keys::KeyReader;
+use selvedge_keys::{KeyReader, StoreError};
 
 use super::ChangeError;
 use crate::mtu;
-use crate::tunnel::api::{DeviceConfig, PeerConfig};
+use crate::tunnel::api::{DeviceConfig, IdentityConfig, PeerConfig};
 use crate::tunnel::device::config::{Config, Identity, Peer, PeerKey};
 
 /// The configuration with its keys.
 pub(super) fn resolve(config: &DeviceConfig) -> Result<Config, ChangeError> {
     check(config)?;
-    let identities: Result<Vec<_>, _> =
-        config.identities.iter().map(|identity| load(config, identity.epoch)).collect();
     Ok(Config {
-        identities: identities?,
+        identities: identities(config)?,
         peers: config.peers.iter().map(peer).collect(),
         proposes: true,
         ..Config::default()
@@ -31,14 +29,35 @@ fn check(config: &DeviceConfig) -> Result<(), ChangeError> {
     }
 }
 
-fn load(config: &DeviceConfig, epoch: u64) -> Result<Identity, ChangeError> {
+/// The own keys. One that the store has no longer is left out, as long as there is another: the rest of the configuration
+/// counts all the same.
+fn identities(config: &DeviceConfig) -> Result<Vec<Identity>, ChangeError> {
+    let (mut found, mut missing) = (Vec::new(), None);
+    for identity in &config.identities {
+        match load(config, *identity) {
+            Ok(loaded) => found.push(loaded),
+            Err(error @ ChangeError::Key { source: StoreError::Missing { .. }, .. }) => {
+                tracing::warn!(%error, epoch = identity.epoch, "key missing from the store, continuing without it");
+                missing = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match missing {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
+}
+
+fn load(config: &DeviceConfig, identity: IdentityConfig) -> Result<Identity, ChangeError> {
+    let IdentityConfig { epoch, withdrawn: is_withdrawn } = identity;
     if !config.key_store.is_dir() {
         let folder = config.key_store.display();
         return Err(ChangeError::Invalid(format!("the key store {folder} is no folder")));
     }
     let keys = KeyReader::open(&config.key_store).and_then(|store| store.load(epoch));
     let keys = keys.map_err(|source| ChangeError::Key { epoch, source })?;
-    Ok(Identity { epoch, private_key: keys.private_key })
+    Ok(Identity { epoch, private_key: keys.private_key, is_withdrawn })
 }
 
 fn peer(peer: &PeerConfig) -> Peer {
@@ -46,6 +65,7 @@ fn peer(peer: &PeerConfig) -> Peer {
         public_key: key.public_key,
         epoch: key.epoch,
         preshared_key: None,
+        is_retired: key.retired,
     });
     Peer {
         name: peer.name.clone(),

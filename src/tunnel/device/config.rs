@@ -27,6 +27,8 @@ pub struct Identity {
     pub epoch: u64,
     /// The key.
     pub private_key: PrivateKey,
+    /// Peers are to go back to another key: handshakes on this one are answered, and every other one is preferred.
+    pub is_withdrawn: bool,
 }
 
 /// One peer.
@@ -53,6 +55,8 @@ pub struct PeerKey {
     pub epoch: u64,
     /// Preshared key of the pair.
     pub preshared_key: Option<PresharedKey>,
+    /// The peer has another key now: the sessions of this one stay until they expire, and there is no handshake with it.
+    pub is_retired: bool,
 }
 
 /// The peers that a configuration changed, by name.

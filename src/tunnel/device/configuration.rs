@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use selvedge_keys::PublicKey;
 
 use super::config::{self, Config, ConfigError, PeerChanges};
-use super::identity::Identity;
+use super::identity::{Identity, OwnKey};
 use super::peer::Peer;
 use super::routes::Routes;
 use super::{Device, PeerIndex};
@@ -30,7 +30,10 @@ impl Device {
         }
         self.keys = self
             .peers()
-            .flat_map(|peer| peer.config.keys.iter().map(|key| (key.public_key, peer.index)))
+            .flat_map(|peer| {
+                let keys = peer.config.keys.iter().filter(|key| !key.is_retired);
+                keys.map(|key| (key.public_key, peer.index))
+            })
             .collect();
         let places = self.peers().filter_map(|peer| Some((peer.endpoint?.address, peer.index)));
         self.places = places.collect();
@@ -47,19 +50,18 @@ impl Device {
 
     /// True when the set of own keys or their epochs changed.
     fn apply_identities(&mut self, wanted: &[config::Identity]) -> bool {
+        let form = |own: &OwnKey| (own.epoch, own.identity.public(), own.is_withdrawn);
         let mut before = std::mem::take(&mut self.identities);
-        let old: Vec<_> = before.iter().map(|(epoch, identity)| (*epoch, identity.public())).collect();
-        for identity in wanted {
-            let public = identity.private_key.public_key();
-            let kept = before.iter().position(|(_, known)| known.public() == public);
-            let identity_now = kept.map_or_else(
-                || Arc::new(Identity::new(&identity.private_key)),
-                |at| before.swap_remove(at).1,
-            );
-            self.identities.push((identity.epoch, identity_now));
+        let old: Vec<_> = before.iter().map(form).collect();
+        for config::Identity { epoch, private_key, is_withdrawn } in wanted {
+            let public = private_key.public_key();
+            let kept = before.iter().position(|known| known.identity.public() == public);
+            let identity = kept
+                .map_or_else(|| Arc::new(Identity::new(private_key)), |at| before.swap_remove(at).identity);
+            self.identities.push(OwnKey { epoch: *epoch, identity, is_withdrawn: *is_withdrawn });
         }
-        self.identities.sort_by_key(|(epoch, _)| std::cmp::Reverse(*epoch));
-        !self.identities.iter().map(|(epoch, identity)| (*epoch, identity.public())).eq(old)
+        self.identities.sort_by_key(|own| std::cmp::Reverse(own.epoch));
+        !self.identities.iter().map(form).eq(old)
     }
 
     fn remove_absent(&mut self, config: &Config, changes: &mut PeerChanges) -> bool {

@@ -15,8 +15,9 @@ use crate::tunnel::endpoint::Endpoint;
 impl Device {
     /// Somebody wants a session. Answered to where it came from, from where it came to; endpoints do not change by it.
     pub(super) fn receive_initiation(&mut self, from: Endpoint, datagram: &[u8], now: Instant) {
-        let addressed = self.identities.iter().find(|(_, identity)| identity.is_addressed(datagram));
-        let Some(identity) = addressed.map(|(_, identity)| Arc::clone(identity)) else {
+        let mut identities = self.identities.iter().map(|own| &own.identity);
+        let Some(identity) = identities.find(|identity| identity.is_addressed(datagram)).map(Arc::clone)
+        else {
             self.shared.counters.bad_mac += 1;
             return;
         };

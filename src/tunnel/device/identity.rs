@@ -22,6 +22,15 @@ pub(super) struct Identity {
     strict: RateLimiter,
 }
 
+/// An own key as it is configured.
+#[derive(Clone)]
+pub(super) struct OwnKey {
+    pub(super) epoch: u64,
+    pub(super) identity: Arc<Identity>,
+    /// See [`config::Identity::is_withdrawn`](super::config::Identity::is_withdrawn).
+    pub(super) is_withdrawn: bool,
+}
+
 /// Whether a handshake message proves that its sender owns his address.
 pub(super) enum Proof {
     /// It carries a valid MAC2.

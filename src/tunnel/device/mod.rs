@@ -37,7 +37,6 @@ mod timing;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Instant;
 
 use rand_core::{OsRng, RngCore};
@@ -47,7 +46,7 @@ use budget::Budget;
 pub use counters::DeviceCounters;
 pub use event::DeviceEvent;
 pub use handover::LivePeer;
-use identity::Identity;
+use identity::OwnKey;
 use message::Message;
 use noise::{Content, Padding, Refused};
 use peer::Peer;
@@ -108,8 +107,8 @@ pub struct Transmit {
 
 /// The device.
 pub struct Device {
-    /// Own identities by epoch, newest first.
-    identities: Vec<(u64, Arc<Identity>)>,
+    /// Own identities, newest first.
+    identities: Vec<OwnKey>,
     /// By [`PeerIndex`].
     peers: Vec<Option<Peer>>,
     names: HashMap<String, PeerIndex>,

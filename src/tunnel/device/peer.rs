@@ -2,13 +2,12 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::PeerIndex;
 use super::config;
 use super::event::DeviceEvent;
-use super::identity::Identity;
+use super::identity::{Identity, OwnKey};
 use super::indices::{Owner, SlotId};
 use super::known::site;
 use super::session::Session;
@@ -156,9 +155,13 @@ impl Peer {
         Some(Duration::from_secs(seconds.into()))
     }
 
-    /// Chooses the slot to send by: the most preferred on which the peer was heard, else the most preferred.
+    /// Chooses the slot to send by: the most preferred one with a confirmed session about as new as any, otherwise the most
+    /// preferred with a session. In a restart the peer loses its sessions, and need not renew all of them: one that is older
+    /// than another may be lost.
     pub(super) fn reselect(&mut self, now: Instant) {
-        let confirmed = self.slots.iter().position(|slot| slot.is_confirmed(now));
+        let newest = self.slots.iter().filter_map(|slot| slot.confirmed_at(now)).max();
+        let is_fresh = |at: Instant| newest.is_some_and(|newest| newest <= at + REKEY_TIMEOUT);
+        let confirmed = self.slots.iter().position(|slot| slot.confirmed_at(now).is_some_and(is_fresh));
         self.sending = confirmed.or_else(|| self.slots.iter().position(|slot| slot.is_usable(now)));
         if self.sending.is_some() {
             self.wanted_since = None;
@@ -170,6 +173,7 @@ impl Peer {
         for slot in &mut self.slots {
             slot.expire(now, &mut shared.indices);
         }
+        self.slots.retain(|slot| !slot.is_retired || slot.has_sessions());
         self.reselect(now);
     }
 
@@ -482,25 +486,34 @@ impl Peer {
     }
 
     /// Lays out the slots for own and peer's keys. Pairs that stay keep their sessions.
-    pub(super) fn arrange(&mut self, own: &[(u64, Arc<Identity>)], shared: &mut Shared, now: Instant) {
+    pub(super) fn arrange(&mut self, own: &[OwnKey], shared: &mut Shared, now: Instant) {
         let had_session = self.sending.is_some();
         let mut before = std::mem::take(&mut self.slots);
-        for (own_epoch, identity) in own {
+        for own in own {
             for key in &self.config.keys {
                 let same = |slot: &Slot| {
-                    slot.identity.public() == identity.public() && slot.peer_key == key.public_key
+                    slot.identity.public() == own.identity.public() && slot.peer_key == key.public_key
                 };
                 let mut slot = match before.iter().position(same) {
                     Some(at) => before.swap_remove(at),
-                    None => Slot::new(shared.next_slot_id(), identity, *own_epoch, key.public_key, key.epoch),
+                    None if key.is_retired => continue,
+                    None => {
+                        let id = shared.next_slot_id();
+                        Slot::new(id, &own.identity, own.epoch, key.public_key, key.epoch)
+                    }
                 };
-                (slot.own_epoch, slot.peer_epoch) = (*own_epoch, key.epoch);
+                (slot.own_epoch, slot.peer_epoch) = (own.epoch, key.epoch);
+                (slot.is_withdrawn, slot.is_retired) = (own.is_withdrawn, key.is_retired);
                 slot.set_psk(key.preshared_key.as_ref(), &mut shared.indices);
+                if slot.is_retired {
+                    slot.abandon(&mut shared.indices);
+                }
                 self.slots.push(slot);
             }
         }
         before.iter_mut().for_each(|slot| slot.clear(&mut shared.indices));
-        self.slots.sort_by_key(|slot| std::cmp::Reverse((slot.own_epoch, slot.peer_epoch)));
+        self.slots.retain(|slot| !slot.is_retired || slot.has_sessions());
+        self.slots.sort_by_key(|slot| std::cmp::Reverse(slot.preference()));
         self.reselect(now);
         if had_session && self.sending.is_none() {
             self.wanted_since.get_or_insert(now);

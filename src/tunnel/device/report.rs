@@ -110,7 +110,7 @@ impl Device {
         let identities = self.identities.iter();
         DeviceReport {
             identities: identities
-                .map(|(epoch, identity)| IdentityReport { epoch: *epoch, public_key: identity.public() })
+                .map(|own| IdentityReport { epoch: own.epoch, public_key: own.identity.public() })
                 .collect(),
             peers: self.peers().map(|peer| peer.report(clock)).collect(),
             counters: self.shared.counters.clone(),

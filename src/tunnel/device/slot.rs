@@ -45,6 +45,10 @@ pub(super) struct Slot {
     pub(super) own_epoch: u64,
     pub(super) peer_key: PublicKey,
     pub(super) peer_epoch: u64,
+    /// The own key is withdrawn.
+    pub(super) is_withdrawn: bool,
+    /// The peer's key is retired: no handshake begins or is answered, and without a session the slot ends.
+    pub(super) is_retired: bool,
     psk: Option<PresharedKey>,
     /// The session that sending uses; we began it, or it is confirmed.
     pub(super) current: Option<Box<Session>>,
@@ -78,6 +82,8 @@ impl Slot {
             own_epoch,
             peer_key: peer,
             peer_epoch: epoch,
+            is_withdrawn: false,
+            is_retired: false,
             psk: None,
             current: None,
             next: None,
@@ -128,6 +134,12 @@ impl Slot {
         self.is_usable(now) && self.sessions().any(|session| session.confirmed && session.is_usable(now))
     }
 
+    /// When the newest session that the peer was heard on was made, if there is a session to send on.
+    pub(super) fn confirmed_at(&self, now: Instant) -> Option<Instant> {
+        let confirmed = self.sessions().filter(|session| session.confirmed && session.is_usable(now));
+        confirmed.map(|session| session.created).max().filter(|_| self.is_usable(now))
+    }
+
     /// Whether the session `local` is the newest that the peer uses, or was made along with it when both ends
     /// began at once.
     pub(super) fn is_recent(&self, local: u32) -> bool {
@@ -137,9 +149,19 @@ impl Slot {
         created.is_some_and(|created| newest.is_none_or(|newest| newest <= created + REKEY_TIMEOUT))
     }
 
+    /// Whether it has a session, of whatever age.
+    pub(super) fn has_sessions(&self) -> bool {
+        self.sessions().next().is_some()
+    }
+
+    /// The greater, the more it is preferred.
+    pub(super) fn preference(&self) -> (bool, bool, u64, u64) {
+        (!self.is_retired, !self.is_withdrawn, self.own_epoch, self.peer_epoch)
+    }
+
     /// Whether it holds anything that time changes.
     pub(super) fn is_active(&self) -> bool {
-        self.initiation.is_some() || self.is_stale || self.sessions().next().is_some()
+        self.initiation.is_some() || self.is_stale || self.has_sessions()
     }
 
     /// The session that the peer addresses by `index`.

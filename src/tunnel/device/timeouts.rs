@@ -53,6 +53,8 @@ impl Peer {
             return;
         }
         let asked = match self.sending {
+            // What is preferred to it is tried anyway.
+            Some(at) if self.slots[at].is_retired => true,
             Some(at) => self.slots[at].is_initiating() || self.start(at, shared, now),
             None => {
                 self.wanted_since.get_or_insert(now);
@@ -113,7 +115,7 @@ impl Peer {
             (None, None) => {}
             (Some(sending), _) => {
                 for at in 0..sending {
-                    if self.slots[at].is_rested(now) && !self.slots[at].is_confirmed(now) {
+                    if self.slots[at].is_rested(now) {
                         self.start(at, shared, now);
                     }
                 }
@@ -163,7 +165,8 @@ impl Peer {
 
     /// Begins a handshake in slot `at` if that is possible now.
     fn start(&mut self, at: usize, shared: &mut Shared, now: Instant) -> bool {
-        let possible = self.endpoint.is_some() && self.slots[at].may_initiate(now);
+        let slot = &self.slots[at];
+        let possible = self.endpoint.is_some() && !slot.is_retired && slot.may_initiate(now);
         let possible = possible && self.has_turn(shared, now);
         if possible {
             self.initiate(at, shared, now);

@@ -99,7 +99,8 @@ impl Settings {
     /// The settings as the device takes them: one identity, one key a peer, all of epoch 0.
     #[must_use]
     pub fn resolve(&self) -> config::Config {
-        let identity = |key: &PrivateKey| config::Identity { epoch: 0, private_key: key.clone() };
+        let identity =
+            |key: &PrivateKey| config::Identity { epoch: 0, private_key: key.clone(), is_withdrawn: false };
         config::Config {
             identities: self.private_key.iter().map(identity).collect(),
             peers: self.peers.iter().map(PeerSettings::resolve).collect(),
@@ -149,6 +150,7 @@ impl PeerSettings {
             public_key: self.public_key,
             epoch: 0,
             preshared_key: self.preshared_key.clone(),
+            is_retired: false,
         };
         config::Peer {
             name: self.public_key.to_string(),

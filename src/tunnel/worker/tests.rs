@@ -72,10 +72,15 @@ fn connect(ends: &[Side; 2]) {
     for own in 0..2 {
         let other = 1 - own;
         let config = Config {
-            identities: vec![Identity { epoch: 1, private_key: keys[own].clone() }],
+            identities: vec![Identity { epoch: 1, private_key: keys[own].clone(), is_withdrawn: false }],
             peers: vec![Peer {
                 name: "other".into(),
-                keys: vec![PeerKey { public_key: keys[other].public_key(), epoch: 1, preshared_key: None }],
+                keys: vec![PeerKey {
+                    public_key: keys[other].public_key(),
+                    epoch: 1,
+                    preshared_key: None,
+                    is_retired: false,
+                }],
                 endpoints: vec![(OUTER[other], ends[other].port).into()],
                 allowed_ips: vec![ipnet::IpNet::from(IpAddr::from(INNER[other]))],
                 persistent_keepalive: None,

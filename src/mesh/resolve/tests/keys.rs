@@ -15,7 +15,14 @@ fn a_rotating_node_has_two_keys() {
     set(&mut promoted, KEY_EPOCH, 6);
     let resolution = resolve(&fabric(), &[promoted], &resolution.records);
     assert_eq!(resolution.peers[0].keys.len(), 1);
+    assert_eq!(resolution.peers[0].retired, Some((5, key(1))), "there may be sessions on it");
     assert_eq!(resolution.records.nodes["n1"].epoch, 6);
+    let mut replaced = node(1);
+    replaced.uid = "another".into();
+    set(&mut replaced, PUBLIC_KEY, key(21));
+    set(&mut replaced, KEY_EPOCH, 7);
+    let other = resolve(&fabric(), &[replaced], &resolution.records);
+    assert_eq!(other.peers.first().and_then(|peer| peer.retired), None, "a key of another Node object");
     let back = resolve(&fabric(), &[rotating], &resolution.records);
     assert_eq!(labels(&back), [("n1", "EpochBack")]);
     assert_eq!((names(&back), &back.records), (vec![], &claims_of(&resolution.records)));

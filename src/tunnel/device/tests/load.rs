@@ -13,7 +13,7 @@ fn attacker(number: u32) -> SocketAddr {
 
 /// Initiations to node 0 of a key that nobody knows, from so many addresses, each with the cookie of its address.
 fn proven(net: &Net, sources: u32) -> Vec<(SocketAddr, Vec<u8>)> {
-    let target = &net.nodes[0].device.identities[0].1;
+    let target = &net.nodes[0].device.identities[0].identity;
     let mut noise = Noise::new(&Own::new(&private(200, 1)), &target.public(), None, 1);
     let mut message = noise.initiate().unwrap();
     let sources = (0..sources).map(attacker);
@@ -119,7 +119,12 @@ fn fleet(count: u16) -> Config {
     let peers = (0..count).map(|number| {
         let [high, low] = number.to_be_bytes();
         let secret = PrivateKey::from_bytes([&[7, high, low][..], &[9; 29]].concat().try_into().unwrap());
-        let keys = vec![PeerKey { public_key: secret.public_key(), epoch: 1, preshared_key: None }];
+        let keys = vec![PeerKey {
+            public_key: secret.public_key(),
+            epoch: 1,
+            preshared_key: None,
+            is_retired: false,
+        }];
         let allowed_ips = vec![inside(number).into()];
         Peer {
             name: format!("peer-{number}"),

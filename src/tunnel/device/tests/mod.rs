@@ -37,12 +37,17 @@ fn private(node: u8, epoch: u8) -> PrivateKey {
 }
 
 fn identity(node: u8, epoch: u8) -> Identity {
-    Identity { epoch: epoch.into(), private_key: private(node, epoch) }
+    Identity { epoch: epoch.into(), private_key: private(node, epoch), is_withdrawn: false }
 }
 
 fn key(node: u8, epoch: u8, psk: Option<u8>) -> PeerKey {
     let preshared_key = psk.map(|byte| PresharedKey::from_bytes([byte; 32]));
-    PeerKey { public_key: private(node, epoch).public_key(), epoch: epoch.into(), preshared_key }
+    PeerKey {
+        public_key: private(node, epoch).public_key(),
+        epoch: epoch.into(),
+        preshared_key,
+        is_retired: false,
+    }
 }
 
 /// Node `node` as its peers see it: pods in 10.NODE.0.0/16 and fd00:NODE::/32.

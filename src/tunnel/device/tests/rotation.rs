@@ -87,6 +87,127 @@ fn both_nodes_rotate_at_once_without_losing_a_packet() {
     assert_eq!((sending(&net, 0), sending(&net, 1)), (Some((2, 2)), Some((2, 2))));
 }
 
+/// `config` with the peer's key of `epoch` retired.
+fn retired(mut config: Config, epoch: u64) -> Config {
+    let key = config.peers[0].keys.iter_mut().find(|key| key.epoch == epoch).unwrap();
+    key.is_retired = true;
+    config
+}
+
+/// `config` with the own key of `epoch` withdrawn.
+fn withdrawn(mut config: Config, epoch: u64) -> Config {
+    let key = config.identities.iter_mut().find(|key| key.epoch == epoch).unwrap();
+    key.is_withdrawn = true;
+    config
+}
+
+/// As when the agent of node 1 was away for the whole rotation of node 0: it hears of the new key when it is in use already.
+#[test]
+fn sessions_of_a_retired_key_carry_packets_until_the_new_key_is_confirmed() {
+    for wire in
+        [Wire::default(), Wire { latency: 40 * MILLISECOND, jitter: 5 * MILLISECOND, ..Wire::default() }]
+    {
+        let mut net = pair();
+        net.wire = wire;
+        under_traffic(
+            &mut net,
+            2000,
+            &[
+                (100, 0, with(0, &[1, 2], 1, &[1])), // prepared, and promoted at a deadline
+                (500, 1, retired(with(1, &[1], 0, &[1, 2]), 1)),
+                (1500, 0, with(0, &[2], 1, &[1])),
+                (1600, 1, with(1, &[1], 0, &[2])),
+            ],
+        );
+        assert_all_arrived(&mut net, 2000);
+        assert_eq!((sending(&net, 0), sending(&net, 1)), (Some((2, 1)), Some((1, 2))));
+    }
+}
+
+#[test]
+fn a_retired_key_begins_and_answers_no_handshake_and_ends_with_its_sessions() {
+    let mut net = pair();
+    net.apply(1, &retired(with(1, &[1], 0, &[1, 2]), 1)); // node 0 has no key of epoch 2
+    assert_eq!(sending(&net, 1), Some((1, 1)), "the only session there is");
+    net.log.clear();
+    net.run(300 * SECOND);
+    assert_eq!(net.peer(1, 0).sessions.len(), 1, "the slot ended with its session");
+    net.send(0, &packet(0, 1, 0, 0));
+    net.run(20 * SECOND);
+    assert!(net.log.iter().any(|flight| flight.is_initiation() && flight.from == address(0)), "node 0 asks");
+    assert!(!net.log.iter().any(|flight| flight.is_response()), "and is not answered");
+    assert!(net.received(1).is_empty());
+    // One that never had a session is not even tried.
+    net.apply(1, &with(1, &[1], 0, &[2]));
+    net.apply(1, &retired(with(1, &[1], 0, &[1, 2]), 1));
+    assert_eq!(net.peer(1, 0).sessions.len(), 1);
+}
+
+#[test]
+fn an_aborted_rotation_goes_back_without_losing_a_packet() {
+    for wire in
+        [Wire::default(), Wire { latency: 40 * MILLISECOND, jitter: 5 * MILLISECOND, ..Wire::default() }]
+    {
+        let mut net = pair();
+        net.wire = wire;
+        under_traffic(
+            &mut net,
+            2500,
+            &[
+                (100, 0, with(0, &[1, 2], 1, &[1])),
+                (300, 1, with(1, &[1], 0, &[1, 2])),
+                (1000, 0, withdrawn(with(0, &[1, 2], 1, &[1]), 2)), // aborted
+                (1500, 1, with(1, &[1], 0, &[1])),                  // no longer published
+                (2000, 0, with(0, &[1], 1, &[1])),                  // dropped
+            ],
+        );
+        assert_all_arrived(&mut net, 2500);
+        assert_eq!((sending(&net, 0), sending(&net, 1)), (Some((1, 1)), Some((1, 1))));
+    }
+}
+
+/// It begins with the key that is withdrawn, while the other end goes by a session that was lost.
+#[test]
+fn a_peer_that_restarts_during_an_abort_is_reached_by_the_old_key_soon() {
+    let mut net = pair();
+    net.apply(0, &with(0, &[1, 2], 1, &[1]));
+    net.apply(1, &with(1, &[1], 0, &[1, 2]));
+    net.run(20 * SECOND);
+    net.apply(0, &withdrawn(with(0, &[1, 2], 1, &[1]), 2));
+    net.run(SECOND);
+    assert_eq!(sending(&net, 0), Some((1, 1)));
+    net.restart(1);
+    // It knows the new key alone at first, so that no handshake on the old one comes in between.
+    net.apply(1, &with(1, &[1], 0, &[2]));
+    net.run(SECOND);
+    net.apply(1, &with(1, &[1], 0, &[1, 2]));
+    for step in 0..300 {
+        net.send(0, &packet(0, 1, step, 64));
+        net.send(1, &packet(1, 0, step, 64));
+        net.run(10 * MILLISECOND);
+    }
+    net.run(SECOND);
+    assert!(net.received(1).len() >= 250, "{} of 300 packets", net.received(1).len());
+}
+
+/// Its agent is away: it does not know that the key is withdrawn.
+#[test]
+fn a_withdrawn_key_still_answers_peers_that_know_no_better() {
+    let mut net = pair();
+    net.apply(0, &with(0, &[1, 2], 1, &[1]));
+    net.apply(1, &with(1, &[1], 0, &[1, 2]));
+    net.run(SECOND);
+    net.apply(0, &withdrawn(with(0, &[1, 2], 1, &[1]), 2));
+    let steps = 400;
+    for step in 0..steps {
+        net.send(0, &packet(0, 1, step, 64));
+        net.send(1, &packet(1, 0, step, 64));
+        net.run(SECOND);
+    }
+    assert_all_arrived(&mut net, steps);
+    assert_eq!((sending(&net, 0), sending(&net, 1)), (Some((1, 1)), Some((1, 2))));
+}
+
 #[test]
 fn packets_go_by_the_old_key_until_the_new_is_confirmed() {
     let mut net = pair();

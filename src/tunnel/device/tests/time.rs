@@ -330,7 +330,12 @@ fn a_thousand_new_peers_are_begun_with_in_ticks() {
         let secret = PrivateKey::from_bytes(
             [[1; 16].as_slice(), &n.to_be_bytes(), &[7; 14]].concat().try_into().unwrap(),
         );
-        let keys = vec![PeerKey { public_key: secret.public_key(), epoch: 1, preshared_key: None }];
+        let keys = vec![PeerKey {
+            public_key: secret.public_key(),
+            epoch: 1,
+            preshared_key: None,
+            is_retired: false,
+        }];
         Peer { name: format!("p{n}"), keys, allowed_ips: vec![], ..peer(9) }
     });
     net.apply(0, &Config { identities: vec![identity(0, 1)], peers: peers.collect(), ..Config::default() });

@@ -1,0 +1,106 @@
+//! The rotation of this node's keys, step by step: what each waits for is looked at when it may have changed, and every second.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use selvedge_keys::rotation::PeerSessions;
+use tokio::task::JoinHandle;
+
+use crate::agent::context::Context;
+use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
+use crate::agent::keys::TunnelKeys;
+use crate::agent::session::Session;
+use crate::local::Client;
+use crate::mesh::annotation;
+use crate::tunnel::api::{DeviceStatus, PeerStatus};
+
+/// How often the rotation looks although nothing happened.
+const LOOK: Duration = Duration::from_secs(1);
+/// The tunnel's report of one peer costs about so much of it: with 5,000 peers the rotation looks every 5 s.
+const LOOK_FOR_EACH_PEER: Duration = Duration::from_millis(1);
+/// After a step, tunnel and Node object follow.
+const FOLLOW: Duration = Duration::from_millis(100);
+
+pub(in crate::agent) struct KeyRotation {
+    context: Arc<Context>,
+    client: Client,
+    started: Instant,
+    /// Wakes this controller.
+    timer: Option<JoinHandle<()>>,
+}
+
+impl KeyRotation {
+    #[expect(clippy::unnecessary_wraps, reason = "others can fail")]
+    pub(in crate::agent) fn new(context: Arc<Context>) -> anyhow::Result<Self> {
+        let client = Client::new(&context.paths.tunnel_socket(&context.config.interface));
+        Ok(Self { context, client, started: Instant::now(), timer: None })
+    }
+
+    /// The tunnel's own keys and sessions; none while it does not answer.
+    async fn tunnel(&self, from: u64, to: u64) -> Option<TunnelKeys> {
+        let Session::Open(life) = self.context.session.get() else { return None };
+        let status: DeviceStatus = self.client.get("/v1/status").await.ok()?;
+        (self.context.session.get() == Session::Open(life)).then(|| tunnel_keys(life, &status, from, to))
+    }
+
+    fn look_again(&mut self, after: Duration) {
+        let bus = self.context.bus.clone();
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            bus.post(Trigger::Rotation);
+        });
+        if let Some(before) = self.timer.replace(timer) {
+            before.abort();
+        }
+    }
+}
+
+/// What a rotation from one epoch to another looks at.
+pub(in crate::agent) fn tunnel_keys(life: u64, status: &DeviceStatus, from: u64, to: u64) -> TunnelKeys {
+    let sessions = |peer: &PeerStatus| {
+        let confirmed = || peer.sessions.iter().filter(|session| session.confirmed);
+        let has = |epoch: u64| confirmed().any(|session| session.own_epoch == epoch);
+        let sending = peer.sessions.iter().find(|session| session.sending)?.own_epoch;
+        confirmed().next().map(|_| PeerSessions { old: has(from), new: has(to), sending })
+    };
+    let peers = status.peers.iter().filter_map(|peer| Some((peer.name.clone(), sessions(peer)?)));
+    let identities = status.identities.iter().map(|identity| identity.epoch).collect();
+    TunnelKeys { life, identities, peers: peers.collect() }
+}
+
+impl Controller for KeyRotation {
+    async fn reconcile(&mut self, _: Triggers) -> Outcome {
+        let (rotation, has_leftovers) = {
+            let keys = self.context.keys.lock();
+            (keys.rotation().cloned(), keys.has_leftovers())
+        };
+        if rotation.is_none() && !has_leftovers {
+            return Ok(Vec::new());
+        }
+        let (from, to) = rotation.as_ref().map_or((0, 0), |rotation| (rotation.from, rotation.to));
+        let tunnel = self.tunnel(from, to).await;
+        let own = self.context.view.own.get(&self.context.config.node_name).ok();
+        let shown = own.and_then(|own| annotation::parse(&own.annotations).ok().flatten());
+        let step = self.context.keys.lock().step(
+            Timestamp::now(),
+            self.started.elapsed(),
+            shown.as_ref(),
+            tunnel.as_ref(),
+        );
+        let done = step.map_err(Unmet::failed)?;
+        let Some(done) = done else {
+            if rotation.is_some() {
+                let peers = tunnel.map_or(0, |tunnel| tunnel.peers.len());
+                self.look_again(LOOK.max(LOOK_FOR_EACH_PEER * u32::try_from(peers).unwrap_or(u32::MAX)));
+            }
+            return Ok(Vec::new());
+        };
+        if let Some(rotation) = &rotation {
+            tracing::info!(id = rotation.id, from, to, done, "key rotation");
+        }
+        self.context.bus.post(Trigger::Keys);
+        self.look_again(FOLLOW);
+        Ok(vec![done])
+    }
+}

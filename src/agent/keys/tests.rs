@@ -1,0 +1,129 @@
+use super::*;
+use crate::mesh::annotation::{KEY_EPOCH, PUBLIC_KEY};
+
+fn open(folder: &tempfile::TempDir) -> Keys {
+    Keys::open(&Paths::default().below(folder.path())).unwrap()
+}
+
+fn request(id: &str) -> Request {
+    let (by, reason) = ("operator".into(), "planned".into());
+    Request { id: id.into(), by, reason, deadline: Duration::from_secs(60) }
+}
+
+#[test]
+fn keys_follow_those_on_the_node_object_as_long_as_an_epoch_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keys = open(&folder);
+    let other = NodeKeys::generate(1, 0, Timestamp::now()).unwrap().private_key.public_key();
+    let shown = |epoch: u64| -> BTreeMap<String, String> {
+        [(PUBLIC_KEY, other.to_string()), (KEY_EPOCH, epoch.to_string())]
+            .map(|(name, text)| (name.to_owned(), text))
+            .into()
+    };
+    assert!(matches!(keys.keep_ahead(&shown(MAX_EPOCH)), Err(KeysError::LastEpoch)));
+    assert_eq!(keys.current().0, 1, "the store is as before");
+    keys.keep_ahead(&shown(MAX_EPOCH - 1)).unwrap();
+    assert_eq!(keys.current().0, MAX_EPOCH);
+    let (published, epoch, ..) = keys.published();
+    let texts = shown(epoch).into_iter().chain([(PUBLIC_KEY.to_owned(), published.public_key.to_string())]);
+    assert!(annotation::parse(&texts.collect()).unwrap().is_some(), "others read the last one, too");
+    assert!(matches!(keys.rotate(request("r"), Timestamp::now()), Err(KeysError::LastEpoch)));
+}
+
+/// A node whose Node object and tunnel follow at once, and whose agent is started again before every step.
+struct Restarted {
+    folder: tempfile::TempDir,
+    keys: Keys,
+    uptime: Duration,
+}
+
+impl Restarted {
+    fn step(&mut self) -> Option<String> {
+        let (keys, epoch, created, next) = self.keys.published();
+        let shown = NodeAnnotations {
+            keys,
+            next_keys: next,
+            key_epoch: epoch,
+            key_created: Some(created),
+            endpoints: Vec::new(),
+            pod_cidrs: Vec::new(),
+            node_addresses: Vec::new(),
+            location: None,
+            features: Vec::new(),
+        };
+        let identities: Vec<u64> = self.keys.identities().iter().map(|own| own.epoch).collect();
+        for identity in &identities {
+            self.keys.store.load(*identity).expect("the tunnel finds every key");
+        }
+        let peers = [("n2".to_owned(), PeerSessions { old: true, new: true, sending: 2 })].into();
+        let tunnel = TunnelKeys { life: 1, identities, peers };
+        self.keys.step(Timestamp::now(), self.uptime, Some(&shown), Some(&tunnel)).unwrap()
+    }
+}
+
+#[test]
+fn a_rotation_goes_on_wherever_the_agent_is_started_again() {
+    for every_step in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = open(&folder);
+        let mut node = Restarted { folder, keys, uptime: Duration::ZERO };
+        let first = node.keys.current().1;
+        node.keys.rotate(request("r1"), Timestamp::now()).unwrap();
+        let running = node.keys.rotate(request("r2"), Timestamp::now()).unwrap_err().to_string();
+        assert!(running.contains("rotation r1"), "{running}");
+        let mut done = Vec::new();
+        for _ in 0..500 {
+            if node.keys.rotation().is_none() {
+                break;
+            }
+            match node.step() {
+                Some(step) => {
+                    done.push(step);
+                    if every_step {
+                        node.keys = open(&node.folder);
+                    }
+                }
+                None => node.uptime += Duration::from_secs(1),
+            }
+        }
+        assert!(node.keys.rotation().is_none(), "{done:?}");
+        let (epoch, second) = node.keys.current();
+        assert_eq!((epoch, first == second), (2, false), "{done:?}");
+        assert_eq!((node.keys.store.epochs().unwrap(), node.keys.all()), (vec![2], vec![second]));
+        assert_eq!(open(&node.folder).current(), (2, second));
+        assert!(!node.keys.file.exists());
+    }
+}
+
+#[test]
+fn an_abort_names_the_rotation_and_leaves_the_key_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = open(&folder);
+    let mut node = Restarted { folder, keys, uptime: Duration::ZERO };
+    let first = node.keys.current();
+    assert!(matches!(node.keys.abort("r1", "none"), Err(KeysError::NotRunning(_))));
+    node.keys.rotate(request("r1"), Timestamp::now()).unwrap();
+    node.step().unwrap();
+    assert!(matches!(node.keys.abort("r2", "another"), Err(KeysError::NotRunning(_))));
+    node.keys.abort("r1", "tried").unwrap();
+    while node.keys.rotation().is_some() {
+        node.step();
+    }
+    assert_eq!(node.keys.last().unwrap().outcome, Outcome::Aborted);
+    assert_eq!((node.keys.current(), node.keys.store.epochs().unwrap()), (first, vec![1]));
+}
+
+#[test]
+fn a_damaged_file_ends_the_rotation_and_what_it_left_is_wiped() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = open(&folder);
+    let mut node = Restarted { folder, keys, uptime: Duration::ZERO };
+    let first = node.keys.current();
+    node.keys.rotate(request("r1"), Timestamp::now()).unwrap();
+    node.step().unwrap();
+    std::fs::write(&node.keys.file, "{").unwrap();
+    node.keys = open(&node.folder);
+    assert!(node.keys.rotation().is_none() && node.keys.has_leftovers());
+    assert_eq!(node.step().as_deref(), Some("keys of epoch 2 wiped"));
+    assert_eq!((node.keys.current(), node.step()), (first, None));
+}

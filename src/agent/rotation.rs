@@ -1,0 +1,154 @@
+//! What the agent answers about this node's keys, and how their rotation is asked for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use selvedge_keys::rotation::Rotation;
+
+use super::context::Context;
+use super::control::Trigger;
+use super::controllers::rotation::tunnel_keys;
+use super::keys::{KeysError, Request, unconfirmed};
+use super::session::Session;
+use super::status::{AbortRequest, KeysStatus, LastRotation, RotateRequest, RotationStatus};
+use crate::local::{Client, Method, Problem, Response, Router, StatusCode};
+use crate::tunnel::api::{DeviceStatus, RETIRED_KEYS};
+
+/// Bounds of a deadline, in seconds.
+const DEADLINE: std::ops::RangeInclusive<u64> = 1..=24 * 3600;
+/// Most bytes of a text that a request has.
+const TEXT: usize = 256;
+/// Names of peers that a report lists.
+const NAMED: usize = 8;
+
+/// Adds the routes.
+pub(super) fn route(router: &mut Router, context: &Arc<Context>) {
+    let asked = Arc::clone(context);
+    router.route(Method::GET, "/v1/keys", move |_| {
+        let context = Arc::clone(&asked);
+        async move { Response::json(&status(&context).await) }
+    });
+    let rotating = Arc::clone(context);
+    router.route(Method::POST, "/v1/keys/rotate", move |request| {
+        let context = Arc::clone(&rotating);
+        async move {
+            rotate(&context, &request.json()?)?;
+            Response::json(&status(&context).await)
+        }
+    });
+    let aborting = Arc::clone(context);
+    router.route(Method::POST, "/v1/keys/abort", move |request| {
+        let context = Arc::clone(&aborting);
+        async move {
+            abort(&context, &request.json()?)?;
+            Response::json(&status(&context).await)
+        }
+    });
+}
+
+fn rotate(context: &Context, asked: &RotateRequest) -> Result<(), Problem> {
+    let RotateRequest { by, reason, deadline_seconds } = asked;
+    if !DEADLINE.contains(deadline_seconds) {
+        let (first, last) = (DEADLINE.start(), DEADLINE.end());
+        return Err(Problem::bad_request(format!("a deadline is from {first} to {last} seconds")));
+    }
+    short("reason", reason)?;
+    short("name of who asks", by)?;
+    if !matches!(context.session.get(), Session::Open(_)) {
+        return Err(Problem::conflict(
+            "the tunnel of this node does not answer: keys are rotated once it does",
+        ));
+    }
+    if !context.tunnel_capabilities.lock().iter().any(|name| name == RETIRED_KEYS) {
+        return Err(Problem::conflict(
+            "the tunnel of this node is of an older version, which cannot go back to an earlier key; update it first",
+        ));
+    }
+    let id = id().map_err(Problem::internal)?;
+    let request = Request {
+        id,
+        by: by.clone(),
+        reason: reason.clone(),
+        deadline: Duration::from_secs(*deadline_seconds),
+    };
+    context.keys.lock().rotate(request, Timestamp::now()).map_err(problem)?;
+    context.bus.post(Trigger::Rotation);
+    Ok(())
+}
+
+fn abort(context: &Context, asked: &AbortRequest) -> Result<(), Problem> {
+    short("reason", &asked.reason)?;
+    context.keys.lock().abort(&asked.id, &asked.reason).map_err(problem)?;
+    context.bus.post(Trigger::Keys);
+    context.bus.post(Trigger::Rotation);
+    Ok(())
+}
+
+fn short(what: &str, text: &str) -> Result<(), Problem> {
+    match text.len() <= TEXT {
+        true => Ok(()),
+        false => Err(Problem::bad_request(format!("the {what} has {} bytes, more than {TEXT}", text.len()))),
+    }
+}
+
+fn problem(error: KeysError) -> Problem {
+    let status = match error {
+        KeysError::Running { .. } | KeysError::TooLate(_) | KeysError::LastEpoch => StatusCode::CONFLICT,
+        KeysError::NotRunning(_) => StatusCode::NOT_FOUND,
+        KeysError::Store(_) | KeysError::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Problem::new(status, error)
+}
+
+/// Names a rotation: nobody else has to be able to guess it.
+fn id() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes)?;
+    Ok(format!("r-{:08x}", u32::from_ne_bytes(bytes)))
+}
+
+async fn status(context: &Context) -> KeysStatus {
+    let (rotation, last, current, created) = {
+        let keys = context.keys.lock();
+        (keys.rotation().cloned(), keys.last().cloned(), keys.current(), keys.created())
+    };
+    let rotation = match rotation {
+        Some(rotation) => Some(progress(context, rotation).await),
+        None => None,
+    };
+    let last = last.map(|ended| LastRotation {
+        id: ended.rotation.id,
+        outcome: ended.outcome,
+        from: ended.rotation.from,
+        to: ended.rotation.to,
+        begun: ended.rotation.begun,
+        ended: ended.at,
+    });
+    let (key_epoch, public_key) = current;
+    let node = context.config.node_name.clone();
+    KeysStatus { node, public_key, key_epoch, key_created: created, rotation, last }
+}
+
+async fn progress(context: &Context, rotation: Rotation) -> RotationStatus {
+    let socket = context.paths.tunnel_socket(&context.config.interface);
+    let status: Option<DeviceStatus> = Client::new(&socket).get("/v1/status").await.ok();
+    let tunnel = status.map(|status| tunnel_keys(0, &status, rotation.from, rotation.to));
+    let goal = if rotation.phase.is_abort() { rotation.from } else { rotation.to };
+    let waiting = tunnel.as_ref().map(|tunnel| unconfirmed(tunnel, goal)).unwrap_or_default();
+    let live = tunnel.map_or(0, |tunnel| tunnel.peers.len());
+    RotationStatus {
+        id: rotation.id,
+        by: rotation.by,
+        reason: rotation.reason,
+        phase: rotation.phase,
+        from: rotation.from,
+        to: rotation.to,
+        begun: rotation.begun,
+        deadline: rotation.deadline,
+        live,
+        confirmed: live - waiting.len().min(live),
+        waiting_for: waiting.into_iter().take(NAMED).collect(),
+        aborted: rotation.aborted,
+    }
+}

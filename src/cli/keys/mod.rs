@@ -1,0 +1,194 @@
+//! `selvedge keys`: the keys of this node and their rotation.
+
+mod show;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use selvedge_keys::rotation::Outcome;
+use serde::Serialize;
+
+use super::progress::Progress;
+use super::{Exit, Failure, Output, duration};
+use crate::agent::status::{AbortRequest, KeysStatus, RotateRequest};
+use crate::local::{Client, ClientError, StatusCode};
+use crate::paths::Paths;
+
+/// How often `--wait` looks.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Options of `selvedge keys`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  selvedge keys status
+  selvedge keys rotate --reason 'planned, Q4'
+  selvedge keys rotate --reason 'planned, Q4' --wait --yes
+  selvedge keys abort r-1a2b3c4d
+
+Ask on the node, as root: the agent answers on its local socket.")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Show the key in use and the rotation that runs.
+    Status(StatusArgs),
+    /// Rotate the keys of this node without losing a packet.
+    Rotate(RotateArgs),
+    /// Take a rotation back: peers return to the old key first.
+    Abort(AbortArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 the answer is there, 4 the agent does not answer.")]
+struct StatusArgs {
+    /// Form of the answer.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  selvedge keys rotate
+  selvedge keys rotate --yes --wait --deadline 10m --reason 'laptop stolen'
+  selvedge keys rotate --yes --output json | jq -r .rotation.id
+
+Without --yes it prints what it would do. A new key is made and published; once
+every peer with a session has a session on it, it is promoted, and the old key
+is wiped when no session needs it any more. No packet is lost. At the deadline
+the new key is promoted in any case; the old one then stays for peers that use
+it, for 24 hours at most.
+
+Exit codes: 0 done, or begun without --wait; 1 the rotation was aborted or ended
+otherwise, or a rotation is running already; 2 an option is wrong; 4 the agent
+does not answer.")]
+struct RotateArgs {
+    /// Why, for the record.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// When the new key is promoted although some peers have not confirmed it.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration::parse)]
+    deadline: Duration,
+    /// Do it.
+    #[arg(long)]
+    yes: bool,
+    /// Wait until the old key is wiped.
+    #[arg(long)]
+    wait: bool,
+    /// Form of the answer.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Once the new key is in use it is too late; rotate again instead.
+
+Exit codes: 0 it goes back, 1 no such rotation is running, or it is too late,
+4 the agent does not answer.")]
+struct AbortArgs {
+    /// Name of the rotation, as `selvedge keys status` shows it.
+    id: String,
+    /// Why, for the record.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Form of the answer.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+}
+
+pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+    match &args.action {
+        Action::Status(args) => {
+            print(&fetch()?, args.output)?;
+            Ok(Exit::Ok)
+        }
+        Action::Rotate(args) => rotate(args),
+        Action::Abort(AbortArgs { id, reason, output }) => {
+            let asked = AbortRequest { id: id.clone(), reason: reason.clone() };
+            print(&post("/v1/keys/abort", &asked)?, *output)?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+fn rotate(args: &RotateArgs) -> Result<Exit, Failure> {
+    let before = fetch()?;
+    if !args.yes {
+        if let Output::Json = args.output {
+            print(&before, args.output)?;
+        } else {
+            super::print(&show::plan(&before, args.deadline))?;
+        }
+        return Ok(Exit::Ok);
+    }
+    let asked =
+        RotateRequest { by: by(), reason: args.reason.clone(), deadline_seconds: args.deadline.as_secs() };
+    let begun = post("/v1/keys/rotate", &asked)?;
+    let Some(id) = begun.rotation.as_ref().map(|rotation| rotation.id.clone()).filter(|_| args.wait) else {
+        print(&begun, args.output)?;
+        return Ok(Exit::Ok);
+    };
+    let ended = wait(&id, begun)?;
+    print(&ended, args.output)?;
+    let is_rotated = ended.last.is_some_and(|last| last.id == id && last.outcome == Outcome::Rotated);
+    Ok(if is_rotated { Exit::Ok } else { Exit::Failed })
+}
+
+/// Until the rotation is over. The agent may be started again meanwhile.
+fn wait(id: &str, begun: KeysStatus) -> Result<KeysStatus, Failure> {
+    let mut progress = Progress::new();
+    let mut status = begun;
+    let mut silent = 0;
+    loop {
+        match status.rotation.as_ref().filter(|rotation| rotation.id == id) {
+            Some(rotation) => progress.now(&show::step(rotation)),
+            None => return Ok(status),
+        }
+        std::thread::sleep(LOOK);
+        match fetch() {
+            Ok(now) => (status, silent) = (now, 0),
+            Err(failure) if failure.exit == Exit::Unreachable && silent < 120 => {
+                silent += 1;
+                progress.now("the agent does not answer, retrying every 500 ms; the rotation goes on with the next one");
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// Who types this.
+fn by() -> String {
+    let name = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
+    name.unwrap_or_else(|_| format!("uid {}", nix::unistd::getuid()))
+}
+
+fn fetch() -> Result<KeysStatus, Failure> {
+    super::block_on(client().get("/v1/keys")).map_err(failure)
+}
+
+fn post(path: &str, body: &impl Serialize) -> Result<KeysStatus, Failure> {
+    super::block_on(client().post(path, body)).map_err(failure)
+}
+
+fn client() -> Client {
+    Client::new(&Paths::from_env().agent_socket())
+}
+
+fn failure(error: ClientError) -> Failure {
+    let exit = match &error {
+        ClientError::Refused { status: StatusCode::BAD_REQUEST, .. } => Exit::Usage,
+        ClientError::Refused { .. } | ClientError::Malformed { .. } => Exit::Failed,
+        _ => Exit::Unreachable,
+    };
+    Failure::new(exit, anyhow::Error::new(error).context("cannot ask the agent about this node's keys"))
+}
+
+fn print(status: &KeysStatus, output: Output) -> Result<(), Failure> {
+    let text = match output {
+        Output::Json => serde_json::to_string_pretty(status).map_err(anyhow::Error::new)? + "\n",
+        Output::Table => show::status(status, Timestamp::now()),
+    };
+    super::print(&text)
+}
