@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Ending of the file that is written before it is renamed. A crash can leave one behind.
@@ -68,6 +68,37 @@ pub fn finish_wipe(doomed: &Path) -> io::Result<()> {
     sync_folder(doomed)
 }
 
+/// Writes `bytes` at `offset`, the end of `file`, in one write, and syncs the file. After an error or a kill, any
+/// part of `bytes` may be in the file: [`cut`] removes it.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn append(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    step()?;
+    // In tests a kill can come in the middle of the write.
+    let half = if cfg!(test) { bytes.len() / 2 } else { 0 };
+    if half > 0 {
+        file.write_all_at(&bytes[..half], offset)?;
+        step()?;
+    }
+    file.write_all_at(&bytes[half..], offset + half as u64)?;
+    step()?;
+    file.sync_data()?;
+    step()
+}
+
+/// Cuts the file down to its first `length` bytes, and syncs it.
+///
+/// # Errors
+/// Those of the file system; calling it again resumes.
+pub(crate) fn cut(file: &File, length: u64) -> io::Result<()> {
+    step()?;
+    file.set_len(length)?;
+    step()?;
+    file.sync_all()?;
+    step()
+}
+
 /// Makes the folder `path` with `mode`, and the ones above it that are missing. A folder that is there is left as it is,
 /// and nothing is written then.
 ///
@@ -115,7 +146,7 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(not(test))]
 #[expect(clippy::unnecessary_wraps, reason = "the same shape as in tests, where it can fail")]
-fn step() -> io::Result<()> {
+pub(crate) fn step() -> io::Result<()> {
     Ok(())
 }
 

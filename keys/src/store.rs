@@ -9,14 +9,15 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::ops::Deref;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
-use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
+use nix::libc::O_NOFOLLOW;
 use zeroize::Zeroizing;
 
+use crate::access::{self, Refusal};
 use crate::durable;
 use crate::file::{self, Damage, MAX_FILE, NodeKeys};
 
@@ -371,21 +372,15 @@ fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
 }
 
 fn open_folder(dir: &Path) -> Result<File, StoreError> {
-    let folder = OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(dir);
-    folder.map_err(|source| io_error("open folder", dir, source))
+    access::open_folder(dir).map_err(|source| io_error("open folder", dir, source))
 }
 
 fn check_access(path: &Path, file: &File, wanted: u32) -> Result<(), StoreError> {
-    let metadata = file.metadata().map_err(|source| io_error("examine", path, source))?;
-    let user = nix::unistd::geteuid().as_raw();
-    if metadata.uid() != user {
-        return Err(StoreError::Owner { path: path.into(), owner: metadata.uid(), user });
-    }
-    let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(StoreError::Mode { path: path.into(), mode, wanted });
-    }
-    Ok(())
+    access::check(file).map_err(|refusal| match refusal {
+        Refusal::Unknown(source) => io_error("examine", path, source),
+        Refusal::Owner { owner, user } => StoreError::Owner { path: path.into(), owner, user },
+        Refusal::Mode(mode) => StoreError::Mode { path: path.into(), mode, wanted },
+    })
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> StoreError {
