@@ -76,6 +76,12 @@ impl Paths {
         self.state.join("rotation.json")
     }
 
+    /// The audit log of this node's keys, a folder of mode 0700.
+    #[must_use]
+    pub fn audit(&self) -> PathBuf {
+        self.state.join("audit")
+    }
+
     /// The cluster's API servers, as they were known last.
     #[must_use]
     pub fn api_servers(&self) -> PathBuf {

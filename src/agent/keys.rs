@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
+use selvedge_keys::audit::Event;
 use selvedge_keys::rotation::{
     Machine, Outcome, PeerSessions, Phase, Rotation, Seen, Shown, Step, TooLate, Tunnel, Wanted, leftover,
 };
 use selvedge_keys::{KeyStore, NodeKeys, PublicKey, StoreError, durable};
 
+use super::audit::Audit;
 use crate::mesh::annotation::{self, Keys as Published, MAX_EPOCH, NodeAnnotations};
 use crate::mesh::resolve::superseded;
 use crate::paths::Paths;
@@ -102,13 +104,17 @@ pub(super) struct Keys {
     file: PathBuf,
     machine: Option<Machine>,
     last: Option<Ended>,
+    audit: Audit,
+    /// The peers whose confirmation of the new key is recorded.
+    confirmed: BTreeSet<String>,
 }
 
 impl Keys {
     /// Opens the store, and makes the first key when there is none. Resumes a rotation that was interrupted.
     pub(super) fn open(paths: &Paths) -> anyhow::Result<Self> {
         let store = KeyStore::open(paths.keys()).context("cannot open the key store")?;
-        let keys: NodeKeys = store.ensure(Timestamp::now()).context("cannot make or read this node's key")?;
+        let (now, is_first) = (Timestamp::now(), store.current()?.is_none());
+        let keys: NodeKeys = store.ensure(now).context("cannot make or read this node's key")?;
         tracing::info!(epoch = keys.epoch, public_key = %keys.private_key.public_key(), "this node's key");
         let file = paths.rotation();
         let rotation = match read(&file) {
@@ -124,11 +130,32 @@ impl Keys {
         if let Some(Rotation { id, phase, from, to, .. }) = &rotation {
             tracing::info!(id, ?phase, from, to, "resuming the key rotation");
         }
-        let machine = rotation.map(Machine::new);
-        let mut this =
-            Self { store, current: keys.epoch, epochs: BTreeMap::new(), file, machine, last: None };
+        let mut this = Self {
+            store,
+            current: keys.epoch,
+            epochs: BTreeMap::new(),
+            file,
+            machine: rotation.map(Machine::new),
+            last: None,
+            audit: Audit::new(paths.audit()),
+            confirmed: BTreeSet::new(),
+        };
         this.reload().context("cannot read this node's keys")?;
+        this.record_start(is_first, now);
         Ok(this)
+    }
+
+    fn record_start(&mut self, is_first: bool, now: Timestamp) {
+        let mut events = vec![Event::AgentStarted { version: env!("CARGO_PKG_VERSION").into() }];
+        if is_first {
+            let (epoch, public_key) = self.current();
+            events.push(Event::KeyCreated { epoch, public_key });
+        }
+        if let Some(Rotation { id, phase, .. }) = self.rotation() {
+            let phase = format!("{phase:?}").into();
+            events.push(Event::RotationResumed { id: id.as_str().into(), phase });
+        }
+        self.audit.record(&events, now);
     }
 
     /// Reads the public halves of all keys in the store. Those of an epoch that cannot be read are left out, unless it is the
@@ -160,9 +187,13 @@ impl Keys {
         if floor >= MAX_EPOCH {
             return Err(KeysError::LastEpoch);
         }
-        let keys = self.store.supersede(floor, Timestamp::now())?;
+        let now = Timestamp::now();
+        let keys = self.store.supersede(floor, now)?;
         self.current = keys.epoch;
         self.insert(&keys);
+        let (epoch, public_key) = self.current();
+        let promoted = Event::KeyPromoted { epoch, public_key, confirmed: 0, live: 0 };
+        self.audit.record(&[Event::KeyCreated { epoch, public_key }, promoted], now);
         Ok(vec![format!(
             "keys of epoch {}, because the Node object shows others of epoch {floor}",
             self.current
@@ -262,6 +293,14 @@ impl Keys {
             aborted: None,
         };
         self.save(&rotation)?;
+        let requested = Event::RotationRequested {
+            id: rotation.id.as_str().into(),
+            by: rotation.by.as_str().into(),
+            reason: rotation.reason.as_str().into(),
+            deadline: rotation.deadline,
+        };
+        self.audit.record(&[requested], now);
+        self.confirmed.clear();
         self.machine = Some(Machine::new(rotation));
         Ok(())
     }
@@ -270,8 +309,13 @@ impl Keys {
     pub(super) fn abort(&mut self, id: &str, reason: &str) -> Result<(), KeysError> {
         let machine = self.machine.as_ref().filter(|machine| machine.rotation().id == id);
         let mut machine = machine.ok_or_else(|| KeysError::NotRunning(id.to_owned()))?.clone();
+        let before = machine.rotation().phase;
         machine.abort(reason)?;
         self.save(machine.rotation())?;
+        if machine.rotation().phase != before {
+            let aborted = Event::RotationAborted { id: id.into(), reason: reason.into() };
+            self.audit.record(&[aborted], Timestamp::now());
+        }
         self.machine = Some(machine);
         Ok(())
     }
@@ -289,9 +333,10 @@ impl Keys {
         let Some(mut machine) = self.machine.clone() else {
             let identities = tunnel.map(|tunnel| &tunnel.identities[..]);
             let wiped = identities.and_then(|identities| leftover(self.current, &epochs, identities));
-            return wiped.map(|epoch| self.wipe(epoch)).transpose();
+            return wiped.map(|epoch| self.wipe(epoch, "left by an interrupted rotation", now)).transpose();
         };
         let to = machine.rotation().to;
+        self.record_confirmed(machine.rotation(), tunnel, now);
         let next = self.epochs.get(&to).map(|epoch| &epoch.published);
         let is_shown = |shown: &NodeAnnotations| Shown {
             epoch: shown.key_epoch,
@@ -316,21 +361,40 @@ impl Keys {
             Step::Create(epoch) => {
                 let keys = self.store.create(epoch, now)?;
                 self.insert(&keys);
+                self.record_key(epoch, now, |epoch, public_key| Event::KeyCreated { epoch, public_key });
                 Some(format!("keys of epoch {epoch} made"))
             }
             Step::Promote(epoch) => {
                 self.store.promote(epoch)?;
                 self.current = epoch;
+                let live = tunnel.map_or(0, |tunnel| tunnel.peers.len());
+                let waiting = tunnel.map_or(0, |tunnel| unconfirmed(tunnel, epoch).len());
+                let [confirmed, live] =
+                    [live - waiting, live].map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+                self.record_key(epoch, now, |epoch, public_key| Event::KeyPromoted {
+                    epoch,
+                    public_key,
+                    confirmed,
+                    live,
+                });
                 Some(format!("keys of epoch {epoch} are in use"))
             }
-            Step::Wipe(epoch) => Some(self.wipe(epoch)?),
+            Step::Wipe(epoch) => {
+                let reason = if machine.rotation().phase.is_abort() { "rotation aborted" } else { "rotated" };
+                Some(self.wipe(epoch, reason, now)?)
+            }
             Step::Enter(phase) => {
                 self.save(machine.rotation())?;
+                if phase == Phase::Confirm {
+                    self.record_key(to, now, |epoch, public_key| Event::KeyPublished { epoch, public_key });
+                }
                 Some(format!("phase {phase:?}"))
             }
             Step::End(outcome) => {
                 self.forget()?;
                 let rotation = machine.rotation().clone();
+                let (id, how) = (rotation.id.as_str().into(), format!("{outcome:?}").into());
+                self.audit.record(&[Event::RotationEnded { id, outcome: how }], now);
                 let done = format!("rotation {} ended: {outcome:?}", rotation.id);
                 self.last = Some(Ended { rotation, outcome, at: now });
                 self.machine = None;
@@ -341,8 +405,35 @@ impl Keys {
         Ok(done)
     }
 
-    fn wipe(&mut self, epoch: u64) -> Result<String, KeysError> {
+    /// Why the audit log is behind, if it is.
+    pub(super) fn audit_problem(&self) -> Option<&str> {
+        self.audit.problem()
+    }
+
+    fn record_key(&mut self, epoch: u64, now: Timestamp, event: impl FnOnce(u64, PublicKey) -> Event) {
+        if let Some(keys) = self.epochs.get(&epoch) {
+            self.audit.record(&[event(epoch, keys.published.public_key)], now);
+        }
+    }
+
+    /// Records each peer once that packets go to by the new key.
+    fn record_confirmed(&mut self, rotation: &Rotation, tunnel: Option<&TunnelKeys>, now: Timestamp) {
+        if !matches!(rotation.phase, Phase::Confirm | Phase::Promote | Phase::Announce | Phase::Retire) {
+            return;
+        }
+        let epoch = rotation.to;
+        let peers = tunnel.into_iter().flat_map(|tunnel| &tunnel.peers);
+        let confirmed = peers.filter(|(_, sessions)| sessions.sending == epoch).map(|(name, _)| name);
+        let new: Vec<String> = confirmed.filter(|name| !self.confirmed.contains(*name)).cloned().collect();
+        let event = |peer: &String| Event::PeerConfirmed { epoch, peer: peer.as_str().into() };
+        self.audit.record(&new.iter().map(event).collect::<Vec<_>>(), now);
+        self.confirmed.extend(new);
+    }
+
+    fn wipe(&mut self, epoch: u64, reason: &str, now: Timestamp) -> Result<String, KeysError> {
         self.store.retire(epoch)?;
+        let reason = reason.into();
+        self.record_key(epoch, now, |epoch, public_key| Event::KeyRetired { epoch, public_key, reason });
         self.epochs.remove(&epoch);
         Ok(format!("keys of epoch {epoch} wiped"))
     }

@@ -5,6 +5,7 @@
 //! the [`table`] names for them, which share a [`context`]; [`serve`] answers questions about all of it.
 
 mod api;
+mod audit;
 mod cell;
 mod context;
 mod control;

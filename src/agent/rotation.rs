@@ -109,9 +109,10 @@ fn id() -> Result<String, getrandom::Error> {
 }
 
 async fn status(context: &Context) -> KeysStatus {
-    let (rotation, last, current, created) = {
+    let (rotation, last, current, created, audit_problem) = {
         let keys = context.keys.lock();
-        (keys.rotation().cloned(), keys.last().cloned(), keys.current(), keys.created())
+        let audit_problem = keys.audit_problem().map(str::to_owned);
+        (keys.rotation().cloned(), keys.last().cloned(), keys.current(), keys.created(), audit_problem)
     };
     let rotation = match rotation {
         Some(rotation) => Some(progress(context, rotation).await),
@@ -127,7 +128,7 @@ async fn status(context: &Context) -> KeysStatus {
     });
     let (key_epoch, public_key) = current;
     let node = context.config.node_name.clone();
-    KeysStatus { node, public_key, key_epoch, key_created: created, rotation, last }
+    KeysStatus { node, public_key, key_epoch, key_created: created, audit_problem, rotation, last }
 }
 
 async fn progress(context: &Context, rotation: Rotation) -> RotationStatus {

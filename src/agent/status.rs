@@ -58,6 +58,9 @@ pub struct KeysStatus {
     pub key_epoch: u64,
     /// When it was made.
     pub key_created: Timestamp,
+    /// Why the last event could not be written to the audit log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_problem: Option<String>,
     /// The rotation that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<RotationStatus>,

@@ -8,6 +8,7 @@ use crate::cluster;
 use crate::observe::log::LogFormat;
 
 mod agent;
+mod audit;
 mod cni;
 mod config;
 mod doctor;
@@ -118,6 +119,8 @@ enum Verb {
     Services(services::Args),
     /// Show and rotate the WireGuard keys of this node.
     Keys(keys::Args),
+    /// Show and verify the record of what happened to the keys of this node.
+    Audit(audit::Args),
     /// Check the configuration file.
     Config(config::Args),
     /// Find what stands in the way of Selvedge on this node, before it is installed and after.
@@ -160,6 +163,7 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Services(args) => services::run(&args),
         Verb::Keys(args) => keys::run(&args),
+        Verb::Audit(args) => audit::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Support(args) => support::run(&args),

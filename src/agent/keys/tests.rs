@@ -37,7 +37,24 @@ struct Restarted {
     uptime: Duration,
 }
 
+/// The names of the events in the audit log.
+fn recorded(folder: &tempfile::TempDir) -> Vec<String> {
+    let dir = Paths::default().below(folder.path()).audit();
+    selvedge_keys::audit::verify(&dir, None).unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    let text: String = names.iter().map(|name| std::fs::read_to_string(name).unwrap()).collect();
+    let event = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].clone();
+    text.lines().map(|line| event(line).as_str().unwrap().to_owned()).collect()
+}
+
 impl Restarted {
+    /// One agent ends, and another starts.
+    fn restart(&mut self) {
+        self.keys.audit = Audit::new("/nonexistent".into());
+        self.keys = open(&self.folder);
+    }
+
     fn step(&mut self) -> Option<String> {
         let (keys, epoch, created, next) = self.keys.published();
         let shown = NodeAnnotations {
@@ -80,7 +97,7 @@ fn a_rotation_goes_on_wherever_the_agent_is_started_again() {
                 Some(step) => {
                     done.push(step);
                     if every_step {
-                        node.keys = open(&node.folder);
+                        node.restart();
                     }
                 }
                 None => node.uptime += Duration::from_secs(1),
@@ -90,8 +107,22 @@ fn a_rotation_goes_on_wherever_the_agent_is_started_again() {
         let (epoch, second) = node.keys.current();
         assert_eq!((epoch, first == second), (2, false), "{done:?}");
         assert_eq!((node.keys.store.epochs().unwrap(), node.keys.all()), (vec![2], vec![second]));
-        assert_eq!(open(&node.folder).current(), (2, second));
         assert!(!node.keys.file.exists());
+        let Restarted { folder, keys, .. } = node;
+        drop(keys); // there is one writer of the audit log
+        assert_eq!(open(&folder).current(), (2, second));
+        assert_eq!(recorded(&folder).last(), Some(&"agentStarted".to_owned()));
+        let log = recorded(&folder);
+        let order = [
+            "rotationRequested",
+            "keyPublished",
+            "peerConfirmed",
+            "keyPromoted",
+            "keyRetired",
+            "rotationEnded",
+        ];
+        let places: Vec<_> = order.iter().map(|name| log.iter().position(|event| event == name)).collect();
+        assert!(places.is_sorted() && places.iter().all(Option::is_some), "{log:?}");
     }
 }
 
@@ -122,7 +153,7 @@ fn a_damaged_file_ends_the_rotation_and_what_it_left_is_wiped() {
     node.keys.rotate(request("r1"), Timestamp::now()).unwrap();
     node.step().unwrap();
     std::fs::write(&node.keys.file, "{").unwrap();
-    node.keys = open(&node.folder);
+    node.restart();
     assert!(node.keys.rotation().is_none() && node.keys.has_leftovers());
     assert_eq!(node.step().as_deref(), Some("keys of epoch 2 wiped"));
     assert_eq!((node.keys.current(), node.step()), (first, None));

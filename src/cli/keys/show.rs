@@ -18,6 +18,9 @@ pub(super) fn status(status: &KeysStatus, now: Timestamp) -> String {
         (None, Some(last)) => text += &ended(last),
         (None, None) => text += "rotation  none\n",
     }
+    if let Some(problem) = &status.audit_problem {
+        text += &format!("problem   the audit log cannot be written: {problem}\n");
+    }
     text
 }
 
@@ -127,6 +130,7 @@ mod tests {
             public_key: PublicKey::from_bytes([7; 32]),
             key_epoch: 3,
             key_created: Timestamp::UNIX_EPOCH,
+            audit_problem: None,
             rotation: Some(rotation),
             last: None,
         }
