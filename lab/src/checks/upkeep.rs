@@ -27,6 +27,7 @@ pub fn upkeep(cluster: &Kubernetes, report: &mut dyn FnMut(Report<'_>)) {
     let upkeep = Upkeep { cluster, pair };
     check("agents replaced, ping and bulk TCP", report, || upkeep.agents());
     check("tunnels replaced, ping and bulk TCP", report, || upkeep.tunnels());
+    check("keys of all nodes rotated, ping and bulk TCP", report, || upkeep.keys());
     // Last: for minutes after it, controllers may wait before they look again at what they could not see.
     check("API server away, ping every ms", report, || upkeep.api_server());
     upkeep.pair.finish(what, report);
@@ -106,6 +107,28 @@ impl Upkeep<'_> {
     /// The tunnels' rolling update: each hands over to the next, which costs no packet.
     fn tunnels(&self) -> Result<String, Failed> {
         self.pair.under_load(|| self.replace("daemonset/selvedge-tunnel"))?.nothing_lost()
+    }
+
+    /// New keys on every node at once cost no packet, and the record of it is whole.
+    fn keys(&self) -> Result<String, Failed> {
+        let nodes = self.cluster.node_names();
+        let rotate = ["keys", "rotate", "--yes", "--wait", "--reason", "check of the lab"];
+        let traffic = self.pair.under_load(|| {
+            std::thread::scope(|scope| {
+                let rotations: Vec<_> = nodes
+                    .iter()
+                    .map(|node| scope.spawn(|| self.cluster.selvedge_on(node, &rotate)))
+                    .collect();
+                for rotation in rotations {
+                    rotation.join().map_err(|_| Failed("a rotation broke off".into()))??;
+                }
+                Ok(())
+            })
+        })?;
+        for node in &nodes {
+            self.cluster.selvedge_on(node, &["audit", "verify"])?;
+        }
+        Ok(format!("{} nodes; {}", nodes.len(), traffic.nothing_lost()?))
     }
 
     fn replace(&self, what: &str) -> Result<(), Failed> {
