@@ -52,6 +52,9 @@ pub(super) enum KeysError {
         /// How far it is.
         phase: Phase,
     },
+    /// A new key must not be an old one.
+    #[error("keys that an interrupted rotation has left are about to be wiped; retry in a minute")]
+    Leftovers,
     /// None runs, or another one.
     #[error("no rotation {0} of this node's keys is running")]
     NotRunning(String),
@@ -267,7 +270,7 @@ impl Keys {
 
     /// Whether the store has keys that neither the epoch in use nor a rotation needs.
     pub(super) fn has_leftovers(&self) -> bool {
-        self.machine.is_none() && self.epochs.len() > 1
+        self.machine.is_none() && self.store.epochs().is_ok_and(|epochs| epochs.len() > 1)
     }
 
     /// Begins a rotation.
@@ -277,6 +280,10 @@ impl Keys {
         }
         if self.current >= MAX_EPOCH {
             return Err(KeysError::LastEpoch);
+        }
+        // One of them may have the number of the new key.
+        if self.has_leftovers() {
+            return Err(KeysError::Leftovers);
         }
         let Request { id, by, reason, deadline } = request;
         let rotation = Rotation {

@@ -94,7 +94,9 @@ fn short(what: &str, text: &str) -> Result<(), Problem> {
 
 fn problem(error: KeysError) -> Problem {
     let status = match error {
-        KeysError::Running { .. } | KeysError::TooLate(_) | KeysError::LastEpoch => StatusCode::CONFLICT,
+        KeysError::Running { .. } | KeysError::Leftovers | KeysError::TooLate(_) | KeysError::LastEpoch => {
+            StatusCode::CONFLICT
+        }
         KeysError::NotRunning(_) => StatusCode::NOT_FOUND,
         KeysError::Store(_) | KeysError::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     };

@@ -29,6 +29,13 @@ pub struct Controller {
     pub controller: String,
 }
 
+/// One label: how something ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// `rotated`, `aborted` or `superseded`.
+    pub outcome: String,
+}
+
 /// The agent's metrics. Cheap to clone: all clones are one.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -56,6 +63,16 @@ pub struct Metrics {
     pub ready: Gauge,
     /// Connections to node ports on loopback that were reset.
     pub loopback_resets: Counter,
+    /// Epoch of the key in use.
+    pub key_epoch: Gauge,
+    /// When the key in use was made, in seconds since 1970.
+    pub key_created: Gauge,
+    /// 1 while a rotation of this node's keys runs.
+    pub key_rotating: Gauge,
+    /// Rotations that ended, by outcome.
+    pub key_rotations: Family<Outcome, Counter>,
+    /// 1 when the last event could not be written to the audit log.
+    pub audit_failing: Gauge,
     /// Those of serving Services.
     pub proxy: ProxyMetrics,
 }
@@ -80,6 +97,11 @@ impl Default for Metrics {
             watch_errors: Counter::default(),
             ready: Gauge::default(),
             loopback_resets: Counter::default(),
+            key_epoch: Gauge::default(),
+            key_created: Gauge::default(),
+            key_rotating: Gauge::default(),
+            key_rotations: Family::default(),
+            audit_failing: Gauge::default(),
             proxy: ProxyMetrics::default(),
         };
         metrics.register(own);
@@ -125,6 +147,24 @@ impl Metrics {
             "agent_watch_errors",
             "Errors of watches on the Kubernetes API",
             self.watch_errors.clone(),
+        );
+        to.register("key_epoch", "Epoch of the key in use", self.key_epoch.clone());
+        to.register_with_unit(
+            "key_created_timestamp",
+            "When the key in use was made, since 1970",
+            Unit::Seconds,
+            self.key_created.clone(),
+        );
+        to.register("key_rotating", "1 while a rotation of this node's keys runs", self.key_rotating.clone());
+        to.register(
+            "key_rotations",
+            "Rotations of this node's keys that ended, by outcome",
+            self.key_rotations.clone(),
+        );
+        to.register(
+            "audit_failing",
+            "1 when the last event could not be written to the audit log",
+            self.audit_failing.clone(),
         );
         to.register(
             "loopback_node_port_resets",

@@ -84,7 +84,7 @@ impl Node {
     }
 
     /// Steps until it waits or ends.
-    fn settle(&mut self) -> Step {
+    fn run(&mut self) -> Step {
         loop {
             let step = self.step();
             if matches!(step, Step::Wait | Step::End(_)) {
@@ -93,11 +93,11 @@ impl Node {
         }
     }
 
-    /// Lets so much time pass, and settles once a second.
+    /// Lets so much time pass, and runs once a second.
     fn pass(&mut self, time: Duration) -> Step {
         let end = self.uptime + time;
         loop {
-            let step = self.settle();
+            let step = self.run();
             if self.uptime >= end || step != Step::Wait {
                 return step;
             }
@@ -206,7 +206,7 @@ fn a_key_in_use_is_not_taken_back() {
     assert_eq!(node.pass(UNSEEN), Step::End(Outcome::Rotated));
     let mut early = Node::new(&[]);
     early.machine.abort("early").unwrap();
-    assert_eq!((early.settle(), &early.epochs[..]), (Step::End(Outcome::Aborted), &[1][..]));
+    assert_eq!((early.run(), &early.epochs[..]), (Step::End(Outcome::Aborted), &[1][..]));
     assert_eq!(early.machine.abort("again"), Ok(()));
 }
 
@@ -226,7 +226,7 @@ fn nothing_is_published_that_the_tunnel_lacks_and_nothing_wiped_that_it_has() {
     node.pass(HARD_MAXIMUM + UNSEEN);
     assert_eq!((node.phase(), &node.epochs[..]), (Phase::Forget, &[1, 2][..]));
     node.is_tunnel_up = true;
-    assert_eq!(node.settle(), Step::End(Outcome::Rotated));
+    assert_eq!(node.run(), Step::End(Outcome::Rotated));
 }
 
 #[test]

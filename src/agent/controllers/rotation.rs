@@ -13,6 +13,7 @@ use crate::agent::keys::TunnelKeys;
 use crate::agent::session::Session;
 use crate::local::Client;
 use crate::mesh::annotation;
+use crate::observe::metrics::Outcome as Ended;
 use crate::tunnel::api::{DeviceStatus, PeerStatus};
 
 /// How often the rotation looks although nothing happened.
@@ -42,6 +43,23 @@ impl KeyRotation {
         let Session::Open(life) = self.context.session.get() else { return None };
         let status: DeviceStatus = self.client.get("/v1/status").await.ok()?;
         (self.context.session.get() == Session::Open(life)).then(|| tunnel_keys(life, &status, from, to))
+    }
+
+    fn measure(&self) {
+        let (keys, metrics) = (self.context.keys.lock(), &self.context.metrics);
+        metrics.key_epoch.set(i64::try_from(keys.current().0).unwrap_or(i64::MAX));
+        metrics.key_created.set(keys.created().as_second());
+        metrics.key_rotating.set(keys.rotation().is_some().into());
+        metrics.audit_failing.set(keys.audit_problem().is_some().into());
+    }
+
+    /// After a step of a rotation.
+    fn count_ended(&self, ran: bool) {
+        let keys = self.context.keys.lock();
+        if let Some(ended) = keys.last().filter(|_| ran && keys.rotation().is_none()) {
+            let outcome = format!("{:?}", ended.outcome).to_lowercase();
+            self.context.metrics.key_rotations.get_or_create(&Ended { outcome }).inc();
+        }
     }
 
     fn look_again(&mut self, after: Duration) {
@@ -75,6 +93,7 @@ impl Controller for KeyRotation {
             let keys = self.context.keys.lock();
             (keys.rotation().cloned(), keys.has_leftovers())
         };
+        self.measure();
         if rotation.is_none() && !has_leftovers {
             return Ok(Vec::new());
         }
@@ -100,6 +119,7 @@ impl Controller for KeyRotation {
             tracing::info!(id = rotation.id, from, to, done, "key rotation");
         }
         self.context.bus.post(Trigger::Keys);
+        self.count_ended(rotation.is_some());
         self.look_again(FOLLOW);
         Ok(vec![done])
     }

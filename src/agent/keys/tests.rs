@@ -155,6 +155,7 @@ fn a_damaged_file_ends_the_rotation_and_what_it_left_is_wiped() {
     std::fs::write(&node.keys.file, "{").unwrap();
     node.restart();
     assert!(node.keys.rotation().is_none() && node.keys.has_leftovers());
+    assert!(matches!(node.keys.rotate(request("r2"), Timestamp::now()), Err(KeysError::Leftovers)));
     assert_eq!(node.step().as_deref(), Some("keys of epoch 2 wiped"));
     assert_eq!((node.keys.current(), node.step()), (first, None));
 }

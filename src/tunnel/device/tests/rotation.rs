@@ -101,7 +101,7 @@ fn withdrawn(mut config: Config, epoch: u64) -> Config {
     config
 }
 
-/// As when the agent of node 1 was away for the whole rotation of node 0: it hears of the new key when it is in use already.
+/// As when the agent of node 1 was away for the whole rotation of node 0: it learns of the new key when that is in use already.
 #[test]
 fn sessions_of_a_retired_key_carry_packets_until_the_new_key_is_confirmed() {
     for wire in
