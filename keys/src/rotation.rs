@@ -37,7 +37,7 @@ pub const UNSEEN: Duration = Duration::from_secs(190);
 /// How long an abort waits for sessions on the old key.
 pub const DRAIN: Duration = Duration::from_secs(60);
 /// A key that should go stays at most so long for peers that use no other: their agents are down.
-pub const HARD_MAXIMUM: Duration = Duration::from_hours(24);
+pub const HARD_MAXIMUM: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How far a rotation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -169,7 +169,7 @@ impl Keys {
                 Ok(keys) => self.insert(&keys),
                 Err(error) if epoch == self.current => return Err(error),
                 Err(error) => {
-                    tracing::error!(epoch, %error, "cannot read the keys of an epoch that is not in use")
+                    tracing::error!(epoch, %error, "cannot read the keys of an epoch that is not in use");
                 }
             }
         }
