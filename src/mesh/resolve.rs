@@ -29,6 +29,9 @@ pub use usable::node_addresses;
 /// Most epochs whose keys are remembered of a Node: the one in use, the next, and the last retired ones.
 const MAX_EPOCHS: usize = 4;
 
+/// Most earlier keys of a peer that may have sessions: the one that was in use, and a next one that was withdrawn.
+const MAX_RETIRED: usize = 2;
+
 /// What this node knows of itself and of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fabric {
@@ -209,8 +212,9 @@ pub struct Peer {
     pub uid: String,
     /// Its keys, ascending by epoch: the one in use and, while it rotates, the next.
     pub keys: Vec<PeerKeys>,
-    /// The key of lane 0 that it used before these, with its epoch: there may be sessions on it.
-    pub retired: Option<(u64, PublicKey)>,
+    /// The keys of lane 0 before these, with their epochs, newest first: there may be sessions on them. One may have been a next
+    /// key that was never in use.
+    pub retired: Vec<(u64, PublicKey)>,
     /// Endpoints of families that this node can reach, best first.
     pub endpoints: Vec<SocketAddr>,
     /// Its pod prefixes and those of its addresses that nobody else has, ascending.
@@ -275,8 +279,8 @@ fn pass(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolutio
     }
     claim::release(&mut resolution.records.nodes);
     for peer in &mut resolution.peers {
-        peer.retired =
-            resolution.records.nodes.get(&peer.name).and_then(|record| retired(record, &peer.keys));
+        let record = resolution.records.nodes.get(&peer.name);
+        peer.retired = record.map(|record| retired(record, &peer.keys)).unwrap_or_default();
     }
     resolution.addresses = address::members(fabric, &nodes, &resolution.records.nodes);
     resolution.refusals.sort_by(|one, other| one.node.cmp(&other.node));
@@ -371,11 +375,13 @@ fn contested(nodes: &BTreeMap<&str, &ObservedNode>, resolution: &Resolution) -> 
     contested
 }
 
-/// The newest key before `keys`, if it is none of them.
-fn retired(record: &Record, keys: &[PeerKeys]) -> Option<(u64, PublicKey)> {
-    let (epoch, before) = record.keys.range(..keys.first()?.epoch).next_back()?;
-    let key = *before.first()?;
-    (!keys.iter().any(|keys| keys.keys.iter().any(|used| used == key))).then_some((*epoch, key))
+/// The newest keys before `keys`, without those that are among them.
+fn retired(record: &Record, keys: &[PeerKeys]) -> Vec<(u64, PublicKey)> {
+    let first = keys.first().map_or(0, |keys| keys.epoch);
+    let is_used = |key: PublicKey| keys.iter().any(|keys| keys.keys.iter().any(|used| used == key));
+    let before = record.keys.range(..first).rev();
+    let before = before.filter_map(|(epoch, keys)| Some((*epoch, *keys.first()?)));
+    before.filter(|(_, key)| !is_used(*key)).take(MAX_RETIRED).collect()
 }
 
 fn peer(fabric: &Fabric, candidate: &Candidate<'_>, held: &[IpAddr]) -> Peer {
@@ -386,7 +392,7 @@ fn peer(fabric: &Fabric, candidate: &Candidate<'_>, held: &[IpAddr]) -> Peer {
         name: candidate.name().to_owned(),
         uid: candidate.node.claims.uid.clone(),
         keys: candidate.keys.clone(),
-        retired: None,
+        retired: Vec::new(),
         endpoints: endpoints(fabric, candidate.annotations),
         allowed_ips,
         location: candidate.annotations.location.clone(),

@@ -21,7 +21,12 @@ pub(in crate::agent) struct Tunnel {
     client: Client,
     /// What the tunnel runs, in which of its lives; none when that is not known.
     applied: Option<(u64, Wanted)>,
+    /// The next key that each peer published last: once it is withdrawn there may be sessions on it.
+    next_keys: NextKeys,
 }
+
+/// By name of the peer: the UID of its Node, the epoch and the key.
+type NextKeys = BTreeMap<String, (String, u64, PublicKey)>;
 
 /// A configuration, with its peers by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,10 +46,10 @@ impl Tunnel {
     #[expect(clippy::unnecessary_wraps, reason = "others can fail")]
     pub(in crate::agent) fn new(context: Arc<Context>) -> anyhow::Result<Self> {
         let client = Client::new(&context.paths.tunnel_socket(&context.config.interface));
-        Ok(Self { context, client, applied: None })
+        Ok(Self { context, client, applied: None, next_keys: NextKeys::new() })
     }
 
-    fn wanted(&self) -> Result<Wanted, Unmet> {
+    fn wanted(&mut self) -> Result<Wanted, Unmet> {
         let (own, members) = (self.context.own()?, self.context.members()?);
         let config = &self.context.config;
         // That it is too small is reported by others; peers have to follow all the same.
@@ -61,7 +66,8 @@ impl Tunnel {
             members.peers.iter().map(|peer| peer_config(peer, config.persistent_keepalive)).collect();
         let is_able = self.context.tunnel_capabilities.lock().iter().any(|name| name == RETIRED_KEYS);
         if is_able {
-            add_retired(&mut peers, &members.peers);
+            remember(&mut self.next_keys, &members.peers);
+            add_retired(&mut peers, &members.peers, &self.next_keys);
         }
         Ok(Wanted { device, peers: peers.into_iter().map(|peer| (peer.name.clone(), peer)).collect() })
     }
@@ -121,13 +127,31 @@ fn told(applied: Applied) -> Vec<String> {
         .concat()
 }
 
-/// Adds the retired key of each peer, unless it is another one's: the tunnel refuses a key that two peers have.
-fn add_retired(configs: &mut [PeerConfig], peers: &[Peer]) {
+/// Remembers the next keys that peers publish, as long as they are peers.
+fn remember(next_keys: &mut NextKeys, peers: &[Peer]) {
+    let names: HashSet<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
+    next_keys.retain(|name, _| names.contains(name.as_str()));
+    for peer in peers {
+        if let [_, next] = &peer.keys[..] {
+            let next = (peer.uid.clone(), next.epoch, next.keys.public_key);
+            next_keys.insert(peer.name.clone(), next);
+        }
+    }
+}
+
+/// Adds the retired keys of each peer, a withdrawn next one included, unless they are another one's: the tunnel refuses a key
+/// that two peers have.
+fn add_retired(configs: &mut [PeerConfig], peers: &[Peer], next_keys: &NextKeys) {
     let mut seen: HashSet<PublicKey> =
         configs.iter().flat_map(|config| &config.keys).map(|key| key.public_key).collect();
     for (config, peer) in configs.iter_mut().zip(peers) {
-        if let Some((epoch, public_key)) = peer.retired.filter(|(_, key)| seen.insert(*key)) {
-            config.keys.push(PeerKeyConfig { public_key, epoch, retired: true });
+        let withdrawn = next_keys.get(&peer.name).filter(|(uid, ..)| *uid == peer.uid);
+        let withdrawn = withdrawn.map(|(_, epoch, key)| (*epoch, *key));
+        for (epoch, public_key) in peer.retired.iter().copied().chain(withdrawn) {
+            let is_other = config.keys.iter().all(|known| known.epoch != epoch);
+            if is_other && seen.insert(public_key) {
+                config.keys.push(PeerKeyConfig { public_key, epoch, retired: true });
+            }
         }
     }
 }

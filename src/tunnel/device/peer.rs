@@ -14,7 +14,7 @@ use super::session::Session;
 use super::shared::Shared;
 use super::slot::{Place, Slot};
 use super::starts::Queued;
-use super::timing::{KEEPALIVE_TIMEOUT, REKEY_TIMEOUT, ROAMED_INTERVAL};
+use super::timing::{EQUALLY_NEW, KEEPALIVE_TIMEOUT, REKEY_TIMEOUT, ROAMED_INTERVAL};
 use crate::tunnel::endpoint::Endpoint;
 
 /// Packets that wait for a handshake with one peer, at most; the oldest makes room.
@@ -160,7 +160,7 @@ impl Peer {
     /// than another may be lost.
     pub(super) fn reselect(&mut self, now: Instant) {
         let newest = self.slots.iter().filter_map(|slot| slot.confirmed_at(now)).max();
-        let is_fresh = |at: Instant| newest.is_some_and(|newest| newest <= at + REKEY_TIMEOUT);
+        let is_fresh = |at: Instant| newest.is_some_and(|newest| newest <= at + EQUALLY_NEW);
         let confirmed = self.slots.iter().position(|slot| slot.confirmed_at(now).is_some_and(is_fresh));
         self.sending = confirmed.or_else(|| self.slots.iter().position(|slot| slot.is_usable(now)));
         if self.sending.is_some() {

@@ -34,6 +34,10 @@ pub(super) const MIN_INITIATION_GAP: Duration = Duration::from_millis(20);
 /// Responses looked at for one initiation of ours; each costs four Diffie-Hellman operations.
 pub(super) const MAX_RESPONSES: u32 = 8;
 
+/// Sessions of two keys that were made within this time count as equally new: both ends may have begun one. Longer than most
+/// round trips; in a shorter time hardly a peer restarts.
+pub(super) const EQUALLY_NEW: Duration = Duration::from_secs(1);
+
 /// Shortest time between two events that say where one peer is.
 pub(super) const ROAMED_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -55,7 +55,7 @@ impl Tunnel {
         let newest = sessions.iter().map(|session| session.created).max()?;
         let usable = sessions
             .iter()
-            .filter(|session| newest <= session.created + 5)
+            .filter(|session| newest == session.created)
             .filter_map(|session| Some((self.preference(peer, session.own, session.peer)?, *session)));
         usable.max_by_key(|(preference, session)| (*preference, session.created)).map(|(_, session)| session)
     }
@@ -93,8 +93,11 @@ struct Member {
     current: u64,
     store: Vec<Key>,
     made: u32,
-    /// The keys that it has accepted of each other node: the one in use last.
+    /// The keys that it has accepted of each other node, one of each epoch.
     records: BTreeMap<usize, Vec<Key>>,
+    /// The next key that each other node published last. A real agent that is started again has forgotten it, which costs a
+    /// handshake's time if the key appears and is withdrawn within a tenth of a second about that start.
+    next_keys: BTreeMap<usize, Key>,
     tunnel: Tunnel,
 }
 
@@ -130,6 +133,7 @@ impl Fleet {
             store: vec![first(node)],
             made: 1,
             records: BTreeMap::new(),
+            next_keys: BTreeMap::new(),
             tunnel: Tunnel { is_up: true, ..Tunnel::default() },
         });
         let objects = (0..count).map(|node| Object { key: first(node), next: None }).collect();
@@ -310,12 +314,23 @@ impl Fleet {
         member.tunnel.own = own.collect();
         for (peer, object) in objects.iter().enumerate().filter(|(peer, _)| *peer != node && is_api_up) {
             let record = member.records.entry(peer).or_default();
-            if record.last() != Some(&object.key) {
-                record.push(object.key);
+            for key in [Some(object.key), object.next].into_iter().flatten() {
+                record.retain(|known| known.epoch != key.epoch);
+                record.push(key);
             }
-            let retired = record[..record.len() - 1].iter().rev().take(2).map(|key| (*key, true));
+            record.sort_by_key(|key| key.epoch);
+            let before = record.iter().rev().filter(|key| key.epoch < object.key.epoch);
+            let retired = before.take(2).map(|key| (*key, true));
             let keys = [(object.key, false)].into_iter().chain(object.next.map(|key| (key, false)));
-            member.tunnel.peers.insert(peer, keys.chain(retired).collect());
+            let mut keys: Vec<(Key, bool)> = keys.chain(retired).collect();
+            if let Some(next) = object.next {
+                member.next_keys.insert(peer, next);
+            }
+            let withdrawn = member.next_keys.get(&peer).map(|key| (*key, true));
+            let is_other = |next: &Key| keys.iter().all(|(key, _)| key.epoch != next.epoch);
+            let withdrawn = withdrawn.filter(|(next, _)| is_other(next));
+            keys.extend(withdrawn);
+            member.tunnel.peers.insert(peer, keys);
         }
         member.tunnel.prune();
     }
@@ -355,7 +370,10 @@ impl Fleet {
             for (own, theirs) in pairs {
                 if self.members[b].tunnel.answers(a, theirs, own) {
                     self.establish(a, b, own, theirs);
-                    break;
+                    // Without a session it begins with all pairs at once.
+                    if sending.is_some() {
+                        break;
+                    }
                 }
             }
         }
@@ -413,8 +431,15 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// A few schedules, or as many as `PROPTEST_CASES` says.
+fn config() -> ProptestConfig {
+    let all = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { all.cases } else { 128 };
+    ProptestConfig { cases, ..all }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn no_schedule_parts_two_nodes_that_talk(events in prop::collection::vec(event(), 0..40)) {
