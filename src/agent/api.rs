@@ -9,6 +9,7 @@ use kube::Client;
 use kube::api::PatchParams;
 use tokio::runtime::Handle;
 
+use super::control::{Outcome, Unmet};
 use super::servers::{self, Servers};
 use crate::api_server::{self, Clients};
 use crate::cause;
@@ -112,15 +113,49 @@ pub(super) fn patching() -> PatchParams {
     PatchParams { field_manager: Some("selvedge-agent".into()), ..PatchParams::default() }
 }
 
-/// Takes a conflict for success: somebody changed the object in between, and its new state is on its way here as an event,
-/// which triggers another run. Otherwise returns `what` as the change made.
+/// What became of a write that counts only if the object is still as it was seen.
+pub(super) enum Written {
+    /// It is done; for people.
+    Done(String),
+    /// Somebody changed the object in between (409).
+    Conflict,
+}
+
+impl Written {
+    /// After a conflict the write is retried soon. The object's new version arrives as an event, but need not be a trigger: a
+    /// kubelet's heartbeat is none.
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
+            Self::Done(what) => Ok(vec![what]),
+            Self::Conflict => Err(Unmet::waiting("the Node object changed during a write, retrying")),
+        }
+    }
+}
+
+/// Takes a conflict out of the errors. `what` was written.
 pub(super) fn unless_changed<T>(
     written: Result<T, kube::Error>,
     what: String,
-) -> Result<Vec<String>, kube::Error> {
+) -> Result<Written, kube::Error> {
     match written {
-        Ok(_) => Ok(vec![what]),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Vec::new()),
+        Ok(_) => Ok(Written::Done(what)),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Written::Conflict),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_conflict_is_retried_and_is_no_failure() {
+        let refused = |code| kube::Error::Api(Box::new(Status { code, ..Status::default() }));
+        let conflict = unless_changed::<()>(Err(refused(409)), "it".into()).unwrap();
+        assert!(matches!(conflict.outcome(), Err(Unmet::Waiting(_))));
+        assert!(unless_changed::<()>(Err(refused(403)), "it".into()).is_err());
+        assert_eq!(unless_changed(Ok(()), "it".into()).unwrap().outcome(), Ok(vec!["it".to_owned()]));
     }
 }

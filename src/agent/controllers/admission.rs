@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{PartialObjectMeta, Patch};
 
-use crate::agent::api::{patching, unless_changed};
+use crate::agent::api::{Written, patching, unless_changed};
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Triggers, Unmet};
 use crate::mesh::node_object::{NETWORK_UNAVAILABLE, OwnNode};
@@ -34,7 +34,7 @@ impl Admission {
         (taints.len() < own.taints.len()).then_some(taints)
     }
 
-    async fn clear_condition(&self, own: &OwnNode) -> Result<Vec<String>, String> {
+    async fn clear_condition(&self, own: &OwnNode) -> Result<Written, String> {
         let now = Some(Time(Timestamp::now()));
         let condition = NodeCondition {
             type_: NETWORK_UNAVAILABLE.into(),
@@ -55,7 +55,7 @@ impl Admission {
         self.context.api.ask(write).await
     }
 
-    async fn take_taint_off(&self, own: &OwnNode, taints: Vec<Taint>) -> Result<Vec<String>, String> {
+    async fn take_taint_off(&self, own: &OwnNode, taints: Vec<Taint>) -> Result<Written, String> {
         let spec = NodeSpec { taints: Some(taints), ..NodeSpec::default() };
         let node = Node { metadata: same(own), spec: Some(spec), ..Node::default() };
         let (name, what) = (own.name.clone(), format!("taint {}", self.context.config.agent.startup_taint));
@@ -77,9 +77,9 @@ impl Controller for Admission {
             (true, _) => self.clear_condition(&own).await,
             // One write at a time: the next run has the object's new version.
             (false, Some(taints)) => self.take_taint_off(&own, taints).await,
-            (false, None) => Ok(Vec::new()),
+            (false, None) => return Ok(Vec::new()),
         };
-        result.map_err(Unmet::failed)
+        result.map_err(Unmet::failed)?.outcome()
     }
 }
 

@@ -63,7 +63,7 @@ impl Controller for Annotations {
             let written = nodes.patch(&name, &patching(), &Patch::Merge(&patch)).await;
             unless_changed(written, format!("annotations of Node {name}"))
         };
-        self.context.api.ask(write).await.map_err(Unmet::failed)
+        self.context.api.ask(write).await.map_err(Unmet::failed)?.outcome()
     }
 }
 
