@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use selvedge::kernel::address::Address;
 use selvedge::kernel::nft::{self, Family};
 use selvedge_lab::api::resource::NODES;
+use selvedge_lab::api::{Action, Failure, Fault, Request};
 use selvedge_lab::isolated;
 use serde_json::json;
 
@@ -62,6 +63,25 @@ fn heartbeats_of_other_nodes_run_nothing() {
         // That they would be seen: one annotation of the same Node is.
         cluster.annotate("late", &json!({"selvedge.dev/endpoints": "172.31.101.2:51899"}));
         cluster.wait_for("the mesh to have run", |cluster| applied(cluster)["mesh"] > before["mesh"]);
+    });
+}
+
+/// As when a kubelet's heartbeat comes in between, which no controller runs for.
+#[test]
+fn a_write_to_the_node_that_conflicts_is_retried() {
+    isolated!(|| {
+        let cluster = Cluster::start();
+        let shown = |cluster: &Cluster| {
+            let node = cluster.lab.store().get(&NODES, "", "node1").unwrap();
+            node["metadata"]["annotations"]["selvedge.dev/endpoints"].as_str().map(str::to_owned)
+        };
+        let before = shown(&cluster).unwrap();
+        settled(&cluster);
+        let is_write = |request: &Request| request.verb == "patch" && request.name == "node1";
+        let conflict = Failure::new(409, "Conflict", "the object has been modified");
+        let _fault = cluster.lab.api().inject(Fault::new(Action::Fail(conflict)).when(is_write).times(1));
+        cluster.annotate("node1", &json!({"selvedge.dev/endpoints": null}));
+        cluster.wait_for("the annotation to be back", |cluster| shown(cluster).as_ref() == Some(&before));
     });
 }
 
