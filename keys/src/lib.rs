@@ -11,6 +11,7 @@ mod key;
 pub mod rotation;
 mod store;
 
+pub use access::AccessError;
 pub use audit::{AuditError, AuditLog, AuditReader};
 pub use file::{Damage, NodeKeys};
 pub use key::{KEY_LEN, KeyError, PresharedKey, PrivateKey, PublicKey};

@@ -115,7 +115,7 @@ pub struct Rotation {
 pub struct Seen<'a> {
     /// The wall clock.
     pub now: Timestamp,
-    /// A clock that never goes back; its zero is any moment.
+    /// A monotonic clock with an arbitrary origin.
     pub uptime: Duration,
     /// The epoch that the store names as the one in use.
     pub current: u64,
@@ -139,7 +139,7 @@ pub struct Shown {
 /// What the tunnel has.
 #[derive(Debug, Clone, Copy)]
 pub struct Tunnel<'a> {
-    /// Another number is another tunnel process, which may have lost sessions.
+    /// Number of the connection to the tunnel. It changes when the tunnel process does, whose sessions may be lost then.
     pub life: u64,
     /// Epochs of the own keys that it uses.
     pub identities: &'a [u64],
@@ -171,7 +171,7 @@ pub enum Step {
     Wipe(u64),
     /// The rotation has another phase: keep it on disk.
     Enter(Phase),
-    /// It is over: forget it.
+    /// The rotation ended: delete it from the disk.
     End(Outcome),
 }
 
@@ -187,7 +187,7 @@ pub enum Outcome {
     Superseded,
 }
 
-/// What agent and tunnel are to have now.
+/// The desired state of agent and tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// Own keys of the tunnel.
@@ -203,12 +203,12 @@ pub struct Wanted {
 pub struct OwnEpoch {
     /// Its epoch.
     pub epoch: u64,
-    /// Peers are to go back to another one.
+    /// An abort withdraws it: sending prefers the other one.
     pub is_withdrawn: bool,
 }
 
 impl Wanted {
-    /// Without a rotation.
+    /// The desired state while no rotation runs.
     #[must_use]
     pub fn steady(epoch: u64) -> Self {
         Self { identities: vec![OwnEpoch { epoch, is_withdrawn: false }], published: epoch, next: None }
@@ -267,7 +267,7 @@ impl Rotation {
     }
 }
 
-/// A rotation that runs, with what it has seen so far. That is lost in a crash: then it looks longer.
+/// A running rotation with what it has observed so far. A crash loses the observations; the waiting times are longer then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
     rotation: Rotation,

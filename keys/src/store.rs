@@ -17,7 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::libc::O_NOFOLLOW;
 use zeroize::Zeroizing;
 
-use crate::access::{self, Refusal};
+use crate::access::{self, AccessError};
 use crate::durable;
 use crate::file::{self, Damage, MAX_FILE, NodeKeys};
 
@@ -38,26 +38,9 @@ pub enum StoreError {
         /// Why it failed.
         source: io::Error,
     },
-    /// Others than the owner may enter the folder or read a file.
-    #[error("{} has mode {mode:04o}, which lets others at the keys; run `chmod {wanted:04o} {0}`", path.display())]
-    Mode {
-        /// The folder or file.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-        /// The mode it should have.
-        wanted: u32,
-    },
-    /// Somebody else owns the folder or a file.
-    #[error("{} belongs to user {owner}, but this process is user {user}; run `chown {user} {0}`", path.display())]
-    Owner {
-        /// The folder or file.
-        path: PathBuf,
-        /// Its owner's user ID.
-        owner: u32,
-        /// The effective user ID of this process.
-        user: u32,
-    },
+    /// The folder or a file belongs to another user, or lets other users in.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// A file is not what was written to it. It is left as it is.
     #[error("{} is damaged: {damage}; restore it from a backup, or move the folder away for new keys", path.display())]
     Damaged {
@@ -142,7 +125,7 @@ impl KeyReader {
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let dir = dir.into();
         let folder = open_folder(&dir)?;
-        check_access(&dir, &folder, 0o700)?;
+        access::check(&dir, &folder, 0o700)?;
         Ok(Self { dir })
     }
 
@@ -355,7 +338,7 @@ fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(io_error("open", path, source)),
     };
-    check_access(path, &file, 0o600)?;
+    access::check(path, &file, 0o600)?;
     // Read into one buffer that never grows, so that no copy of a secret is left behind.
     let mut bytes = Zeroizing::new(vec![0; MAX_FILE + 1]);
     let mut length = 0;
@@ -373,14 +356,6 @@ fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
 
 fn open_folder(dir: &Path) -> Result<File, StoreError> {
     access::open_folder(dir).map_err(|source| io_error("open folder", dir, source))
-}
-
-fn check_access(path: &Path, file: &File, wanted: u32) -> Result<(), StoreError> {
-    access::check(file).map_err(|refusal| match refusal {
-        Refusal::Unknown(source) => io_error("examine", path, source),
-        Refusal::Owner { owner, user } => StoreError::Owner { path: path.into(), owner, user },
-        Refusal::Mode(mode) => StoreError::Mode { path: path.into(), mode, wanted },
-    })
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> StoreError {

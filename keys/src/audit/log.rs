@@ -13,7 +13,7 @@ use nix::libc::O_NOFOLLOW;
 use super::chain::Break;
 use super::entry::{self, Event};
 use super::lines::last_sum;
-use super::reader::{AuditError, AuditReader, check_access, io_error};
+use super::reader::{AuditError, AuditReader, io_error};
 use super::recovery::{self, Found};
 use super::sum::{Head, Sha256Sum};
 use crate::access;
@@ -69,8 +69,7 @@ impl AuditLog {
     /// [`damage`](Self::damage) returns it.
     ///
     /// # Errors
-    /// [`AuditError::Locked`] when another process writes the log; [`AuditError::Owner`] or [`AuditError::Mode`]
-    /// when the folder or a file belongs to another user or lets others in; those of the file system.
+    /// [`AuditError::Locked`] when another process writes the log; [`AuditError::Access`] when the folder or a file belongs to another user or lets others in; those of the file system.
     pub fn open(dir: impl Into<PathBuf>, limits: Limits, now: Timestamp) -> Result<Self, AuditError> {
         let dir = dir.into();
         durable::make_folder(&dir, 0o700).map_err(|source| io_error("make folder", &dir, source))?;
@@ -124,7 +123,7 @@ impl AuditLog {
     /// Those of the file system. The head is then the old one, and the next call first cuts off what was written.
     /// If the process ends before that, the events may still be found in the log.
     pub fn append_all(&mut self, events: &[Event], now: Timestamp) -> Result<Head, AuditError> {
-        self.settle()?;
+        self.cut_unfinished()?;
         let (bytes, head) = encode(self.head, events, now);
         if bytes.is_empty() {
             return Ok(self.head);
@@ -167,7 +166,7 @@ impl AuditLog {
         let mut events = Vec::new();
         if let Some(torn) = found.torn {
             self.unfinished = true;
-            self.settle()?;
+            self.cut_unfinished()?;
             events.push(Event::Repaired { bytes: torn.bytes, sha256: torn.sum });
         } else {
             // A kill may have come before the sync, and the next line may go into another file.
@@ -187,7 +186,7 @@ impl AuditLog {
     }
 
     /// Cuts off what a failed write left.
-    fn settle(&mut self) -> Result<(), AuditError> {
+    fn cut_unfinished(&mut self) -> Result<(), AuditError> {
         if self.unfinished {
             durable::cut(&self.file, self.length).map_err(|source| io_error("cut", &self.path(), source))?;
             self.unfinished = false;
@@ -306,7 +305,7 @@ fn open_file(path: &Path) -> Result<File, AuditError> {
         Ok(file)
     };
     let file = make().map_err(|source| io_error("open", path, source))?;
-    check_access(path, &file, 0o600)?;
+    access::check(path, &file, 0o600)?;
     Ok(file)
 }
 

@@ -13,7 +13,7 @@ use super::chain::{Break, Flaw, parse};
 use super::entry::Entry;
 use super::lines::{self, Lines, segment_path};
 use super::sum::Head;
-use crate::access::{self, Refusal};
+use crate::access::{self, AccessError};
 
 /// Why the audit log could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -28,29 +28,9 @@ pub enum AuditError {
         /// Why it failed.
         source: io::Error,
     },
-    /// Others than the owner may enter the folder or open a file.
-    #[error(
-        "{} has mode {mode:04o}, which lets others read or change the audit log; run `chmod {wanted:04o} {0}`",
-        path.display()
-    )]
-    Mode {
-        /// The folder or file.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-        /// The mode it should have.
-        wanted: u32,
-    },
-    /// Another user owns the folder or a file.
-    #[error("{} belongs to user {owner}, but this process is user {user}; run `chown {user} {0}`", path.display())]
-    Owner {
-        /// The folder or file.
-        path: PathBuf,
-        /// Its owner's user ID.
-        owner: u32,
-        /// The effective user ID of this process.
-        user: u32,
-    },
+    /// The folder or a file belongs to another user, or lets other users in.
+    #[error("audit log: {0}")]
+    Access(#[from] AccessError),
     /// Another process writes the log.
     #[error("another process writes the audit log {}; only one agent can run on a node: stop the other", dir.display())]
     Locked {
@@ -76,7 +56,7 @@ impl AuditReader {
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, AuditError> {
         let dir = dir.into();
         let folder = access::open_folder(&dir).map_err(|source| io_error("open folder", &dir, source))?;
-        check_access(&dir, &folder, 0o700)?;
+        access::check(&dir, &folder, 0o700)?;
         Ok(Self { dir })
     }
 
@@ -159,7 +139,7 @@ impl AuditReader {
         let path = self.path(segment);
         let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW).open(&path);
         let file = file.map_err(|source| io_error("open", &path, source))?;
-        check_access(&path, &file, 0o600)?;
+        access::check(&path, &file, 0o600)?;
         Ok(file)
     }
 
@@ -225,14 +205,6 @@ impl Iterator for Entries {
             return Some(entry.map_err(|flaw| Break { file, line: line.place, flaw }.into()));
         }
     }
-}
-
-pub(crate) fn check_access(path: &Path, file: &File, wanted: u32) -> Result<(), AuditError> {
-    access::check(file).map_err(|refusal| match refusal {
-        Refusal::Unknown(source) => io_error("examine", path, source),
-        Refusal::Owner { owner, user } => AuditError::Owner { path: path.into(), owner, user },
-        Refusal::Mode(mode) => AuditError::Mode { path: path.into(), mode, wanted },
-    })
 }
 
 pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> AuditError {

@@ -84,7 +84,7 @@ pub enum VerifyError {
         file.display(), head.number, anchor.number
     )]
     CutOff {
-        /// The newest file, or the folder if there is no file.
+        /// The newest file, or the folder if the log has no files.
         file: PathBuf,
         /// The last complete line in it, from 1; 0 if there is none.
         line: u64,

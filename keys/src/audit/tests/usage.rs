@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
+use crate::AccessError;
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -55,7 +56,7 @@ fn folder_and_files_are_for_the_owner_alone() {
     let error = AuditLog::open(&dir, WIDE, now()).unwrap_err().to_string();
     assert!(error.contains("has mode 0640") && error.contains("chmod 0600 /"), "{error}");
     let error = AuditReader::open(&dir).unwrap().entries().unwrap().next().unwrap().unwrap_err();
-    assert!(matches!(error, AuditError::Mode { .. }), "{error}");
+    assert!(matches!(error, AuditError::Access(AccessError::Mode { .. })), "{error}");
     chmod(&file, 0o600);
     chmod(&dir, 0o750);
     let error = AuditLog::open(&dir, WIDE, now()).unwrap_err().to_string();
