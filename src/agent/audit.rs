@@ -1,4 +1,4 @@
-//! The agent's audit log. What cannot be recorded is reported, and holds nothing back: peers must not wait for a full disk.
+//! The agent's audit log. What cannot be recorded is reported, and blocks nothing: peers must not wait for a full disk.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use selvedge_keys::audit::{AuditError, AuditLog, Event, Limits};
 pub(super) struct Audit {
     folder: PathBuf,
     log: Option<AuditLog>,
-    /// Why the last attempt to record something failed.
+    /// Why the last attempt to record something, or to delete old files, failed.
     problem: Option<String>,
 }
 
@@ -24,14 +24,18 @@ impl Audit {
         if events.is_empty() {
             return;
         }
-        self.problem = self.try_record(events, now).err().map(|error| error.to_string());
-        if let Some(error) = &self.problem {
+        let recorded = self.try_record(events, now);
+        let pruning = self.log.as_ref().and_then(AuditLog::prune_error).map(ToString::to_string);
+        if let Err(error) = &recorded {
             let events = serde_json::to_string(events).unwrap_or_default();
-            tracing::error!(error, events, "cannot write to the audit log");
+            tracing::error!(%error, events, "cannot write to the audit log");
+        } else if let Some(error) = &pruning {
+            tracing::error!(error, "cannot delete old files of the audit log");
         }
+        self.problem = recorded.err().map(|error| error.to_string()).or(pruning);
     }
 
-    /// Why the last attempt to record something failed.
+    /// Why the last attempt to record something, or to delete old files, failed.
     pub(super) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
@@ -40,7 +44,7 @@ impl Audit {
         if self.log.is_none() {
             let log = AuditLog::open(&self.folder, Limits::default(), now)?;
             if let Some(damage) = log.damage() {
-                tracing::error!(%damage, "the audit log is damaged: it goes on in a new file, which records that");
+                tracing::error!(%damage, "the audit log is damaged, continuing in a new file that records the damage");
             }
             self.log = Some(log);
         }

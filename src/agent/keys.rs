@@ -17,7 +17,7 @@ use super::audit::Audit;
 use crate::mesh::annotation::{self, Keys as Published, MAX_EPOCH, NodeAnnotations};
 use crate::mesh::resolve::superseded;
 use crate::paths::Paths;
-use crate::tunnel::api::IdentityConfig;
+use crate::tunnel::api::{DeviceStatus, IdentityConfig, PeerStatus};
 
 /// Most bytes of the file that has the rotation.
 const LARGEST: u64 = 64 * 1024;
@@ -72,7 +72,7 @@ struct Epoch {
 
 /// What a rotation is asked for.
 #[derive(Debug, Clone)]
-pub(super) struct Request {
+pub(super) struct NewRotation {
     pub(super) id: String,
     pub(super) by: String,
     pub(super) reason: String,
@@ -96,6 +96,27 @@ pub(super) struct TunnelKeys {
     pub(super) identities: Vec<u64>,
     /// By name of the peer, for those with a confirmed session.
     pub(super) peers: BTreeMap<String, PeerSessions>,
+}
+
+impl TunnelKeys {
+    /// What a rotation between these epochs needs of the tunnel's status.
+    pub(super) fn of(life: u64, status: &DeviceStatus, from: u64, to: u64) -> Self {
+        let sessions = |peer: &PeerStatus| {
+            let confirmed = || peer.sessions.iter().filter(|session| session.confirmed);
+            let has = |epoch: u64| confirmed().any(|session| session.own_epoch == epoch);
+            let sending = peer.sessions.iter().find(|session| session.sending)?.own_epoch;
+            confirmed().next().map(|_| PeerSessions { old: has(from), new: has(to), sending })
+        };
+        let peers = status.peers.iter().filter_map(|peer| Some((peer.name.clone(), sessions(peer)?)));
+        let identities = status.identities.iter().map(|identity| identity.epoch).collect();
+        Self { life, identities, peers: peers.collect() }
+    }
+
+    /// The names of peers with a session that packets go to by another key than that of `epoch`.
+    pub(super) fn unconfirmed(&self, epoch: u64) -> BTreeSet<String> {
+        let waiting = self.peers.iter().filter(|(_, sessions)| sessions.sending != epoch);
+        waiting.map(|(name, _)| name.clone()).collect()
+    }
 }
 
 /// The key store, the public halves of this node's keys, and the rotation that runs.
@@ -274,7 +295,7 @@ impl Keys {
     }
 
     /// Begins a rotation.
-    pub(super) fn rotate(&mut self, request: Request, now: Timestamp) -> Result<(), KeysError> {
+    pub(super) fn rotate(&mut self, wanted: NewRotation, now: Timestamp) -> Result<(), KeysError> {
         if let Some(Rotation { id, phase, .. }) = self.rotation().cloned() {
             return Err(KeysError::Running { id, phase });
         }
@@ -285,7 +306,7 @@ impl Keys {
         if self.has_leftovers() {
             return Err(KeysError::Leftovers);
         }
-        let Request { id, by, reason, deadline } = request;
+        let NewRotation { id, by, reason, deadline } = wanted;
         let rotation = Rotation {
             id,
             by,
@@ -375,7 +396,7 @@ impl Keys {
                 self.store.promote(epoch)?;
                 self.current = epoch;
                 let live = tunnel.map_or(0, |tunnel| tunnel.peers.len());
-                let waiting = tunnel.map_or(0, |tunnel| unconfirmed(tunnel, epoch).len());
+                let waiting = tunnel.map_or(0, |tunnel| tunnel.unconfirmed(epoch).len());
                 let [confirmed, live] =
                     [live - waiting, live].map(|count| u64::try_from(count).unwrap_or(u64::MAX));
                 self.record_key(epoch, now, |epoch, public_key| Event::KeyPromoted {
@@ -471,12 +492,6 @@ fn read(file: &Path) -> Result<Option<Rotation>, String> {
     }
     let text = std::fs::read(file).map_err(|error| error.to_string())?;
     serde_json::from_slice(&text).map(Some).map_err(|error| error.to_string())
-}
-
-/// The names of peers that have not confirmed the key of this epoch, of those with a session.
-pub(super) fn unconfirmed(tunnel: &TunnelKeys, epoch: u64) -> BTreeSet<String> {
-    let waiting = tunnel.peers.iter().filter(|(_, sessions)| sessions.sending != epoch);
-    waiting.map(|(name, _)| name.clone()).collect()
 }
 
 #[cfg(test)]

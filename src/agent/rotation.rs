@@ -8,8 +8,7 @@ use selvedge_keys::rotation::Rotation;
 
 use super::context::Context;
 use super::control::Trigger;
-use super::controllers::rotation::tunnel_keys;
-use super::keys::{KeysError, Request, unconfirmed};
+use super::keys::{KeysError, NewRotation, TunnelKeys};
 use super::session::Session;
 use super::status::{AbortRequest, KeysStatus, LastRotation, RotateRequest, RotationStatus};
 use crate::local::{Client, Method, Problem, Response, Router, StatusCode};
@@ -66,13 +65,13 @@ fn rotate(context: &Context, asked: &RotateRequest) -> Result<(), Problem> {
         ));
     }
     let id = id().map_err(Problem::internal)?;
-    let request = Request {
+    let wanted = NewRotation {
         id,
         by: by.clone(),
         reason: reason.clone(),
         deadline: Duration::from_secs(*deadline_seconds),
     };
-    context.keys.lock().rotate(request, Timestamp::now()).map_err(problem)?;
+    context.keys.lock().rotate(wanted, Timestamp::now()).map_err(problem)?;
     context.bus.post(Trigger::Rotation);
     Ok(())
 }
@@ -103,7 +102,7 @@ fn problem(error: KeysError) -> Problem {
     Problem::new(status, error)
 }
 
-/// Names a rotation: nobody else has to be able to guess it.
+/// A random name for a rotation. It is an identifier, not a secret.
 fn id() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes)?;
@@ -136,9 +135,9 @@ async fn status(context: &Context) -> KeysStatus {
 async fn progress(context: &Context, rotation: Rotation) -> RotationStatus {
     let socket = context.paths.tunnel_socket(&context.config.interface);
     let status: Option<DeviceStatus> = Client::new(&socket).get("/v1/status").await.ok();
-    let tunnel = status.map(|status| tunnel_keys(0, &status, rotation.from, rotation.to));
+    let tunnel = status.map(|status| TunnelKeys::of(0, &status, rotation.from, rotation.to));
     let goal = if rotation.phase.is_abort() { rotation.from } else { rotation.to };
-    let waiting = tunnel.as_ref().map(|tunnel| unconfirmed(tunnel, goal)).unwrap_or_default();
+    let waiting = tunnel.as_ref().map(|tunnel| tunnel.unconfirmed(goal)).unwrap_or_default();
     let live = tunnel.map_or(0, |tunnel| tunnel.peers.len());
     RotationStatus {
         id: rotation.id,

@@ -29,9 +29,9 @@ pub struct Controller {
     pub controller: String,
 }
 
-/// One label: how something ended.
+/// One label: how a rotation of keys ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Outcome {
+pub struct RotationOutcome {
     /// `rotated`, `aborted` or `superseded`.
     pub outcome: String,
 }
@@ -70,8 +70,8 @@ pub struct Metrics {
     /// 1 while a rotation of this node's keys runs.
     pub key_rotating: Gauge,
     /// Rotations that ended, by outcome.
-    pub key_rotations: Family<Outcome, Counter>,
-    /// 1 when the last event could not be written to the audit log.
+    pub key_rotations: Family<RotationOutcome, Counter>,
+    /// 1 when the last event could not be written to the audit log, or old files could not be deleted.
     pub audit_failing: Gauge,
     /// Those of serving Services.
     pub proxy: ProxyMetrics,

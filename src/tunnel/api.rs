@@ -51,8 +51,7 @@ pub struct DeviceConfig {
 pub struct IdentityConfig {
     /// Epoch of the key in the store.
     pub epoch: u64,
-    /// Peers are to go back to another key (a rotation is aborted): handshakes on this one are answered, and every other one is
-    /// preferred. Needs the capability [`RETIRED_KEYS`].
+    /// A rotation to this key was aborted. Handshakes on it are still answered, but sending prefers every other own key. Needs the capability [`RETIRED_KEYS`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub withdrawn: bool,
 }
@@ -84,8 +83,8 @@ pub struct PeerKeyConfig {
     pub public_key: PublicKey,
     /// The peer's epoch of that key; sending prefers the highest whose session is confirmed.
     pub epoch: u64,
-    /// The peer has another key now: the sessions of this one stay until they expire, and there is no handshake with it. Needs
-    /// the capability [`RETIRED_KEYS`].
+    /// The peer no longer uses this key. Its sessions stay until they expire; the device neither starts nor answers handshakes
+    /// with it. Needs the capability [`RETIRED_KEYS`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retired: bool,
 }

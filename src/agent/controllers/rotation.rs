@@ -1,10 +1,10 @@
-//! The rotation of this node's keys, step by step: what each waits for is looked at when it may have changed, and every second.
+//! Carries out the rotation of this node's keys. It runs when something that a phase waits for may have changed, and every
+//! second.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use selvedge_keys::rotation::PeerSessions;
 use tokio::task::JoinHandle;
 
 use crate::agent::context::Context;
@@ -13,14 +13,14 @@ use crate::agent::keys::TunnelKeys;
 use crate::agent::session::Session;
 use crate::local::Client;
 use crate::mesh::annotation;
-use crate::observe::metrics::Outcome as Ended;
-use crate::tunnel::api::{DeviceStatus, PeerStatus};
+use crate::observe::metrics::RotationOutcome;
+use crate::tunnel::api::DeviceStatus;
 
-/// How often the rotation looks although nothing happened.
+/// Shortest interval at which the tunnel is asked for its status while nothing changes.
 const LOOK: Duration = Duration::from_secs(1);
-/// The tunnel's report of one peer costs about so much of it: with 5,000 peers the rotation looks every 5 s.
+/// With many peers the interval is this times their number, as the status grows with it: 5 s with 5,000 peers.
 const LOOK_FOR_EACH_PEER: Duration = Duration::from_millis(1);
-/// After a step, tunnel and Node object follow.
+/// After a step: the time that the tunnel and the Node object need to follow.
 const FOLLOW: Duration = Duration::from_millis(100);
 
 pub(in crate::agent) struct KeyRotation {
@@ -42,7 +42,7 @@ impl KeyRotation {
     async fn tunnel(&self, from: u64, to: u64) -> Option<TunnelKeys> {
         let Session::Open(life) = self.context.session.get() else { return None };
         let status: DeviceStatus = self.client.get("/v1/status").await.ok()?;
-        (self.context.session.get() == Session::Open(life)).then(|| tunnel_keys(life, &status, from, to))
+        (self.context.session.get() == Session::Open(life)).then(|| TunnelKeys::of(life, &status, from, to))
     }
 
     fn measure(&self) {
@@ -58,7 +58,7 @@ impl KeyRotation {
         let keys = self.context.keys.lock();
         if let Some(ended) = keys.last().filter(|_| ran && keys.rotation().is_none()) {
             let outcome = format!("{:?}", ended.outcome).to_lowercase();
-            self.context.metrics.key_rotations.get_or_create(&Ended { outcome }).inc();
+            self.context.metrics.key_rotations.get_or_create(&RotationOutcome { outcome }).inc();
         }
     }
 
@@ -72,19 +72,6 @@ impl KeyRotation {
             before.abort();
         }
     }
-}
-
-/// What a rotation from one epoch to another looks at.
-pub(in crate::agent) fn tunnel_keys(life: u64, status: &DeviceStatus, from: u64, to: u64) -> TunnelKeys {
-    let sessions = |peer: &PeerStatus| {
-        let confirmed = || peer.sessions.iter().filter(|session| session.confirmed);
-        let has = |epoch: u64| confirmed().any(|session| session.own_epoch == epoch);
-        let sending = peer.sessions.iter().find(|session| session.sending)?.own_epoch;
-        confirmed().next().map(|_| PeerSessions { old: has(from), new: has(to), sending })
-    };
-    let peers = status.peers.iter().filter_map(|peer| Some((peer.name.clone(), sessions(peer)?)));
-    let identities = status.identities.iter().map(|identity| identity.epoch).collect();
-    TunnelKeys { life, identities, peers: peers.collect() }
 }
 
 impl Controller for KeyRotation {

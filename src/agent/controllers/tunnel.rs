@@ -171,3 +171,55 @@ fn peer_config(peer: &Peer, keepalive: Option<u16>) -> PeerConfig {
         persistent_keepalive: keepalive,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use selvedge_keys::PrivateKey;
+
+    use super::*;
+    use crate::mesh::annotation::Keys;
+
+    fn key(seed: u8) -> PublicKey {
+        PrivateKey::from_bytes([seed; 32]).public_key()
+    }
+
+    fn peer(uid: &str, keys: &[(u64, u8)], retired: &[(u64, u8)]) -> Peer {
+        let keys = keys.iter().map(|&(epoch, seed)| PeerKeys {
+            epoch,
+            keys: Keys { public_key: key(seed), lanes: Vec::new() },
+        });
+        Peer {
+            name: "n1".into(),
+            uid: uid.into(),
+            keys: keys.collect(),
+            retired: retired.iter().map(|&(epoch, seed)| (epoch, key(seed))).collect(),
+            endpoints: Vec::new(),
+            allowed_ips: Vec::new(),
+            location: None,
+            features: Vec::new(),
+        }
+    }
+
+    /// The retired keys of the first of `peers`.
+    fn retired(next_keys: &mut NextKeys, peers: &[Peer]) -> Vec<(u64, PublicKey)> {
+        let mut configs: Vec<_> = peers.iter().map(|peer| peer_config(peer, None)).collect();
+        remember(next_keys, peers);
+        add_retired(&mut configs, peers, next_keys);
+        let retired = configs[0].keys.iter().filter(|key| key.retired);
+        retired.map(|key| (key.epoch, key.public_key)).collect()
+    }
+
+    #[test]
+    fn a_withdrawn_next_key_is_retired_as_long_as_it_is_the_same_node() {
+        let mut next_keys = NextKeys::new();
+        assert_eq!(retired(&mut next_keys, &[peer("a", &[(5, 1), (6, 2)], &[(4, 9)])]), [(4, key(9))]);
+        assert_eq!(retired(&mut next_keys, &[peer("a", &[(5, 1)], &[])]), [(6, key(2))]);
+        assert_eq!(retired(&mut next_keys, &[peer("a", &[(6, 2)], &[(5, 1)])]), [(5, key(1))], "promoted");
+        assert_eq!(retired(&mut next_keys, &[peer("a", &[(6, 3)], &[])]), [], "its epoch has another key");
+        assert_eq!(retired(&mut next_keys, &[peer("b", &[(5, 1)], &[])]), [], "another Node object");
+        let mut other = peer("c", &[(1, 2)], &[]);
+        other.name = "n2".into();
+        let both = [peer("a", &[(7, 1)], &[]), other];
+        assert_eq!(retired(&mut next_keys, &both), [], "the key is another node's now");
+    }
+}

@@ -5,9 +5,9 @@ fn open(folder: &tempfile::TempDir) -> Keys {
     Keys::open(&Paths::default().below(folder.path())).unwrap()
 }
 
-fn request(id: &str) -> Request {
+fn request(id: &str) -> NewRotation {
     let (by, reason) = ("operator".into(), "planned".into());
-    Request { id: id.into(), by, reason, deadline: Duration::from_secs(60) }
+    NewRotation { id: id.into(), by, reason, deadline: Duration::from_secs(60) }
 }
 
 #[test]

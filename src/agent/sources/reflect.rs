@@ -40,8 +40,8 @@ use crate::service::object::{HEADLESS, OTHER_PROXY, Service, Slice};
 const STREAMED: Duration = Duration::from_secs(15);
 /// Pauses before an API server is asked again for a kind that it does not serve: the first and the last.
 const UNSERVED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
-/// So many refusals in a row count. An API server that has just started refuses with 403 what it allows a second later:
-/// it does not know the roles yet.
+/// Number of consecutive 403 answers after which the kind counts as not served. An API server that has just started answers
+/// 403 until it has loaded the roles.
 const REFUSALS: usize = 3;
 /// What a watch on ServiceCIDRs is on, for people.
 const SERVICE_CIDRS: &str = "all ServiceCIDRs";
@@ -228,7 +228,7 @@ pub(in crate::agent) async fn service_cidrs(
                     "the API server does not serve ServiceCIDRs to this agent: the configured ranges and those found before count"
                 );
             }
-            // An answer of another kind before it is no problem any more.
+            // Clears the problem that an earlier error reported.
             served.served(SERVICE_CIDRS);
             on_unserved();
         }
@@ -241,7 +241,7 @@ pub(in crate::agent) async fn service_cidrs(
 struct Unserved {
     /// Notified when it refused one.
     refused: Notify,
-    /// It has no such kind: that is no matter of its roles.
+    /// It answered 404: it does not have this kind, whatever the agent's rights are.
     is_absent: AtomicBool,
     /// It had served one before.
     was_served: AtomicBool,
@@ -523,8 +523,8 @@ mod tests {
         unserved.into_inner()
     }
 
-    /// As an API server answers that has just started: it knows no roles yet. Who is told that nothing is served starts pods
-    /// without those ranges.
+    /// An API server that has just started has not loaded the roles and refuses everything. If the agent concluded at once that
+    /// ServiceCIDRs are not served, it would let pods start without those ranges.
     #[test]
     fn a_refusal_of_service_cidrs_counts_when_it_lasts() {
         assert_eq!(unserved_before(&[403, 403]), 0);

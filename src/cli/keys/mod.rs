@@ -126,17 +126,26 @@ fn rotate(args: &RotateArgs) -> Result<Exit, Failure> {
     let asked =
         RotateRequest { by: by(), reason: args.reason.clone(), deadline_seconds: args.deadline.as_secs() };
     let begun = post("/v1/keys/rotate", &asked)?;
-    let Some(id) = begun.rotation.as_ref().map(|rotation| rotation.id.clone()).filter(|_| args.wait) else {
+    let running = begun.rotation.as_ref().filter(|_| args.wait);
+    let Some((id, to)) = running.map(|rotation| (rotation.id.clone(), rotation.to)) else {
         print(&begun, args.output)?;
         return Ok(Exit::Ok);
     };
     let ended = wait(&id, begun)?;
     print(&ended, args.output)?;
-    let is_rotated = ended.last.is_some_and(|last| last.id == id && last.outcome == Outcome::Rotated);
-    Ok(if is_rotated { Exit::Ok } else { Exit::Failed })
+    Ok(if is_rotated(&ended, &id, to) { Exit::Ok } else { Exit::Failed })
 }
 
-/// Until the rotation is over. The agent may be started again meanwhile.
+/// Whether the rotation `id` to the epoch `to`, which is over, brought the new key. An agent that was started again meanwhile has
+/// no record of how it ended, only the key.
+fn is_rotated(ended: &KeysStatus, id: &str, to: u64) -> bool {
+    match ended.last.as_ref().filter(|last| last.id == id) {
+        Some(last) => last.outcome == Outcome::Rotated,
+        None => ended.key_epoch >= to,
+    }
+}
+
+/// Waits until the rotation is over. The agent may be restarted meanwhile.
 fn wait(id: &str, begun: KeysStatus) -> Result<KeysStatus, Failure> {
     let mut progress = Progress::new();
     let mut status = begun;
@@ -151,14 +160,14 @@ fn wait(id: &str, begun: KeysStatus) -> Result<KeysStatus, Failure> {
             Ok(now) => (status, silent) = (now, 0),
             Err(failure) if failure.exit == Exit::Unreachable && silent < 120 => {
                 silent += 1;
-                progress.now("the agent does not answer, retrying every 500 ms; the rotation goes on with the next one");
+                progress.now("the agent does not answer, retrying every 500 ms; it resumes the rotation when it is back");
             }
             Err(failure) => return Err(failure),
         }
     }
 }
 
-/// Who types this.
+/// The user who runs this command.
 fn by() -> String {
     let name = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
     name.unwrap_or_else(|_| format!("uid {}", nix::unistd::getuid()))
@@ -191,4 +200,36 @@ fn print(status: &KeysStatus, output: Output) -> Result<(), Failure> {
         Output::Table => show::status(status, Timestamp::now()),
     };
     super::print(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::status::LastRotation;
+
+    #[test]
+    fn the_exit_code_is_right_although_the_agent_was_restarted() {
+        let last = |id: &str, outcome| LastRotation {
+            id: id.into(),
+            outcome,
+            from: 1,
+            to: 2,
+            begun: Timestamp::UNIX_EPOCH,
+            ended: Timestamp::UNIX_EPOCH,
+        };
+        let ended = |key_epoch, last| KeysStatus {
+            node: "n".into(),
+            public_key: selvedge_keys::PublicKey::from_bytes([7; 32]),
+            key_epoch,
+            key_created: Timestamp::UNIX_EPOCH,
+            audit_problem: None,
+            rotation: None,
+            last,
+        };
+        assert!(is_rotated(&ended(2, Some(last("r1", Outcome::Rotated))), "r1", 2));
+        assert!(!is_rotated(&ended(1, Some(last("r1", Outcome::Aborted))), "r1", 2));
+        assert!(!is_rotated(&ended(3, Some(last("r1", Outcome::Superseded))), "r1", 2));
+        assert!(is_rotated(&ended(2, None), "r1", 2), "another agent answers");
+        assert!(!is_rotated(&ended(1, None), "r1", 2));
+    }
 }

@@ -75,3 +75,37 @@ fn peer(peer: &PeerConfig) -> Peer {
         persistent_keepalive: peer.persistent_keepalive,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use selvedge_keys::KeyStore;
+
+    use super::*;
+
+    #[test]
+    fn an_epoch_missing_from_the_store_does_not_refuse_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let key_store = folder.path().join("keys");
+        KeyStore::open(&key_store).unwrap().ensure(Timestamp::now()).unwrap();
+        let config = |epochs: &[u64]| DeviceConfig {
+            key_store: key_store.clone(),
+            identities: epochs
+                .iter()
+                .map(|epoch| IdentityConfig { epoch: *epoch, withdrawn: false })
+                .collect(),
+            listen_port: 0,
+            mtu: 1420,
+            firewall_mark: None,
+            peers: Vec::new(),
+        };
+        let loaded = |epochs: &[u64]| {
+            resolve(&config(epochs))
+                .map(|config| config.identities.iter().map(|own| own.epoch).collect::<Vec<_>>())
+        };
+        assert_eq!(loaded(&[1, 2]).unwrap(), [1]);
+        assert!(matches!(loaded(&[2]), Err(ChangeError::Key { epoch: 2, .. })), "a device needs a key");
+        std::fs::write(key_store.join("epoch-2"), "damaged").unwrap();
+        assert!(loaded(&[1, 2]).is_err(), "a damaged key is not a missing one");
+    }
+}

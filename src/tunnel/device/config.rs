@@ -27,7 +27,7 @@ pub struct Identity {
     pub epoch: u64,
     /// The key.
     pub private_key: PrivateKey,
-    /// Peers are to go back to another key: handshakes on this one are answered, and every other one is preferred.
+    /// A rotation to this key was aborted. Handshakes on it are still answered, but sending prefers every other own key.
     pub is_withdrawn: bool,
 }
 
@@ -55,7 +55,8 @@ pub struct PeerKey {
     pub epoch: u64,
     /// Preshared key of the pair.
     pub preshared_key: Option<PresharedKey>,
-    /// The peer has another key now: the sessions of this one stay until they expire, and there is no handshake with it.
+    /// The peer no longer uses this key. Its sessions stay until they expire; the device neither starts nor answers handshakes
+    /// with it.
     pub is_retired: bool,
 }
 

@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// A short wire, and a long one on which packets overtake each other.
+fn wires() -> [Wire; 2] {
+    [Wire::default(), Wire { latency: 40 * MILLISECOND, jitter: 5 * MILLISECOND, ..Wire::default() }]
+}
+
 fn with(node: u8, own: &[u8], other: u8, keys: &[u8]) -> Config {
     let mut peer = peer(other);
     peer.keys = keys.iter().map(|epoch| key(other, *epoch, None)).collect();
@@ -43,9 +48,7 @@ fn assert_all_arrived(net: &mut Net, steps: u32) {
 
 #[test]
 fn a_node_takes_a_new_key_without_losing_a_packet() {
-    for wire in
-        [Wire::default(), Wire { latency: 40 * MILLISECOND, jitter: 5 * MILLISECOND, ..Wire::default() }]
-    {
+    for wire in wires() {
         let mut net = pair();
         net.wire = wire;
         under_traffic(
@@ -104,9 +107,7 @@ fn withdrawn(mut config: Config, epoch: u64) -> Config {
 /// As when the agent of node 1 was away for the whole rotation of node 0: it learns of the new key when that is in use already.
 #[test]
 fn sessions_of_a_retired_key_carry_packets_until_the_new_key_is_confirmed() {
-    for wire in
-        [Wire::default(), Wire { latency: 40 * MILLISECOND, jitter: 5 * MILLISECOND, ..Wire::default() }]
-    {
+    for wire in wires() {
         let mut net = pair();
         net.wire = wire;
         under_traffic(
@@ -145,9 +146,7 @@ fn a_retired_key_begins_and_answers_no_handshake_and_ends_with_its_sessions() {
 
 #[test]
 fn an_aborted_rotation_goes_back_without_losing_a_packet() {
-    for wire in
-        [Wire::default(), Wire { latency: 40 * MILLISECOND, jitter: 5 * MILLISECOND, ..Wire::default() }]
-    {
+    for wire in wires() {
         let mut net = pair();
         net.wire = wire;
         under_traffic(
