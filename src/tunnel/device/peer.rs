@@ -496,7 +496,6 @@ impl Peer {
                 };
                 let mut slot = match before.iter().position(same) {
                     Some(at) => before.swap_remove(at),
-                    None if key.is_retired => continue,
                     None => {
                         let id = shared.next_slot_id();
                         Slot::new(id, &own.identity, own.epoch, key.public_key, key.epoch)

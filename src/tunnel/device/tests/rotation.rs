@@ -1,5 +1,6 @@
 //! Keys rotate under traffic without losing a packet.
 
+use super::net::Flight;
 use super::*;
 
 /// A short wire, and a long one on which packets overtake each other.
@@ -127,21 +128,36 @@ fn sessions_of_a_retired_key_carry_packets_until_the_new_key_is_confirmed() {
 
 #[test]
 fn a_retired_key_begins_and_answers_no_handshake_and_ends_with_its_sessions() {
-    let mut net = pair();
-    net.apply(1, &retired(with(1, &[1], 0, &[1, 2]), 1)); // node 0 has no key of epoch 2
-    assert_eq!(sending(&net, 1), Some((1, 1)), "the only session there is");
-    net.log.clear();
-    net.run(300 * SECOND);
-    assert_eq!(net.peer(1, 0).sessions.len(), 1, "the slot ended with its session");
-    net.send(0, &packet(0, 1, 0, 0));
-    net.run(20 * SECOND);
-    assert!(net.log.iter().any(|flight| flight.is_initiation() && flight.from == address(0)), "node 0 asks");
-    assert!(!net.log.iter().any(|flight| flight.is_response()), "and is not answered");
-    assert!(net.received(1).is_empty());
-    // One that never had a session is not even tried.
-    net.apply(1, &with(1, &[1], 0, &[2]));
-    net.apply(1, &retired(with(1, &[1], 0, &[1, 2]), 1));
-    assert_eq!(net.peer(1, 0).sessions.len(), 1);
+    // Either end may have begun the session, and so be the one to renew it.
+    for (retiring, other) in [(1, 0), (0, 1)] {
+        let mut net = pair();
+        let config = retired(with(retiring, &[1], other, &[1, 2]), 1);
+        let (retiring, other) = (usize::from(retiring), usize::from(other));
+        net.apply(retiring, &config); // the other node has no key of epoch 2
+        assert_eq!(sending(&net, retiring), Some((1, 1)), "the only session there is");
+        net.log.clear();
+        let [there, back] = [(other, retiring), (retiring, other)].map(|(from, to)| {
+            move |step| packet(u8::try_from(from).unwrap(), u8::try_from(to).unwrap(), step, 64)
+        });
+        for step in 0..300 {
+            net.send(other, &there(step));
+            net.send(retiring, &back(step));
+            net.run(SECOND);
+        }
+        assert!(
+            net.log.iter().any(|flight| flight.is_initiation() && flight.from == address(other)),
+            "it asks"
+        );
+        assert!(!net.log.iter().any(Flight::is_response), "nobody gets an answer");
+        let received = net.received(retiring).len();
+        assert!((100..=180).contains(&received), "{received} packets: as long as the session lives");
+        assert_eq!(net.peer(retiring, other).sessions.len(), 1, "the slot ended with its session");
+        // One that never had a session is not even tried.
+        let plain = with(u8::try_from(retiring).unwrap(), &[1], u8::try_from(other).unwrap(), &[2]);
+        net.apply(retiring, &plain);
+        net.apply(retiring, &config);
+        assert_eq!(net.peer(retiring, other).sessions.len(), 1);
+    }
 }
 
 #[test]
