@@ -32,6 +32,7 @@ pub mod pod;
 pub mod ports;
 #[cfg(test)]
 mod reference;
+pub mod resource;
 pub mod service;
 pub mod support;
 pub mod tunnel;

@@ -76,6 +76,12 @@ impl Paths {
         self.state.join("rotation.json")
     }
 
+    /// The rotation of this node's keys that ended last.
+    #[must_use]
+    pub fn last_rotation(&self) -> PathBuf {
+        self.state.join("last-rotation.json")
+    }
+
     /// The audit log of this node's keys, a folder of mode 0700.
     #[must_use]
     pub fn audit(&self) -> PathBuf {

@@ -1,6 +1,6 @@
 //! What all controllers share: the configuration, the view, and what one controller hands to the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -46,6 +46,8 @@ pub(super) struct Context {
     /// Notified whenever the facts were read again.
     pub(super) facts_changed: Notify,
     pub(super) keys: Cell<Keys>,
+    /// How many peers have confirmed the key of the rotation that runs; by the controller of rotations.
+    pub(super) confirmations: Cell<Confirmations>,
     /// Whom this node believes; by the mesh controller, once what it accepts is on disk.
     pub(super) members: Cell<Option<Arc<Members>>>,
     /// The members' addresses that the egress table drops in the clear. Routes into the tunnel are laid for these alone.
@@ -65,6 +67,15 @@ pub(super) struct Context {
     pub(super) role: Cell<Role>,
     /// Notified when kube-proxy has added rules.
     pub(super) proxy_changed: Notify,
+}
+
+/// The peers of this node while a rotation runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Confirmations {
+    /// Peers with a session.
+    pub(super) live: usize,
+    /// Those of them that packets go to by another key than the one that is to stay.
+    pub(super) waiting: BTreeSet<String>,
 }
 
 /// The role of this agent in serving Services.

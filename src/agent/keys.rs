@@ -1,8 +1,8 @@
 //! This node's own keys: made on first start, rotated on request, never read out again but for their public halves.
 
+mod files;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,16 +11,17 @@ use selvedge_keys::audit::Event;
 use selvedge_keys::rotation::{
     Machine, Outcome, PeerSessions, Phase, Rotation, Seen, Shown, Step, TooLate, Tunnel, Wanted, leftover,
 };
-use selvedge_keys::{KeyStore, NodeKeys, PublicKey, StoreError, durable};
+use selvedge_keys::{KeyStore, NodeKeys, PublicKey, StoreError};
+use serde::{Deserialize, Serialize};
 
 use super::audit::Audit;
+use super::context::Confirmations;
 use crate::mesh::annotation::{self, Keys as Published, MAX_EPOCH, NodeAnnotations};
 use crate::mesh::resolve::superseded;
 use crate::paths::Paths;
 use crate::tunnel::api::{DeviceStatus, IdentityConfig, PeerStatus};
-
-/// Most bytes of the file that has the rotation.
-const LARGEST: u64 = 64 * 1024;
+pub(super) use files::FileError;
+use files::Files;
 
 /// Why there are no newer keys.
 #[derive(Debug, thiserror::Error)]
@@ -35,15 +36,8 @@ pub(super) enum KeysError {
     )]
     LastEpoch,
     /// The file of the rotation cannot be written.
-    #[error("cannot {action} {}: {source}", path.display())]
-    File {
-        /// What was being done.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// One rotation at a time.
     #[error("rotation {id} of this node's keys is running ({phase:?}); wait for it, or abort it")]
     Running {
@@ -80,7 +74,7 @@ pub(super) struct NewRotation {
 }
 
 /// A rotation that is over.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Ended {
     pub(super) rotation: Rotation,
     pub(super) outcome: Outcome,
@@ -112,10 +106,11 @@ impl TunnelKeys {
         Self { life, identities, peers: peers.collect() }
     }
 
-    /// The names of peers with a session that packets go to by another key than that of `epoch`.
-    pub(super) fn unconfirmed(&self, epoch: u64) -> BTreeSet<String> {
-        let waiting = self.peers.iter().filter(|(_, sessions)| sessions.sending != epoch);
-        waiting.map(|(name, _)| name.clone()).collect()
+    /// The peers, and which of them the rotation still waits for.
+    pub(super) fn confirmations(&self, rotation: &Rotation) -> Confirmations {
+        let goal = if rotation.phase.is_abort() { rotation.from } else { rotation.to };
+        let waiting = self.peers.iter().filter(|(_, sessions)| sessions.sending != goal);
+        Confirmations { live: self.peers.len(), waiting: waiting.map(|(name, _)| name.clone()).collect() }
     }
 }
 
@@ -125,7 +120,7 @@ pub(super) struct Keys {
     store: KeyStore,
     current: u64,
     epochs: BTreeMap<u64, Epoch>,
-    file: PathBuf,
+    files: Files,
     machine: Option<Machine>,
     last: Option<Ended>,
     audit: Audit,
@@ -140,17 +135,8 @@ impl Keys {
         let (now, is_first) = (Timestamp::now(), store.current()?.is_none());
         let keys: NodeKeys = store.ensure(now).context("cannot make or read this node's key")?;
         tracing::info!(epoch = keys.epoch, public_key = %keys.private_key.public_key(), "this node's key");
-        let file = paths.rotation();
-        let rotation = match read(&file) {
-            Ok(rotation) => rotation,
-            Err(error) => {
-                tracing::error!(
-                    file = %file.display(), error,
-                    "the file of the key rotation is damaged: the rotation ends, and the key in use stays"
-                );
-                None
-            }
-        };
+        let files = Files::new(paths);
+        let rotation = files.running();
         if let Some(Rotation { id, phase, from, to, .. }) = &rotation {
             tracing::info!(id, ?phase, from, to, "resuming the key rotation");
         }
@@ -158,9 +144,9 @@ impl Keys {
             store,
             current: keys.epoch,
             epochs: BTreeMap::new(),
-            file,
+            last: files.last(),
+            files,
             machine: rotation.map(Machine::new),
-            last: None,
             audit: Audit::new(paths.audit()),
             confirmed: BTreeSet::new(),
         };
@@ -284,7 +270,7 @@ impl Keys {
         self.machine.as_ref().map(Machine::rotation)
     }
 
-    /// The rotation that ended last, since the agent started.
+    /// The rotation that ended last.
     pub(super) fn last(&self) -> Option<&Ended> {
         self.last.as_ref()
     }
@@ -320,7 +306,7 @@ impl Keys {
             is_complete: false,
             aborted: None,
         };
-        self.save(&rotation)?;
+        self.files.save(&rotation)?;
         let requested = Event::RotationRequested {
             id: rotation.id.as_str().into(),
             by: rotation.by.as_str().into(),
@@ -334,14 +320,14 @@ impl Keys {
     }
 
     /// Takes the rotation `id` back.
-    pub(super) fn abort(&mut self, id: &str, reason: &str) -> Result<(), KeysError> {
+    pub(super) fn abort(&mut self, id: &str, by: &str, reason: &str) -> Result<(), KeysError> {
         let machine = self.machine.as_ref().filter(|machine| machine.rotation().id == id);
         let mut machine = machine.ok_or_else(|| KeysError::NotRunning(id.to_owned()))?.clone();
         let before = machine.rotation().phase;
         machine.abort(reason)?;
-        self.save(machine.rotation())?;
+        self.files.save(machine.rotation())?;
         if machine.rotation().phase != before {
-            let aborted = Event::RotationAborted { id: id.into(), reason: reason.into() };
+            let aborted = Event::RotationAborted { id: id.into(), by: by.into(), reason: reason.into() };
             self.audit.record(&[aborted], Timestamp::now());
         }
         self.machine = Some(machine);
@@ -396,7 +382,8 @@ impl Keys {
                 self.store.promote(epoch)?;
                 self.current = epoch;
                 let live = tunnel.map_or(0, |tunnel| tunnel.peers.len());
-                let waiting = tunnel.map_or(0, |tunnel| tunnel.unconfirmed(epoch).len());
+                let goes_elsewhere = |peer: &&PeerSessions| peer.sending != epoch;
+                let waiting = peers.iter().filter(goes_elsewhere).count();
                 let [confirmed, live] =
                     [live - waiting, live].map(|count| u64::try_from(count).unwrap_or(u64::MAX));
                 self.record_key(epoch, now, |epoch, public_key| Event::KeyPromoted {
@@ -412,19 +399,21 @@ impl Keys {
                 Some(self.wipe(epoch, reason, now)?)
             }
             Step::Enter(phase) => {
-                self.save(machine.rotation())?;
+                self.files.save(machine.rotation())?;
                 if phase == Phase::Confirm {
                     self.record_key(to, now, |epoch, public_key| Event::KeyPublished { epoch, public_key });
                 }
                 Some(format!("phase {phase:?}"))
             }
             Step::End(outcome) => {
-                self.forget()?;
                 let rotation = machine.rotation().clone();
+                let ended = Ended { rotation, outcome, at: now };
+                self.files.end(&ended)?;
+                let rotation = &ended.rotation;
                 let (id, how) = (rotation.id.as_str().into(), format!("{outcome:?}").into());
                 self.audit.record(&[Event::RotationEnded { id, outcome: how }], now);
                 let done = format!("rotation {} ended: {outcome:?}", rotation.id);
-                self.last = Some(Ended { rotation, outcome, at: now });
+                self.last = Some(ended);
                 self.machine = None;
                 return Ok(Some(done));
             }
@@ -465,33 +454,6 @@ impl Keys {
         self.epochs.remove(&epoch);
         Ok(format!("keys of epoch {epoch} wiped"))
     }
-
-    fn save(&self, rotation: &Rotation) -> Result<(), KeysError> {
-        // It cannot fail: a rotation always has a JSON form.
-        let text = serde_json::to_vec(rotation).unwrap_or_default();
-        let written = durable::write(&self.file, 0o600, &text);
-        written.map_err(|source| KeysError::File { action: "write", path: self.file.clone(), source })
-    }
-
-    fn forget(&self) -> Result<(), KeysError> {
-        let removed = match std::fs::remove_file(&self.file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.and_then(|()| durable::sync_folder(&self.file)),
-        };
-        removed.map_err(|source| KeysError::File { action: "remove", path: self.file.clone(), source })
-    }
-}
-
-/// None without a file.
-fn read(file: &Path) -> Result<Option<Rotation>, String> {
-    match std::fs::metadata(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Ok(it) if it.len() > LARGEST => return Err(format!("{} bytes", it.len())),
-        Ok(_) => {}
-        Err(error) => return Err(error.to_string()),
-    }
-    let text = std::fs::read(file).map_err(|error| error.to_string())?;
-    serde_json::from_slice(&text).map(Some).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -113,6 +113,7 @@ async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) 
     );
     Ok(Context {
         keys: Cell::new(keys::Keys::open(&paths)?),
+        confirmations: Cell::default(),
         api,
         service_ranges: Arc::new(service_ranges),
         bus: frame.bus.clone(),
@@ -148,6 +149,7 @@ async fn watch(context: &Context) {
             () = reflect::own_node(client.clone(), name, ranges, &context.view.own, served.clone()) => return,
             () = reflect::all_nodes(client.clone(), Arc::clone(&context.view.nodes), served.clone()) => return,
             () = Box::pin(service_cidrs(client.clone(), context, served.clone())) => return,
+            () = Box::pin(key_rotation(client.clone(), context, served.clone())) => return,
             () = Box::pin(services(client, context, served)) => return,
             lost = kernel::lost_address(context) => {
                 tracing::warn!(address = %lost, "the node has lost this address, connecting to the API server again");
@@ -171,6 +173,12 @@ async fn service_cidrs(client: Client, context: &Context, served: Served) {
         context.bus.post(Trigger::ServiceCidrs);
     };
     reflect::service_cidrs(client, Arc::clone(&context.view.service_cidrs), served, unserved).await;
+}
+
+/// Watches what is asked about this node's keys.
+async fn key_rotation(client: Client, context: &Context, served: Served) {
+    let (name, store) = (&context.config.node_name, Arc::clone(&context.view.key_rotations));
+    reflect::key_rotation(client, name, store, served).await;
 }
 
 /// Watches Services and their endpoints, where this agent serves them or may do so at any time.

@@ -6,20 +6,33 @@ use std::time::Duration;
 use jiff::Timestamp;
 use selvedge_keys::rotation::Rotation;
 
-use super::context::Context;
+use super::context::{Confirmations, Context};
 use super::control::Trigger;
 use super::keys::{KeysError, NewRotation, TunnelKeys};
 use super::session::Session;
 use super::status::{AbortRequest, KeysStatus, LastRotation, RotateRequest, RotationStatus};
 use crate::local::{Client, Method, Problem, Response, Router, StatusCode};
+use crate::resource::key_rotation::{DEADLINE, NAMED, TEXT};
 use crate::tunnel::api::{DeviceStatus, RETIRED_KEYS};
 
-/// Bounds of a deadline, in seconds.
-const DEADLINE: std::ops::RangeInclusive<u64> = 1..=24 * 3600;
-/// Most bytes of a text that a request has.
-const TEXT: usize = 256;
-/// Names of peers that a report lists.
-const NAMED: usize = 8;
+/// Most bytes of the name of who asks.
+const NAME: usize = 512;
+
+/// Why a rotation cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BeginError {
+    /// Peers could not be kept on both keys.
+    #[error("the tunnel of this node does not answer: keys are rotated once it does")]
+    NoTunnel,
+    /// It lacks the capability.
+    #[error(
+        "the tunnel of this node is of an older version, which cannot go back to an earlier key; update it first"
+    )]
+    OldTunnel,
+    /// The store refuses it.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+}
 
 /// Adds the routes.
 pub(super) fn route(router: &mut Router, context: &Arc<Context>) {
@@ -52,18 +65,8 @@ fn rotate(context: &Context, asked: &RotateRequest) -> Result<(), Problem> {
         let (first, last) = (DEADLINE.start(), DEADLINE.end());
         return Err(Problem::bad_request(format!("a deadline is from {first} to {last} seconds")));
     }
-    short("reason", reason)?;
-    short("name of who asks", by)?;
-    if !matches!(context.session.get(), Session::Open(_)) {
-        return Err(Problem::conflict(
-            "the tunnel of this node does not answer: keys are rotated once it does",
-        ));
-    }
-    if !context.tunnel_capabilities.lock().iter().any(|name| name == RETIRED_KEYS) {
-        return Err(Problem::conflict(
-            "the tunnel of this node is of an older version, which cannot go back to an earlier key; update it first",
-        ));
-    }
+    short("reason", reason, TEXT)?;
+    short("name of who asks", by, NAME)?;
     let id = id().map_err(Problem::internal)?;
     let wanted = NewRotation {
         id,
@@ -71,23 +74,44 @@ fn rotate(context: &Context, asked: &RotateRequest) -> Result<(), Problem> {
         reason: reason.clone(),
         deadline: Duration::from_secs(*deadline_seconds),
     };
-    context.keys.lock().rotate(wanted, Timestamp::now()).map_err(problem)?;
+    begin(context, wanted).map_err(|error| match error {
+        BeginError::Keys(error) => problem(error),
+        error => Problem::conflict(error.to_string()),
+    })
+}
+
+/// Begins a rotation of this node's keys.
+pub(super) fn begin(context: &Context, wanted: NewRotation) -> Result<(), BeginError> {
+    if !matches!(context.session.get(), Session::Open(_)) {
+        return Err(BeginError::NoTunnel);
+    }
+    if !context.tunnel_capabilities.lock().iter().any(|name| name == RETIRED_KEYS) {
+        return Err(BeginError::OldTunnel);
+    }
+    context.keys.lock().rotate(wanted, Timestamp::now())?;
+    context.confirmations.set(Confirmations::default());
     context.bus.post(Trigger::Rotation);
     Ok(())
 }
 
-fn abort(context: &Context, asked: &AbortRequest) -> Result<(), Problem> {
-    short("reason", &asked.reason)?;
-    context.keys.lock().abort(&asked.id, &asked.reason).map_err(problem)?;
+/// Takes the rotation `id` back.
+pub(super) fn take_back(context: &Context, id: &str, by: &str, reason: &str) -> Result<(), KeysError> {
+    context.keys.lock().abort(id, by, reason)?;
     context.bus.post(Trigger::Keys);
     context.bus.post(Trigger::Rotation);
     Ok(())
 }
 
-fn short(what: &str, text: &str) -> Result<(), Problem> {
-    match text.len() <= TEXT {
+fn abort(context: &Context, asked: &AbortRequest) -> Result<(), Problem> {
+    short("reason", &asked.reason, TEXT)?;
+    short("name of who asks", &asked.by, NAME)?;
+    take_back(context, &asked.id, &asked.by, &asked.reason).map_err(problem)
+}
+
+fn short(what: &str, text: &str, most: usize) -> Result<(), Problem> {
+    match text.len() <= most {
         true => Ok(()),
-        false => Err(Problem::bad_request(format!("the {what} has {} bytes, more than {TEXT}", text.len()))),
+        false => Err(Problem::bad_request(format!("the {what} has {} bytes, more than {most}", text.len()))),
     }
 }
 
@@ -97,7 +121,7 @@ fn problem(error: KeysError) -> Problem {
             StatusCode::CONFLICT
         }
         KeysError::NotRunning(_) => StatusCode::NOT_FOUND,
-        KeysError::Store(_) | KeysError::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        KeysError::Store(_) | KeysError::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Problem::new(status, error)
 }
@@ -136,9 +160,8 @@ async fn progress(context: &Context, rotation: Rotation) -> RotationStatus {
     let socket = context.paths.tunnel_socket(&context.config.interface);
     let status: Option<DeviceStatus> = Client::new(&socket).get("/v1/status").await.ok();
     let tunnel = status.map(|status| TunnelKeys::of(0, &status, rotation.from, rotation.to));
-    let goal = if rotation.phase.is_abort() { rotation.from } else { rotation.to };
-    let waiting = tunnel.as_ref().map(|tunnel| tunnel.unconfirmed(goal)).unwrap_or_default();
-    let live = tunnel.map_or(0, |tunnel| tunnel.peers.len());
+    let Confirmations { live, waiting } =
+        tunnel.map(|tunnel| tunnel.confirmations(&rotation)).unwrap_or_default();
     RotationStatus {
         id: rotation.id,
         by: rotation.by,

@@ -64,7 +64,7 @@ pub struct KeysStatus {
     /// The rotation that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<RotationStatus>,
-    /// The rotation that ended last, since the agent started.
+    /// The rotation that ended last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<LastRotation>,
 }
@@ -122,7 +122,7 @@ pub struct LastRotation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RotateRequest {
-    /// Who asks; at most 256 bytes.
+    /// Who asks; at most 512 bytes.
     #[serde(default)]
     pub by: String,
     /// Why; at most 256 bytes.
@@ -138,6 +138,9 @@ pub struct RotateRequest {
 pub struct AbortRequest {
     /// Name of the rotation.
     pub id: String,
+    /// Who asks; at most 512 bytes.
+    #[serde(default)]
+    pub by: String,
     /// Why; at most 256 bytes.
     #[serde(default)]
     pub reason: String,

@@ -10,15 +10,15 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::context::Context;
 use super::control::{Board, Bus, Mailbox, Name, Runner, Trigger, Triggers, spawn};
 use super::controllers::{
-    admission, annotations, egress, forwarding, guard, keys, kube_proxy, link, mesh, plugin, ports, ranges,
-    rotation, routes, service_events, services, sysctls, tunnel, wiring,
+    admission, annotations, egress, forwarding, guard, key_requests, keys, kube_proxy, link, mesh, plugin,
+    ports, ranges, rotation, routes, service_events, services, sysctls, tunnel, wiring,
 };
 use crate::observe::metrics::Metrics;
 use Trigger::{
-    ApiServer, EgressMembers, EgressTable, Forwarding, GuardTable, Keys, MemberAddresses, NodeFile, Nodes,
-    OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Ranges, Role, Rotation, Routes, Rules,
-    ServiceCidrs, ServicePorts, ServiceReports, ServiceTable, Services, Status, TunnelLink, TunnelSession,
-    Underlay,
+    ApiServer, EgressMembers, EgressTable, Forwarding, GuardTable, KeyRequest, Keys, MemberAddresses,
+    NodeFile, Nodes, OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Ranges, Role,
+    Rotation, Routes, Rules, ServiceCidrs, ServicePorts, ServiceReports, ServiceTable, Services, Status,
+    TunnelLink, TunnelSession, Underlay,
 };
 
 /// A line of the table.
@@ -54,7 +54,7 @@ macro_rules! start {
 /// A trigger reaches the lines in this order: who depends on others stands behind them, and so never finds them settled
 /// before they know of it.
 #[rustfmt::skip]
-static TABLE: [Line; 21] = [
+static TABLE: [Line; 22] = [
     Line { name: Name::Guard,        needed: true,  resync: SOON,  triggers: &[GuardTable, Ranges], start: start!(guard::Guard) },
     Line { name: Name::Watches,      needed: false, resync: SOON,  triggers: &[], start: None },
     Line { name: Name::OwnNode,      needed: true,  resync: LATER, triggers: &[OwnNode, OwnAnnotations], start: start!(keys::OwnKeys) },
@@ -66,6 +66,7 @@ static TABLE: [Line; 21] = [
     Line { name: Name::Sysctls,      needed: true,  resync: SOON,  triggers: &[TunnelLink, PodLinks, Underlay, Role], start: start!(sysctls::Sysctls) },
     Line { name: Name::Tunnel,       needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Peers, Underlay, TunnelSession], start: start!(tunnel::Tunnel) },
     Line { name: Name::Rotation,     needed: false, resync: SOON,  triggers: &[Rotation, OwnAnnotations, TunnelSession], start: start!(rotation::KeyRotation) },
+    Line { name: Name::KeyRequests,  needed: false, resync: SOON,  triggers: &[KeyRequest, Rotation, TunnelSession, ApiServer], start: start!(key_requests::KeyRequests) },
     Line { name: Name::Egress,       needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, EgressTable, Ranges], start: start!(egress::Egress) },
     Line { name: Name::Services,     needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, Underlay, Services, ServiceTable, Ranges, Role], start: start!(services::Services) },
     Line { name: Name::Ports,        needed: false, resync: HEARTBEAT, triggers: &[OwnNode, OwnAdmission, ServicePorts, Role], start: start!(ports::Ports) },

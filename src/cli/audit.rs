@@ -178,7 +178,8 @@ mod tests {
         let dir = folder.path().join("audit");
         let mut log = AuditLog::open(&dir, Limits::default(), Timestamp::UNIX_EPOCH).unwrap();
         let reason = "x".repeat(200) + "\n";
-        let event = Event::RotationAborted { id: "r-1".into(), reason: reason.as_str().into() };
+        let event =
+            Event::RotationAborted { id: "r-1".into(), by: "alice".into(), reason: reason.as_str().into() };
         let head = log.append(&event, Timestamp::UNIX_EPOCH).unwrap();
         let entry = log.reader().newest(1).unwrap().remove(0).unwrap();
         let text = row(&entry, &fields(&entry));

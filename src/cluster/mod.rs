@@ -7,6 +7,7 @@ pub mod discover;
 pub mod finding;
 pub mod firewall;
 pub mod installed;
+pub mod keys;
 mod ours;
 pub mod prune;
 pub mod removal;

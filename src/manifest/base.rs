@@ -5,8 +5,9 @@ use serde_json::Value;
 use super::Object;
 
 /// In the order in which they can be applied.
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     include_str!("../../deploy/base/namespace.yaml"),
+    include_str!("../../deploy/base/resources.yaml"),
     include_str!("../../deploy/base/rbac.yaml"),
     include_str!("../../deploy/base/admission.yaml"),
     include_str!("../../deploy/base/tunnel.yaml"),

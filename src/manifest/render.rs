@@ -167,11 +167,11 @@ pub fn is_generated(name: &str) -> bool {
     [CONFIG_MAP, API_SERVER_MAP].into_iter().any(|base| hash::is_named(name, base))
 }
 
-/// The admission policy for agents with this start-up taint; with the shipped one where none is given.
+/// The admission policy of that name, for agents with this start-up taint; with the shipped one where none is given.
 #[must_use]
-pub fn admission_policy(startup_taint: Option<&str>) -> Option<Object> {
+pub fn admission_policy(name: &str, startup_taint: Option<&str>) -> Option<Object> {
     let mut policy =
-        base::objects().into_iter().find(|object| object.0["kind"] == "ValidatingAdmissionPolicy")?;
+        base::objects().into_iter().find(|object| object.is("ValidatingAdmissionPolicy", name))?;
     startup_taint.into_iter().for_each(|taint| know_taint(&mut policy, taint));
     Some(policy)
 }

@@ -162,6 +162,7 @@ fn what_outlives_the_namespace_goes_policy_first() {
             "ValidatingAdmissionPolicy",
             "ClusterRoleBinding",
             "RoleBinding",
+            "CustomResourceDefinition",
             "ClusterRole",
             "Role"
         ]

@@ -9,6 +9,7 @@ mod checks;
 mod cluster;
 mod hostport;
 mod nodeport;
+mod operation;
 mod rotation;
 mod scenario;
 mod secrets;

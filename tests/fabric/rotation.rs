@@ -19,8 +19,9 @@ use selvedge_lab::process::wait_for;
 use selvedge_lab::traffic::{Ping, PingReport};
 
 use crate::cluster::{lab, nothing_leaked};
+use crate::operation::{command, states};
 
-const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 const EVERY: Duration = Duration::from_millis(10);
 /// A rotation with every peer there takes 25 s, with restarts of the agent 200 s.
 const ROTATED: Duration = Duration::from_secs(420);
@@ -54,12 +55,12 @@ fn epochs(node: &Node) -> Vec<u64> {
 }
 
 /// A pod of each node, each of which pings all others.
-struct Traffic {
+pub(crate) struct Traffic {
     pings: Vec<(String, Ping)>,
 }
 
 impl Traffic {
-    fn start(lab: &Lab) -> Self {
+    pub(crate) fn start(lab: &Lab) -> Self {
         let pods: Vec<(String, Arc<NetNs>, Vec<IpAddr>)> = (1..=lab.nodes().len())
             .map(|number| {
                 let (ns, addresses) =
@@ -86,7 +87,7 @@ impl Traffic {
 
     /// Ends it: what was sent before the first answer may have waited too long for the first handshakes, all else arrived.
     #[track_caller]
-    fn nothing_lost(self) {
+    pub(crate) fn nothing_lost(self) {
         let reports: Vec<(String, PingReport)> =
             self.pings.into_iter().map(|(what, ping)| (what, ping.stop())).collect();
         let sent: u64 = reports.iter().map(|(_, report)| report.sent).sum();
@@ -104,7 +105,7 @@ impl Traffic {
 
 /// Waits until no rotation of this node runs and its key is of `epoch`, which is then the only one.
 #[track_caller]
-fn wait_rotated(node: &Node, epoch: u64) {
+pub(crate) fn wait_rotated(node: &Node, epoch: u64) {
     let mut seen = None;
     let waited = wait_for("the rotation to end", ROTATED, || {
         seen = status(node).or(seen.take());
@@ -114,7 +115,7 @@ fn wait_rotated(node: &Node, epoch: u64) {
     assert_eq!(epochs(node), [epoch], "{}: the old key is wiped", node.name());
 }
 
-fn recorded(node: &Node) -> Vec<Event> {
+pub(crate) fn recorded(node: &Node) -> Vec<Event> {
     let folder = paths(node).audit();
     let verified = verify(&folder, None).unwrap();
     assert!(!verified.torn_tail && verified.damaged == 0, "{verified:?}");
@@ -165,8 +166,8 @@ fn an_agent_killed_in_every_phase_loses_no_packet() {
         let lab = lab(Families::Ipv4, 2);
         let traffic = Traffic::start(&lab);
         let node = &lab.nodes()[0];
-        let (code, text) = keys(node, &["rotate", "--yes"]);
-        assert_eq!(code, Some(0), "{text}");
+        let mut asking = command(&lab, &["rotate", "--node", "node1", "--yes"]);
+        assert!(asking.status().unwrap().success());
         let mut killed = Vec::new();
         let file = paths(node).rotation();
         wait_for("the rotation to end", ROTATED, || {
@@ -177,13 +178,14 @@ fn an_agent_killed_in_every_phase_loses_no_packet() {
                 node.agent.kill();
                 killed.push(phase);
             }
-            rotation.is_none() && !file.exists()
+            rotation.is_none() && !file.exists() && paths(node).last_rotation().exists()
         })
         .unwrap();
         println!("killed in {killed:?}");
         assert!(killed.len() >= 4, "killed in {killed:?}");
         wait_rotated(node, 2);
         assert!(recorded(node).iter().any(|event| matches!(event, Event::RotationResumed { .. })));
+        wait_for("the answer", SOON, || states(&lab)[0] == "Rotated").unwrap();
         traffic.nothing_lost();
         nothing_leaked(&lab);
     });

@@ -9,7 +9,7 @@
 #   CLIENT_CA_CERT   the certificate authority for clients (kube-apiserver's --client-ca-file), to make
 #   CLIENT_CA_KEY    kubelets with, by openssl
 #   curl             for patches, because kubectl reads before it patches, which not everybody here may
-# It makes Nodes, Pods and Events named admission-* and removes them.
+# It makes Nodes, Pods, Events and KeyRotations named admission-* and removes them.
 set -uo pipefail
 
 kubectl=${KUBECTL:-kubectl}
@@ -68,19 +68,24 @@ tunnel() { bare --token="$(<"$work/tunnel.token")" "$@"; }
 nobody() { bare --token="$(<"$work/nobody.token")" "$@"; }
 kubelet_c() { bare --client-certificate="$work/kubelet_c.crt" --client-key="$work/kubelet_c.key" "$@"; }
 
-# patch WHO PATH TYPE PATCH
-patch() {
+# patch WHO NODE TYPE PATCH
+patch() { patch_at "$1" "api/v1/nodes/$2" "$3" "$4"; }
+# patch_at WHO PATH TYPE PATCH
+patch_at() {
   local who=$1 credentials=()
   if [ -s "$work/$who.token" ]; then
     credentials=(-H "Authorization: Bearer $(<"$work/$who.token")")
   elif [ "$who" = controller ]; then
     credentials=(--cert "$work/operator.crt" --key "$work/operator.key"
       -H "Impersonate-User: system:serviceaccount:kube-system:node-controller")
+  elif [ "$who" = impostor ]; then
+    credentials=(--cert "$work/operator.crt" --key "$work/operator.key" -H "Impersonate-User: impostor"
+      -H "Impersonate-Group: system:masters")
   else
     credentials=(--cert "$work/$who.crt" --key "$work/$who.key")
   fi
   curl --silent --show-error --fail-with-body --max-time 30 --cacert "$work/ca" "${credentials[@]}" --request PATCH \
-    --header "Content-Type: application/$3+json" --data-binary "$4" "$server/api/v1/nodes/$2"
+    --header "Content-Type: application/$3+json" --data-binary "$4" "$server/$2"
 }
 merge() { # WHO NODE PATCH
   patch "$1" "$2" merge-patch "$3"
@@ -113,7 +118,8 @@ clean() {
     operator -n $namespace delete events.v1.events.k8s.io --ignore-not-found \
       admission-{node.1,service.1,x.1,x.2,x.3,x.4,x.5,x.6,x.7,x.8,x.9,x.10}
   done
-  operator delete clusterrolebinding,clusterrole admission-more admission-write --ignore-not-found
+  operator delete keyrotation $a --ignore-not-found
+  operator delete clusterrolebinding,clusterrole admission-more admission-write admission-rotates --ignore-not-found
 } >/dev/null 2>&1
 finish() {
   clean
@@ -356,6 +362,49 @@ normal=$(about Node $a)
 denied "an agent writes a normal Event" "$how" event agent_a default x.9 $us $a "${normal/Warning/Normal}"
 allowed "an operator writes any Event" event operator default x.10 example.com/x y "$(about Pod x default)"
 
+# Key rotations.
+rotation() { # WHO NODE SPEC, where SPEC is JSON
+  "$1" create -f - <<<"{\"apiVersion\":\"selvedge.dev/v1alpha1\",\"kind\":\"KeyRotation\",\"metadata\":{
+    \"name\":\"$2\"},\"spec\":{$3},\"status\":{\"operation\":\"r-1\",\"state\":\"Rotated\"}}"
+}
+ask() { # WHO NODE PATCH
+  patch_at "$1" "apis/selvedge.dev/v1alpha1/keyrotations/$2" merge-patch "$3"
+}
+tell() { # WHO NODE PATCH
+  patch_at "$1" "apis/selvedge.dev/v1alpha1/keyrotations/$2/status" merge-patch "{\"status\":$3}"
+}
+me=$(operator auth whoami -o jsonpath='{.status.userInfo.username}')
+asks="\"operation\":\"r-1\",\"requestedBy\":\"$me\""
+own_name='spec.requestedBy of KeyRotation'
+answer='{"operation":"r-1","state":"Confirming","peers":2}'
+denied "an agent asks for a rotation" "cannot create resource" rotation agent_a $a "$asks"
+denied "somebody asks in another's name" "$own_name $a has to be $me" rotation operator $a \
+  '"operation":"r-1","requestedBy":"somebody"'
+denied "an operation of a strange name" "spec.operation" rotation operator $a "\"operation\":\"R 1\",\"requestedBy\":\"$me\""
+denied "a deadline of a week" "deadlineSeconds" rotation operator $a "$asks,\"deadlineSeconds\":604800"
+allowed "an operator asks for a rotation" rotation operator $a "$asks,\"hold\":true"
+state_is() { [ "$(operator get keyrotation "$1" -o jsonpath='{.status.state}')" = "$2" ]; }
+allowed "nobody answers in the agent's place as they ask" state_is $a ""
+denied "somebody asks for another operation in an earlier one's name" "$own_name" ask impostor $a \
+  '{"spec":{"operation":"r-2"}}'
+allowed "another operator releases it" ask impostor $a '{"spec":{"hold":null}}'
+denied "somebody aborts in another's name" "spec.abort.requestedBy" ask impostor $a \
+  "{\"spec\":{\"abort\":{\"requestedBy\":\"$me\"}}}"
+allowed "another operator aborts it" ask impostor $a '{"spec":{"abort":{"requestedBy":"impostor"}}}'
+allowed "the agent of the node answers" tell agent_a $a "$answer"
+allowed "the answer is there" state_is $a Confirming
+whose="the status of KeyRotation $a may be written only by the agent on that node"
+denied "the agent of another node answers" "$whose" tell agent_b $a "$answer"
+denied "a token of the agent that is bound to no node answers" "$whose" tell unbound $a "$answer"
+denied "an operator answers in the agent's place" "$whose" tell operator $a "$answer"
+denied "an agent answers with a state that there is not" "status.state" tell agent_a $a '{"state":"Done"}'
+denied "an agent releases a rotation" "cannot patch resource" ask agent_a $a '{"spec":{"hold":true}}'
+denied "an agent deletes a rotation" "cannot delete resource" agent_a delete keyrotation $a
+rotates() { "$@" auth can-i create keyrotations.selvedge.dev; }
+denied "who has no role asks for rotations" no rotates operator --as=admission-nobody
+operator create clusterrolebinding admission-rotates --clusterrole=selvedge-key-operator --user=admission-rotates >/dev/null
+allowed "who has the role for it asks for rotations" within 10 "the right to rotate" rotates operator --as=admission-rotates
+
 # Rights: what a stolen token may do beyond what any service account may.
 rights() { "$1" auth can-i --list --no-headers -n "$2" | sed 's/  */ /g' | sort; }
 beyond() { # WHO NAMESPACE
@@ -368,10 +417,11 @@ rights_are() { # CASE WHO NAMESPACE EXPECTED
 }
 slices='endpointslices.discovery.k8s.io [] [] [list watch];'
 events='events.events.k8s.io [] [] [create];'
+rotations='keyrotations.selvedge.dev [] [] [list watch];keyrotations.selvedge.dev/status [] [] [patch];'
 others='nodes [] [] [get list watch patch];nodes/status [] [] [patch];servicecidrs.networking.k8s.io [] [] [list watch];services [] [] [list watch];'
-rights_are "rights of the agent in default" agent_a default "${slices}events.events.k8s.io [] [] [create patch];$others"
-rights_are "rights of the agent in selvedge-system" agent_a $system "$slices$events$others"
-rights_are "rights of the agent in kube-system" agent_a kube-system "$slices$events$others"
+rights_are "rights of the agent in default" agent_a default "${slices}events.events.k8s.io [] [] [create patch];$rotations$others"
+rights_are "rights of the agent in selvedge-system" agent_a $system "$slices$events$rotations$others"
+rights_are "rights of the agent in kube-system" agent_a kube-system "$slices$events$rotations$others"
 rights_are "rights of the tunnel in default" tunnel default ""
 rights_are "rights of the tunnel in selvedge-system" tunnel $system ""
 for what in secrets configmaps pods serviceaccounts; do
@@ -400,7 +450,7 @@ denied "another account on the node of agent_a changes its key" "$only" annotate
 # The controller manager's type checker, where there is one, has no doubt about the expressions.
 policy() { operator get validatingadmissionpolicy "$checked" -o jsonpath="{$1}"; }
 type_checked() { [ "$(policy .status.observedGeneration)" = "$(policy .metadata.generation)" ]; }
-for checked in selvedge-nodes selvedge-events; do
+for checked in selvedge-nodes selvedge-events selvedge-key-rotations; do
   if [ -n "$(policy .status.observedGeneration)" ] && within 20 "the type checker" type_checked; then
     doubts=$(policy .status.typeChecking.expressionWarnings)
     if [ -z "$doubts" ]; then pass "the types of policy $checked"; else fail "the types of policy $checked" "$doubts"; fi

@@ -110,6 +110,8 @@ pub enum Event {
     RotationAborted {
         /// Name of the rotation.
         id: Text,
+        /// Who asked for it.
+        by: Text,
         /// Why, for people.
         reason: Text,
     },

@@ -134,7 +134,7 @@ fn event() -> impl Strategy<Value = Event> {
                 deadline: Timestamp::from_second(seconds).unwrap(),
             },
             9 => Event::RotationResumed { id: one, phase: two },
-            10 => Event::RotationAborted { id: one, reason: two },
+            10 => Event::RotationAborted { id: one, by: two.clone(), reason: two },
             11 => Event::RotationEnded { id: one, outcome: two },
             12 => Event::GuardOpened { reason: one },
             13 => Event::GuardClosed {},

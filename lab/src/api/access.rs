@@ -25,8 +25,8 @@ pub struct User {
 pub enum Access {
     /// Everything.
     Everything,
-    /// What the agent on the node of that name needs: read all but secrets, change its own Node and no other, write
-    /// Events and Leases.
+    /// What the agent on the node of that name needs: read all but secrets, change its own Node and no other, write the
+    /// status of its own KeyRotation, Events and Leases.
     Node(String),
 }
 
@@ -50,6 +50,7 @@ impl User {
             (_, "secrets") => false,
             ("get" | "list" | "watch", _) => true,
             ("update" | "patch", "nodes") => request.name == *node,
+            ("update" | "patch", "keyrotations") => request.name == *node && request.subresource == "status",
             ("create" | "update" | "patch", "events" | "leases") => true,
             _ => false,
         };

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, Method, request};
 
 use super::failure::Failure;
 use super::form::Form;
-use super::resource::{Resource, VERSION};
+use super::resource::Resource;
 use super::selector::Selector;
 
 /// What a request asks for. Faults choose by it, and the log keeps it.
@@ -63,9 +63,9 @@ impl Request {
 
     fn locate(&mut self, path: &str) {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let (group, rest) = match parts.as_slice() {
-            ["api", version, rest @ ..] if *version == VERSION => ("", rest),
-            ["apis", group, version, rest @ ..] if *version == VERSION => (*group, rest),
+        let (group, version, rest) = match parts.as_slice() {
+            ["api", version, rest @ ..] => ("", *version, rest),
+            ["apis", group, version, rest @ ..] => (*group, *version, rest),
             _ => return,
         };
         let (namespace, rest) = match rest {
@@ -75,7 +75,7 @@ impl Request {
         };
         let Some((plural, rest)) = rest.split_first() else { return };
         self.resource =
-            Resource::find(group, plural).filter(|found| found.namespaced || namespace.is_empty());
+            Resource::find(group, version, plural).filter(|found| found.namespaced || namespace.is_empty());
         self.namespace = decode(namespace);
         self.name = decode(rest.first().copied().unwrap_or_default());
         self.subresource = rest.get(1..).unwrap_or_default().join("/");
@@ -161,6 +161,9 @@ mod tests {
         assert_eq!(lease, ["leases", "a", "b", ""]);
         assert_eq!(place("/api/v1/namespaces/a/nodes/b")[0], "", "nodes are in no namespace");
         assert_eq!(place("/apis/apps/v1/deployments")[0], "");
+        let rotation = place("/apis/selvedge.dev/v1alpha1/keyrotations/n1/status");
+        assert_eq!(rotation, ["keyrotations", "", "n1", "status"]);
+        assert_eq!(place("/apis/selvedge.dev/v1/keyrotations")[0], "", "another version");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::resource::{self, ALL, Resource, VERSION};
+use super::resource::{self, Resource, VERSION, of_group, version_of};
 use super::{call::Request, failure::Failure};
 
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -36,10 +36,10 @@ pub(super) fn page(request: &Request) -> Result<Page, Failure> {
         }
         ["apis", name] => group(known(name)?),
         ["api", VERSION] => resources(""),
-        ["apis", name, VERSION] => resources(known(name)?),
+        ["apis", name, version] if *version == version_of(name) => resources(known(name)?),
         ["openapi", "v3"] => openapi_index(),
         ["openapi", "v3", "api", VERSION] => openapi(""),
-        ["openapi", "v3", "apis", name, VERSION] => openapi(known(name)?),
+        ["openapi", "v3", "apis", name, version] if *version == version_of(name) => openapi(known(name)?),
         _ => return Err(Failure::no_such_path()),
     };
     Ok(Page::Json("application/json", value))
@@ -55,12 +55,9 @@ fn version() -> Value {
 }
 
 fn group(name: &str) -> Value {
-    let version = json!({ "groupVersion": format!("{name}/{VERSION}"), "version": VERSION });
+    let version = version_of(name);
+    let version = json!({ "groupVersion": format!("{name}/{version}"), "version": version });
     json!({ "kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": [version], "preferredVersion": version })
-}
-
-fn of(group: &str) -> impl Iterator<Item = &'static Resource> {
-    ALL.into_iter().filter(move |resource| resource.group == group)
 }
 
 fn resources(group: &str) -> Value {
@@ -69,19 +66,19 @@ fn resources(group: &str) -> Value {
             "kind": resource.kind, "verbs": verbs, "shortNames": resource.short })
     };
     let mut list = Vec::new();
-    for resource in of(group) {
+    for resource in of_group(group) {
         list.push(entry(resource.plural.to_owned(), resource, &VERBS));
         if resource.status {
             list.push(entry(format!("{}/status", resource.plural), resource, &["get", "patch", "update"]));
         }
     }
-    let version = of(group).next().map(Resource::api_version);
+    let version = of_group(group).next().map(Resource::api_version);
     json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": list })
 }
 
 fn aggregate(groups: &[&str]) -> Value {
     let entry = |resource: &'static Resource| {
-        let kind = json!({ "group": resource.group, "version": VERSION, "kind": resource.kind });
+        let kind = json!({ "group": resource.group, "version": resource.version, "kind": resource.kind });
         let status =
             json!({ "subresource": "status", "responseKind": kind, "verbs": ["get", "patch", "update"] });
         let subresources = if resource.status { vec![status] } else { Vec::new() };
@@ -92,8 +89,8 @@ fn aggregate(groups: &[&str]) -> Value {
             "singularResource": resource.kind.to_lowercase(), "subresources": subresources })
     };
     let items = groups.iter().map(|group| {
-        let resources: Vec<_> = of(group).map(entry).collect();
-        let version = json!({ "version": VERSION, "freshness": "Current", "resources": resources });
+        let resources: Vec<_> = of_group(group).map(entry).collect();
+        let version = json!({ "version": version_of(group), "freshness": "Current", "resources": resources });
         json!({ "metadata": { "name": group }, "versions": [version] })
     });
     let items: Vec<_> = items.collect();
@@ -112,16 +109,17 @@ fn openapi_index() -> Value {
 }
 
 fn root(group: &str) -> String {
-    if group.is_empty() { format!("api/{VERSION}") } else { format!("apis/{group}/{VERSION}") }
+    let version = version_of(group);
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
 /// No schemas: only that objects can be patched with `fieldValidation`, so that `kubectl` leaves validation to us.
 fn openapi(group: &str) -> Value {
     let mut paths = Map::new();
-    for resource in of(group) {
+    for resource in of_group(group) {
         let namespace = if resource.namespaced { "namespaces/{namespace}/" } else { "" };
         let path = format!("/{}/{namespace}{}/{{name}}", root(group), resource.plural);
-        let kind = json!({ "group": resource.group, "version": VERSION, "kind": resource.kind });
+        let kind = json!({ "group": resource.group, "version": resource.version, "kind": resource.kind });
         let parameters = ["fieldValidation", "dryRun"]
             .map(|name| json!({ "name": name, "in": "query", "schema": { "type": "string" } }));
         let patch =

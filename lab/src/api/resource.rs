@@ -1,10 +1,14 @@
 //! The table of resources: all that the server knows about a kind of object.
 
+use selvedge::resource;
+
 /// One kind of object.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Resource {
     /// API group, empty for the core group.
     pub group: &'static str,
+    /// Version, the only one of its group.
+    pub version: &'static str,
     /// Kind, as in an object's `kind`.
     pub kind: &'static str,
     /// Name in paths; also the name of its storage, so two groups can share one (events).
@@ -17,7 +21,7 @@ pub struct Resource {
     pub status: bool,
 }
 
-/// Every resource here has one version.
+/// The version of most groups.
 pub const VERSION: &str = "v1";
 
 /// core/v1 Node.
@@ -51,8 +55,12 @@ pub static NEW_EVENTS: Resource = of("events.k8s.io", "Event", "events", &[]);
 /// coordination.k8s.io/v1 Lease.
 pub static LEASES: Resource = of("coordination.k8s.io", "Lease", "leases", &[]);
 
+/// selvedge.dev/v1alpha1 KeyRotation. A real API server has it by a CustomResourceDefinition.
+pub static KEY_ROTATIONS: Resource =
+    of(resource::GROUP, "KeyRotation", "keyrotations", &[]).cluster().with_status().at(resource::VERSION);
+
 /// All of them, grouped as discovery lists them.
-pub static ALL: [&Resource; 14] = [
+pub static ALL: [&Resource; 15] = [
     &NODES,
     &PODS,
     &SERVICES,
@@ -67,13 +75,18 @@ pub static ALL: [&Resource; 14] = [
     &SERVICE_CIDRS,
     &NEW_EVENTS,
     &LEASES,
+    &KEY_ROTATIONS,
 ];
 
 impl Resource {
-    /// `v1`, or `group/v1`.
+    /// `v1`, or `group/version`.
     #[must_use]
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { VERSION.to_owned() } else { format!("{}/{VERSION}", self.group) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// `nodes`, or `leases.coordination.k8s.io`: how messages name it.
@@ -88,10 +101,16 @@ impl Resource {
         if self == &NEW_EVENTS { &EVENTS } else { self }
     }
 
-    /// The resource of that group with that plural name.
+    /// The resource of that group and version with that plural name.
     #[must_use]
-    pub fn find(group: &str, plural: &str) -> Option<&'static Resource> {
-        ALL.into_iter().find(|resource| resource.group == group && resource.plural == plural)
+    pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
+        let mut of_version = of_group(group).filter(|resource| resource.version == version);
+        of_version.find(|resource| resource.plural == plural)
+    }
+
+    const fn at(mut self, version: &'static str) -> Self {
+        self.version = version;
+        self
     }
 
     const fn cluster(mut self) -> Self {
@@ -112,11 +131,21 @@ pub(super) fn groups() -> Vec<&'static str> {
     groups
 }
 
+/// The resources of a group.
+pub(super) fn of_group(group: &str) -> impl Iterator<Item = &'static Resource> {
+    ALL.into_iter().filter(move |resource| resource.group == group)
+}
+
+/// The version of a group.
+pub(super) fn version_of(group: &str) -> &'static str {
+    of_group(group).next().map_or(VERSION, |resource| resource.version)
+}
+
 const fn of(
     group: &'static str,
     kind: &'static str,
     plural: &'static str,
     short: &'static [&'static str],
 ) -> Resource {
-    Resource { group, kind, plural, short, namespaced: true, status: false }
+    Resource { group, version: VERSION, kind, plural, short, namespaced: true, status: false }
 }

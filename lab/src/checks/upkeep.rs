@@ -112,18 +112,13 @@ impl Upkeep<'_> {
     /// New keys on every node at once cost no packet, and the record of it is whole.
     fn keys(&self) -> Result<String, Failed> {
         let nodes = self.cluster.node_names();
-        let rotate = ["keys", "rotate", "--yes", "--wait", "--reason", "check of the lab"];
+        let rotate = ["keys", "rotate", "--all", "--yes", "--wait", "--reason", "check of the lab"];
         let traffic = self.pair.under_load(|| {
-            std::thread::scope(|scope| {
-                let rotations: Vec<_> = nodes
-                    .iter()
-                    .map(|node| scope.spawn(|| self.cluster.selvedge_on(node, &rotate)))
-                    .collect();
-                for rotation in rotations {
-                    rotation.join().map_err(|_| Failed("a rotation broke off".into()))??;
-                }
-                Ok(())
-            })
+            let outcome = self.cluster.selvedge(&rotate)?;
+            match outcome.contains(&format!("{0} of {0} nodes rotated", nodes.len())) {
+                true => Ok(()),
+                false => Err(Failed(outcome)),
+            }
         })?;
         for node in &nodes {
             self.cluster.selvedge_on(node, &["audit", "verify"])?;

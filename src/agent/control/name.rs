@@ -25,6 +25,8 @@ pub(crate) enum Name {
     Tunnel,
     /// The rotation of this node's keys.
     Rotation,
+    /// What an operator asks about this node's keys through the API, and the answers.
+    KeyRequests,
     /// Masquerading, and what passes between pods and member nodes.
     Egress,
     /// Which packets go to which endpoints of which Service.
@@ -63,6 +65,7 @@ impl Name {
             Self::Sysctls => "sysctls",
             Self::Tunnel => "tunnel",
             Self::Rotation => "key-rotation",
+            Self::KeyRequests => "key-requests",
             Self::Egress => "egress",
             Self::Services => "services",
             Self::Ports => "ports",

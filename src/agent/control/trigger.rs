@@ -17,6 +17,8 @@ pub(crate) enum Trigger {
     Keys,
     /// The rotation of this node's keys may go on.
     Rotation,
+    /// What an operator asks about this node's keys.
+    KeyRequest,
     /// The peers that are believed.
     Peers,
     /// The addresses of other nodes, peers or not.

@@ -86,6 +86,9 @@ impl Controller for KeyRotation {
         }
         let (from, to) = rotation.as_ref().map_or((0, 0), |rotation| (rotation.from, rotation.to));
         let tunnel = self.tunnel(from, to).await;
+        if let (Some(rotation), Some(tunnel)) = (&rotation, &tunnel) {
+            self.context.confirmations.set(tunnel.confirmations(rotation));
+        }
         let own = self.context.view.own.get(&self.context.config.node_name).ok();
         let shown = own.and_then(|own| annotation::parse(&own.annotations).ok().flatten());
         let step = self.context.keys.lock().step(

@@ -1,8 +1,12 @@
 use super::*;
 use crate::mesh::annotation::{KEY_EPOCH, PUBLIC_KEY};
 
+fn paths(folder: &tempfile::TempDir) -> Paths {
+    Paths::default().below(folder.path())
+}
+
 fn open(folder: &tempfile::TempDir) -> Keys {
-    Keys::open(&Paths::default().below(folder.path())).unwrap()
+    Keys::open(&paths(folder)).unwrap()
 }
 
 fn request(id: &str) -> NewRotation {
@@ -107,7 +111,7 @@ fn a_rotation_goes_on_wherever_the_agent_is_started_again() {
         let (epoch, second) = node.keys.current();
         assert_eq!((epoch, first == second), (2, false), "{done:?}");
         assert_eq!((node.keys.store.epochs().unwrap(), node.keys.all()), (vec![2], vec![second]));
-        assert!(!node.keys.file.exists());
+        assert!(!paths(&node.folder).rotation().exists());
         let Restarted { folder, keys, .. } = node;
         drop(keys); // there is one writer of the audit log
         assert_eq!(open(&folder).current(), (2, second));
@@ -132,15 +136,19 @@ fn an_abort_names_the_rotation_and_leaves_the_key_in_use() {
     let keys = open(&folder);
     let mut node = Restarted { folder, keys, uptime: Duration::ZERO };
     let first = node.keys.current();
-    assert!(matches!(node.keys.abort("r1", "none"), Err(KeysError::NotRunning(_))));
+    assert!(matches!(node.keys.abort("r1", "alice", "none"), Err(KeysError::NotRunning(_))));
     node.keys.rotate(request("r1"), Timestamp::now()).unwrap();
     node.step().unwrap();
-    assert!(matches!(node.keys.abort("r2", "another"), Err(KeysError::NotRunning(_))));
-    node.keys.abort("r1", "tried").unwrap();
+    assert!(matches!(node.keys.abort("r2", "alice", "another"), Err(KeysError::NotRunning(_))));
+    node.keys.abort("r1", "alice", "tried").unwrap();
     while node.keys.rotation().is_some() {
         node.step();
     }
-    assert_eq!(node.keys.last().unwrap().outcome, Outcome::Aborted);
+    let last = |keys: &Keys| keys.last().map(|ended| (ended.rotation.id.clone(), ended.outcome));
+    let aborted = Some(("r1".to_owned(), Outcome::Aborted));
+    assert_eq!(last(&node.keys), aborted);
+    node.restart();
+    assert_eq!(last(&node.keys), aborted, "the next agent knows it, too");
     assert_eq!((node.keys.current(), node.keys.store.epochs().unwrap()), (first, vec![1]));
 }
 
@@ -152,7 +160,7 @@ fn a_damaged_file_ends_the_rotation_and_what_it_left_is_wiped() {
     let first = node.keys.current();
     node.keys.rotate(request("r1"), Timestamp::now()).unwrap();
     node.step().unwrap();
-    std::fs::write(&node.keys.file, "{").unwrap();
+    std::fs::write(paths(&node.folder).rotation(), "{").unwrap();
     node.restart();
     assert!(node.keys.rotation().is_none() && node.keys.has_leftovers());
     assert!(matches!(node.keys.rotate(request("r2"), Timestamp::now()), Err(KeysError::Leftovers)));

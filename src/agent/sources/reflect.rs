@@ -34,6 +34,8 @@ use crate::api_server::WATCH_TIMEOUT_SECONDS;
 use crate::cause;
 use crate::mesh::resolve::NodeClaims;
 use crate::observe::metrics::Metrics;
+use crate::resource::KeyRotation;
+use crate::resource::key_rotation::Asked;
 use crate::service::object::{HEADLESS, OTHER_PROXY, Service, Slice};
 
 /// A streamed list that has not ended after this time never will.
@@ -43,8 +45,6 @@ const UNSERVED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)
 /// Number of consecutive 403 answers after which the kind counts as not served. An API server that has just started answers
 /// 403 until it has loaded the roles.
 const REFUSALS: usize = 3;
-/// What a watch on ServiceCIDRs is on, for people.
-const SERVICE_CIDRS: &str = "all ServiceCIDRs";
 /// A ServiceCIDR has a range of each family.
 const RANGES: usize = 2;
 
@@ -199,40 +199,82 @@ pub(in crate::agent) async fn slices(client: Client, store: Arc<Store<Option<Sli
     watch.follow::<EndpointSlice>(client, without(&[OTHER_PROXY, HEADLESS]), &mut sink).await;
 }
 
-/// Keeps `store` at the ranges of all ServiceCIDRs, until the task is dropped. Kubernetes before 1.33 has none (404), and the
-/// rights of the agent may be those of an older version (403): then `on_unserved` is called.
+/// Keeps `store` at the ranges of all ServiceCIDRs, until the task is dropped. Kubernetes before 1.33 has none.
 pub(in crate::agent) async fn service_cidrs(
     client: Client,
     store: Arc<Store<Vec<String>>>,
     served: Served,
     on_unserved: impl Fn(),
 ) {
-    let (mut refusals, mut was_unserved) = (0, false);
-    let mut pauses = Retry::between(UNSERVED[0], UNSERVED[1]);
-    loop {
-        let unserved = Arc::new(Unserved::default());
-        let mut watch = Watch::new(SERVICE_CIDRS, served.clone());
-        watch.unserved = Some(Arc::clone(&unserved));
-        let mut sink = IntoStore { store: Arc::clone(&store), project: ranges, list: BTreeMap::new() };
-        tokio::select! {
-            () = watch.follow(client.clone(), watcher::Config::default(), &mut sink) => return,
-            () = unserved.refused.notified() => {}
-        }
-        if unserved.was_served.load(Ordering::Relaxed) {
-            (refusals, pauses) = (0, Retry::between(UNSERVED[0], UNSERVED[1]));
-        }
-        refusals += 1;
-        if refusals >= REFUSALS || unserved.is_absent.load(Ordering::Relaxed) {
-            if !std::mem::replace(&mut was_unserved, true) {
-                tracing::info!(
-                    "the API server does not serve ServiceCIDRs to this agent: the configured ranges and those found before count"
-                );
+    let kind =
+        Optional { what: "all ServiceCIDRs", without: "the configured ranges and those found before count" };
+    kind.follow::<ServiceCIDR, _>(client, watcher::Config::default(), store, ranges, served, on_unserved)
+        .await;
+}
+
+/// Keeps `store` at the KeyRotation of this node, until the task is dropped.
+pub(in crate::agent) async fn key_rotation(
+    client: Client,
+    name: &str,
+    store: Arc<Store<Asked>>,
+    served: Served,
+) {
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let kind = Optional {
+        what: "this node's KeyRotation",
+        without: "the rotation of its keys can be asked for on the node alone",
+    };
+    kind.follow::<KeyRotation, _>(client, config, store, Asked::of, served, || {}).await;
+}
+
+/// A kind that the API server need not serve: it is of an older version, or Selvedge's own resources are not installed (404), or
+/// the rights of the agent are those of an older version (403).
+struct Optional {
+    what: &'static str,
+    /// What follows if it is not served, for people.
+    without: &'static str,
+}
+
+impl Optional {
+    /// `on_unserved` is called if it is not served.
+    async fn follow<K, V>(
+        &self,
+        client: Client,
+        config: watcher::Config,
+        store: Arc<Store<V>>,
+        project: fn(&K) -> V,
+        served: Served,
+        on_unserved: impl Fn(),
+    ) where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+        V: PartialEq + Send + Sync,
+    {
+        let (mut refusals, mut was_unserved) = (0, false);
+        let mut pauses = Retry::between(UNSERVED[0], UNSERVED[1]);
+        loop {
+            let unserved = Arc::new(Unserved::default());
+            let mut watch = Watch::new(self.what, served.clone());
+            watch.unserved = Some(Arc::clone(&unserved));
+            let mut sink = IntoStore { store: Arc::clone(&store), project, list: BTreeMap::new() };
+            tokio::select! {
+                () = watch.follow(client.clone(), config.clone(), &mut sink) => return,
+                () = unserved.refused.notified() => {}
             }
-            // Clears the problem that an earlier error reported.
-            served.served(SERVICE_CIDRS);
-            on_unserved();
+            if unserved.was_served.load(Ordering::Relaxed) {
+                (refusals, pauses) = (0, Retry::between(UNSERVED[0], UNSERVED[1]));
+            }
+            refusals += 1;
+            if refusals >= REFUSALS || unserved.is_absent.load(Ordering::Relaxed) {
+                if !std::mem::replace(&mut was_unserved, true) {
+                    let Self { what, without } = self;
+                    tracing::info!("the API server does not serve {what} to this agent: {without}");
+                }
+                // Clears the problem that an earlier error reported.
+                served.served(self.what);
+                on_unserved();
+            }
+            tokio::time::sleep(pauses.next().unwrap_or(UNSERVED[1])).await;
         }
-        tokio::time::sleep(pauses.next().unwrap_or(UNSERVED[1])).await;
     }
 }
 

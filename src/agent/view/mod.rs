@@ -10,6 +10,7 @@ pub(super) mod store;
 use std::sync::Arc;
 
 use crate::mesh::resolve::{Confirmed, NodeClaims};
+use crate::resource::key_rotation::Asked;
 use crate::service::object::{Service, Slice};
 use contest::Contested;
 use own::Own;
@@ -25,6 +26,8 @@ pub(super) struct View {
     pub(super) confirmed: Arc<Store<Confirmed>>,
     /// The ranges of every ServiceCIDR, as it has them.
     pub(super) service_cidrs: Arc<Store<Vec<String>>>,
+    /// What is asked about this node's keys, with the answers.
+    pub(super) key_rotations: Arc<Store<Asked>>,
     /// What is to be served of every Service; none of one where that is nothing.
     pub(super) services: Arc<Store<Option<Service>>>,
     /// What is to be served of every EndpointSlice, likewise.
@@ -40,6 +43,7 @@ impl View {
             nodes: Arc::default(),
             confirmed: Arc::default(),
             service_cidrs: Arc::default(),
+            key_rotations: Arc::default(),
             services: Arc::default(),
             slices: Arc::default(),
             contested: Arc::default(),

@@ -1,31 +1,29 @@
-//! `selvedge keys`: the keys of this node and their rotation.
+//! `selvedge keys`: the keys of this node or of many, and their rotation.
 
+mod fleet;
+mod local;
 mod show;
+mod show_fleet;
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-use selvedge_keys::rotation::Outcome;
-use serde::Serialize;
-
-use super::progress::Progress;
 use super::{Exit, Failure, Output, duration};
-use crate::agent::status::{AbortRequest, KeysStatus, RotateRequest};
-use crate::local::{Client, ClientError, StatusCode};
+use crate::cluster::Access;
 use crate::paths::Paths;
-
-/// How often `--wait` looks.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// Options of `selvedge keys`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   selvedge keys status
-  selvedge keys rotate --reason 'planned, Q4'
-  selvedge keys rotate --reason 'planned, Q4' --wait --yes
+  selvedge keys rotate --all --reason 'planned, Q4'
+  selvedge keys rotate --all --reason 'planned, Q4' --yes --wait
+  selvedge keys rotate --node worker-1 --yes
   selvedge keys abort r-1a2b3c4d
 
-Ask on the node, as root: the agent answers on its local socket.")]
+On a node, as root, these ask the agent there by its local socket, and concern
+that node. With --node, --all, --kubeconfig or --context, and on any other
+machine, they go through the Kubernetes API: who may ask is a matter of RBAC
+(ClusterRole selvedge-key-operator).")]
 pub(super) struct Args {
     #[command(subcommand)]
     action: Action,
@@ -33,17 +31,33 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Show the key in use and the rotation that runs.
+    /// Show the keys in use and the rotations that run.
     Status(StatusArgs),
-    /// Rotate the keys of this node without losing a packet.
+    /// Rotate keys without losing a packet.
     Rotate(RotateArgs),
     /// Take a rotation back: peers return to the old key first.
     Abort(AbortArgs),
+    /// Carry on an operation whose command was interrupted.
+    Resume(ResumeArgs),
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 the answer is there, 4 the agent does not answer.")]
+#[command(after_help = "Examples:
+  selvedge keys status
+  selvedge keys status --all
+  selvedge keys status --node worker-1 --output json
+
+Exit codes: 0 the answer is there, 1 the API server refused, 2 no cluster is
+configured, 4 the agent or the API server does not answer.")]
 struct StatusArgs {
+    /// Of this Node; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    node: Vec<String>,
+    /// Of all nodes.
+    #[arg(long, conflicts_with = "node")]
+    all: bool,
+    #[command(flatten)]
+    access: Access,
     /// Form of the answer.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
@@ -51,8 +65,9 @@ struct StatusArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  selvedge keys rotate
-  selvedge keys rotate --yes --wait --deadline 10m --reason 'laptop stolen'
+  selvedge keys rotate --all
+  selvedge keys rotate --all --yes --wait --deadline 10m --reason 'laptop stolen'
+  selvedge keys rotate --node worker-1 --node worker-2 --yes
   selvedge keys rotate --yes --output json | jq -r .rotation.id
 
 Without --yes it prints what it would do. A new key is made and published; once
@@ -61,10 +76,26 @@ is wiped when no session needs it any more. No packet is lost. At the deadline
 the new key is promoted in any case; the old one then stays for peers that use
 it, for 24 hours at most.
 
-Exit codes: 0 done, or begun without --wait; 1 the rotation was aborted or ended
-otherwise, or a rotation is running already; 2 an option is wrong; 4 the agent
-does not answer.")]
+Of many nodes, only so many rotate at once that the API server is not asked to
+deliver more than about 5,000 events of Nodes a second. The command gives one
+node after another its turn, so it stays until the last one has begun. If it is
+interrupted, the others wait: `selvedge keys resume ID` carries on. After a
+rotation that was refused or aborted no further node begins. A node that is
+down rotates when it is back.
+
+Exit codes: 0 done, or begun without --wait; 1 a rotation was aborted or refused
+or is running already, or an agent has not answered; 2 an option is wrong; 4 the
+agent or the API server does not answer.")]
 struct RotateArgs {
+    /// The keys of this Node; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    node: Vec<String>,
+    /// The keys of all nodes.
+    #[arg(long, conflicts_with = "node")]
+    all: bool,
+    /// How many nodes rotate at once; by default as many as the API server can bear.
+    #[arg(long, value_name = "COUNT", value_parser = parallel)]
+    max_parallel: Option<usize>,
     /// Why, for the record.
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
@@ -74,9 +105,11 @@ struct RotateArgs {
     /// Do it.
     #[arg(long)]
     yes: bool,
-    /// Wait until the old key is wiped.
+    /// Wait until the old keys are wiped.
     #[arg(long)]
     wait: bool,
+    #[command(flatten)]
+    access: Access,
     /// Form of the answer.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
@@ -86,13 +119,36 @@ struct RotateArgs {
 #[command(after_help = "Once the new key is in use it is too late; rotate again instead.
 
 Exit codes: 0 it goes back, 1 no such rotation is running, or it is too late,
-4 the agent does not answer.")]
+4 the agent or the API server does not answer.")]
 struct AbortArgs {
-    /// Name of the rotation, as `selvedge keys status` shows it.
+    /// Name of the rotation or operation, as `selvedge keys status` shows it.
     id: String,
     /// Why, for the record.
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
+    #[command(flatten)]
+    access: Access,
+    /// Form of the answer.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  selvedge keys resume r-1a2b3c4d --wait
+
+Exit codes: as of `selvedge keys rotate`.")]
+struct ResumeArgs {
+    /// Name of the operation.
+    id: String,
+    /// How many nodes rotate at once; by default as many as the API server can bear.
+    #[arg(long, value_name = "COUNT", value_parser = parallel)]
+    max_parallel: Option<usize>,
+    /// Wait until the old keys are wiped.
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    access: Access,
     /// Form of the answer.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
@@ -100,136 +156,38 @@ struct AbortArgs {
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     match &args.action {
-        Action::Status(args) => {
-            print(&fetch()?, args.output)?;
-            Ok(Exit::Ok)
+        Action::Status(args) if is_local(&args.access) && args.node.is_empty() && !args.all => {
+            local::status(args)
         }
-        Action::Rotate(args) => rotate(args),
-        Action::Abort(AbortArgs { id, reason, output }) => {
-            let asked = AbortRequest { id: id.clone(), reason: reason.clone() };
-            print(&post("/v1/keys/abort", &asked)?, *output)?;
-            Ok(Exit::Ok)
+        Action::Status(args) => super::block_on(fleet::status(args)),
+        Action::Rotate(args) if is_local(&args.access) && args.node.is_empty() && !args.all => {
+            local::rotate(args)
         }
+        Action::Rotate(args) if args.node.is_empty() && !args.all => Err(Failure::new(
+            Exit::Usage,
+            anyhow::anyhow!(
+                "say whose keys to rotate: --node NAME, or --all; without either, ask on the node itself"
+            ),
+        )),
+        Action::Rotate(args) => super::block_on(fleet::rotate(args)),
+        Action::Abort(args) if is_local(&args.access) => local::abort(args),
+        Action::Abort(args) => super::block_on(fleet::abort(args)),
+        Action::Resume(args) => super::block_on(fleet::resume(args)),
     }
 }
 
-fn rotate(args: &RotateArgs) -> Result<Exit, Failure> {
-    let before = fetch()?;
-    if !args.yes {
-        if let Output::Json = args.output {
-            print(&before, args.output)?;
-        } else {
-            super::print(&show::plan(&before, args.deadline))?;
-        }
-        return Ok(Exit::Ok);
-    }
-    let asked =
-        RotateRequest { by: by(), reason: args.reason.clone(), deadline_seconds: args.deadline.as_secs() };
-    let begun = post("/v1/keys/rotate", &asked)?;
-    let running = begun.rotation.as_ref().filter(|_| args.wait);
-    let Some((id, to)) = running.map(|rotation| (rotation.id.clone(), rotation.to)) else {
-        print(&begun, args.output)?;
-        return Ok(Exit::Ok);
-    };
-    let ended = wait(&id, begun)?;
-    print(&ended, args.output)?;
-    Ok(if is_rotated(&ended, &id, to) { Exit::Ok } else { Exit::Failed })
+/// Whether to ask the agent of this node: there is one, and no cluster is named.
+fn is_local(access: &Access) -> bool {
+    access.kubeconfig.is_none() && access.context.is_none() && Paths::from_env().agent_socket().exists()
 }
 
-/// Whether the rotation `id` to the epoch `to`, which is over, brought the new key. An agent that was started again meanwhile has
-/// no record of how it ended, only the key.
-fn is_rotated(ended: &KeysStatus, id: &str, to: u64) -> bool {
-    match ended.last.as_ref().filter(|last| last.id == id) {
-        Some(last) => last.outcome == Outcome::Rotated,
-        None => ended.key_epoch >= to,
-    }
-}
-
-/// Waits until the rotation is over. The agent may be restarted meanwhile.
-fn wait(id: &str, begun: KeysStatus) -> Result<KeysStatus, Failure> {
-    let mut progress = Progress::new();
-    let mut status = begun;
-    let mut silent = 0;
-    loop {
-        match status.rotation.as_ref().filter(|rotation| rotation.id == id) {
-            Some(rotation) => progress.now(&show::step(rotation)),
-            None => return Ok(status),
-        }
-        std::thread::sleep(LOOK);
-        match fetch() {
-            Ok(now) => (status, silent) = (now, 0),
-            Err(failure) if failure.exit == Exit::Unreachable && silent < 120 => {
-                silent += 1;
-                progress.now("the agent does not answer, retrying every 500 ms; it resumes the rotation when it is back");
-            }
-            Err(failure) => return Err(failure),
-        }
-    }
+fn parallel(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=10_000).contains(count));
+    count.ok_or_else(|| "from 1 to 10000".into())
 }
 
 /// The user who runs this command.
 fn by() -> String {
     let name = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
     name.unwrap_or_else(|_| format!("uid {}", nix::unistd::getuid()))
-}
-
-fn fetch() -> Result<KeysStatus, Failure> {
-    super::block_on(client().get("/v1/keys")).map_err(failure)
-}
-
-fn post(path: &str, body: &impl Serialize) -> Result<KeysStatus, Failure> {
-    super::block_on(client().post(path, body)).map_err(failure)
-}
-
-fn client() -> Client {
-    Client::new(&Paths::from_env().agent_socket())
-}
-
-fn failure(error: ClientError) -> Failure {
-    let exit = match &error {
-        ClientError::Refused { status: StatusCode::BAD_REQUEST, .. } => Exit::Usage,
-        ClientError::Refused { .. } | ClientError::Malformed { .. } => Exit::Failed,
-        _ => Exit::Unreachable,
-    };
-    Failure::new(exit, anyhow::Error::new(error).context("cannot ask the agent about this node's keys"))
-}
-
-fn print(status: &KeysStatus, output: Output) -> Result<(), Failure> {
-    let text = match output {
-        Output::Json => serde_json::to_string_pretty(status).map_err(anyhow::Error::new)? + "\n",
-        Output::Table => show::status(status, Timestamp::now()),
-    };
-    super::print(&text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::agent::status::LastRotation;
-
-    #[test]
-    fn the_exit_code_is_right_although_the_agent_was_restarted() {
-        let last = |id: &str, outcome| LastRotation {
-            id: id.into(),
-            outcome,
-            from: 1,
-            to: 2,
-            begun: Timestamp::UNIX_EPOCH,
-            ended: Timestamp::UNIX_EPOCH,
-        };
-        let ended = |key_epoch, last| KeysStatus {
-            node: "n".into(),
-            public_key: selvedge_keys::PublicKey::from_bytes([7; 32]),
-            key_epoch,
-            key_created: Timestamp::UNIX_EPOCH,
-            audit_problem: None,
-            rotation: None,
-            last,
-        };
-        assert!(is_rotated(&ended(2, Some(last("r1", Outcome::Rotated))), "r1", 2));
-        assert!(!is_rotated(&ended(1, Some(last("r1", Outcome::Aborted))), "r1", 2));
-        assert!(!is_rotated(&ended(3, Some(last("r1", Outcome::Superseded))), "r1", 2));
-        assert!(is_rotated(&ended(2, None), "r1", 2), "another agent answers");
-        assert!(!is_rotated(&ended(1, None), "r1", 2));
-    }
 }

@@ -94,7 +94,7 @@ fn phase(phase: Phase) -> &'static str {
     }
 }
 
-fn age(age: SignedDuration) -> String {
+pub(super) fn age(age: SignedDuration) -> String {
     let seconds = age.as_secs().max(0);
     match seconds {
         0..120 => format!("{seconds} s ago"),

@@ -1,4 +1,4 @@
-//! The policy that ties each agent to its own Node.
+//! The policies that tie each agent to its own Node, to its own Events and to its own key rotations.
 
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingAdmissionPolicySpec,
@@ -10,53 +10,111 @@ use super::super::finding::Finding;
 use crate::manifest;
 
 const CHECK: &str = "admission";
-/// Name of the policy and of its binding.
-pub(super) const POLICY: &str = "selvedge-nodes";
 const REMEDY: &str = "apply deploy/base/admission.yaml (Kubernetes 1.30 or newer)";
 
-/// `taint`: the agents' start-up taint. `installed`: some Node carries Selvedge's annotations.
-pub(super) fn judge(
-    policy: &Result<Option<ValidatingAdmissionPolicy>, String>,
-    binding: &Result<Option<ValidatingAdmissionPolicyBinding>, String>,
-    taint: Option<&str>,
-    installed: bool,
-) -> Finding {
-    match (policy, binding) {
-        (Err(error), _) | (_, Err(error)) => Finding::skipped(CHECK, format!("cannot be looked at: {error}")),
-        (Ok(Some(policy)), Ok(Some(binding))) => match fault(policy, binding) {
-            Some(fault) => Finding::problem(CHECK, fault, REMEDY),
-            None => compare(policy, taint),
-        },
-        (Ok(None), Ok(None)) if !installed => {
-            Finding::skipped(CHECK, "Selvedge is not installed in this cluster yet")
-        }
-        (Ok(policy), _) => {
-            let what = if policy.is_none() { "policy" } else { "binding" };
-            let seen =
-                format!("there is no {what} {POLICY}: whoever may patch a Node can take another's place");
-            Finding::problem(CHECK, seen, REMEDY)
-        }
-    }
+/// A policy and its binding, which has the same name.
+#[derive(Debug)]
+pub(super) struct Policy {
+    pub(super) name: &'static str,
+    /// What is possible without it.
+    risk: &'static str,
 }
 
-/// With what is shipped; another version's may be right for that version.
-fn compare(policy: &ValidatingAdmissionPolicy, taint: Option<&str>) -> Finding {
-    let shipped = manifest::admission_policy(taint)
-        .and_then(|shipped| serde_json::from_value::<ValidatingAdmissionPolicy>(shipped.0).ok());
-    let parts = |policy: Option<&ValidatingAdmissionPolicy>| policy?.spec.as_ref().map(parts);
-    match (parts(Some(policy)), parts(shipped.as_ref())) {
-        (Some(found), Some(wanted)) => {
-            let differs = |(name, value): &(&'static str, Value)| {
-                wanted.iter().all(|part| part != &(*name, value.clone())).then_some(*name)
-            };
-            let differing: Vec<_> = found.iter().filter_map(differs).collect();
-            if differing.is_empty() {
-                return Finding::ok(CHECK, format!("policy {POLICY} is there and bound"));
+/// All that are shipped.
+pub(super) const POLICIES: [Policy; 3] = [
+    Policy { name: "selvedge-nodes", risk: "whoever may patch a Node can take another's place" },
+    Policy { name: "selvedge-events", risk: "the token of an agent can write any Event" },
+    Policy {
+        name: "selvedge-key-rotations",
+        risk: "whoever may write a KeyRotation can ask in another's name, and an agent can answer for others",
+    },
+];
+
+/// What the API server has of a policy; an error is for people.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) policy: Result<Option<ValidatingAdmissionPolicy>, String>,
+    pub(super) binding: Result<Option<ValidatingAdmissionPolicyBinding>, String>,
+}
+
+/// `taint`: the agents' start-up taint. `installed`: some Node carries Selvedge's annotations.
+pub(super) fn judge(found: &[Found], taint: Option<&str>, installed: bool) -> Vec<Finding> {
+    if let Some(error) =
+        found.iter().find_map(|found| found.policy.as_ref().err().or(found.binding.as_ref().err()))
+    {
+        return vec![Finding::skipped(CHECK, format!("cannot be looked at: {error}"))];
+    }
+    let is_absent = |found: &Found| matches!((&found.policy, &found.binding), (Ok(None), Ok(None)));
+    if !installed && found.iter().all(is_absent) {
+        return vec![Finding::skipped(CHECK, "Selvedge is not installed in this cluster yet")];
+    }
+    let findings: Vec<Finding> =
+        POLICIES.iter().zip(found).filter_map(|(policy, found)| policy.judge(found, taint)).collect();
+    if findings.is_empty() {
+        return vec![Finding::ok(CHECK, format!("all {} policies are there and bound", POLICIES.len()))];
+    }
+    findings
+}
+
+impl Policy {
+    fn judge(&self, found: &Found, taint: Option<&str>) -> Option<Finding> {
+        let name = self.name;
+        match (&found.policy, &found.binding) {
+            (Ok(Some(policy)), Ok(Some(binding))) => match self.fault(policy, binding) {
+                Some(fault) => Some(Finding::problem(CHECK, fault, REMEDY)),
+                None => self.compare(policy, taint),
+            },
+            (policy, _) => {
+                let what = if matches!(policy, Ok(Some(_))) { "binding" } else { "policy" };
+                let seen = format!("there is no {what} {name}: {}", self.risk);
+                Some(Finding::problem(CHECK, seen, REMEDY))
             }
-            let seen = format!("policy {POLICY} is not the one of this version: {}", differing.join(", "));
-            Finding::warning(CHECK, seen, REMEDY)
         }
-        _ => Finding::problem(CHECK, format!("policy {POLICY} has no spec"), REMEDY),
+    }
+
+    /// With what is shipped; another version's may be right for that version.
+    fn compare(&self, policy: &ValidatingAdmissionPolicy, taint: Option<&str>) -> Option<Finding> {
+        let name = self.name;
+        let shipped = manifest::admission_policy(name, taint)
+            .and_then(|shipped| serde_json::from_value::<ValidatingAdmissionPolicy>(shipped.0).ok());
+        let parts = |policy: Option<&ValidatingAdmissionPolicy>| policy?.spec.as_ref().map(parts);
+        match (parts(Some(policy)), parts(shipped.as_ref())) {
+            (Some(found), Some(wanted)) => {
+                let differs = |(name, value): &(&'static str, Value)| {
+                    wanted.iter().all(|part| part != &(*name, value.clone())).then_some(*name)
+                };
+                let differing: Vec<_> = found.iter().filter_map(differs).collect();
+                let seen = format!("policy {name} is not the one of this version: {}", differing.join(", "));
+                (!differing.is_empty()).then(|| Finding::warning(CHECK, seen, REMEDY))
+            }
+            _ => Some(Finding::problem(CHECK, format!("policy {name} has no spec"), REMEDY)),
+        }
+    }
+
+    fn fault(
+        &self,
+        policy: &ValidatingAdmissionPolicy,
+        binding: &ValidatingAdmissionPolicyBinding,
+    ) -> Option<String> {
+        let name = self.name;
+        let failure = policy.spec.as_ref().and_then(|spec| spec.failure_policy.as_deref());
+        // Absent means Fail.
+        if failure.is_some_and(|failure| failure != "Fail") {
+            return Some(format!("policy {name} does not deny when it fails (failurePolicy)"));
+        }
+        let spec = &binding.spec;
+        if spec.policy_name != name {
+            return Some(format!("binding {name} binds {:?}", spec.policy_name));
+        }
+        for (narrows, field) in
+            [(spec.match_resources.is_some(), "matchResources"), (spec.param_ref.is_some(), "paramRef")]
+        {
+            if narrows {
+                return Some(format!("binding {name} does not hold for every object ({field})"));
+            }
+        }
+        let denies = spec.validation_actions.iter().any(|action| action == "Deny");
+        (!denies).then(|| format!("binding {name} does not deny (validationActions)"))
     }
 }
 
@@ -75,94 +133,109 @@ fn parts(spec: &ValidatingAdmissionPolicySpec) -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn fault(policy: &ValidatingAdmissionPolicy, binding: &ValidatingAdmissionPolicyBinding) -> Option<String> {
-    let failure = policy.spec.as_ref().and_then(|spec| spec.failure_policy.as_deref());
-    // Absent means Fail.
-    if failure.is_some_and(|failure| failure != "Fail") {
-        return Some(format!("policy {POLICY} does not deny when it fails (failurePolicy)"));
-    }
-    let spec = &binding.spec;
-    if spec.policy_name != POLICY {
-        return Some(format!("binding {POLICY} binds {:?}", spec.policy_name));
-    }
-    for (narrows, field) in
-        [(spec.match_resources.is_some(), "matchResources"), (spec.param_ref.is_some(), "paramRef")]
-    {
-        if narrows {
-            return Some(format!("binding {POLICY} does not hold for every Node ({field})"));
-        }
-    }
-    let denies = spec.validation_actions.iter().any(|action| action == "Deny");
-    (!denies).then(|| format!("binding {POLICY} does not deny (validationActions)"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::super::finding::Severity;
     use super::*;
 
-    /// Policy and binding as shipped.
-    fn shipped() -> (ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding) {
+    /// All policies and bindings as shipped.
+    fn shipped() -> Vec<Found> {
         let text = include_str!("../../../deploy/base/admission.yaml");
         let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
-        let mut named = objects.into_iter().filter(|object| object["metadata"]["name"] == POLICY);
-        let policy = serde_json::from_value(named.next().unwrap()).unwrap();
-        (policy, serde_json::from_value(named.next().unwrap()).unwrap())
+        let found = POLICIES.map(|Policy { name, .. }| {
+            let mut named = objects.iter().filter(|object| object["metadata"]["name"] == name);
+            let policy = serde_json::from_value(named.next().unwrap().clone()).unwrap();
+            let binding = serde_json::from_value(named.next().unwrap().clone()).unwrap();
+            Found { policy: Ok(Some(policy)), binding: Ok(Some(binding)) }
+        });
+        assert_eq!(objects.len(), 2 * POLICIES.len(), "a policy that is not looked at");
+        found.into()
+    }
+
+    fn policy(found: &mut Found) -> &mut ValidatingAdmissionPolicySpec {
+        found.policy.as_mut().unwrap().as_mut().unwrap().spec.as_mut().unwrap()
+    }
+
+    fn binding(found: &mut Found) -> &mut ValidatingAdmissionPolicyBinding {
+        found.binding.as_mut().unwrap().as_mut().unwrap()
+    }
+
+    fn only(found: &[Found], taint: Option<&str>) -> Finding {
+        let mut findings = judge(found, taint, true);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        findings.remove(0)
     }
 
     #[test]
-    fn as_shipped_it_is_well() {
-        let (policy, binding) = shipped();
-        let severity = |policy: &ValidatingAdmissionPolicy, taint| {
-            judge(&Ok(Some(policy.clone())), &Ok(Some(binding.clone())), taint, true).severity
-        };
-        assert_eq!(severity(&policy, None), Severity::Ok);
-        assert_eq!(severity(&policy, Some("selvedge.dev/not-ready")), Severity::Ok);
-        assert_eq!(severity(&policy, Some("example.org/wait")), Severity::Warning);
-        let mut defaulted = policy.clone();
-        let constraints = defaulted.spec.as_mut().unwrap().match_constraints.as_mut().unwrap();
-        constraints.match_policy = Some("Equivalent".into());
-        constraints.namespace_selector = Some(LabelSelector::default());
-        assert_eq!(severity(&defaulted, None), Severity::Ok);
-        let guts: [fn(&mut ValidatingAdmissionPolicySpec); 4] = [
+    fn as_shipped_they_are_well() {
+        assert_eq!(only(&shipped(), None).severity, Severity::Ok);
+        assert_eq!(only(&shipped(), Some("selvedge.dev/not-ready")).severity, Severity::Ok);
+        assert_eq!(only(&shipped(), Some("example.org/wait")).severity, Severity::Warning);
+        let mut defaulted = shipped();
+        for found in &mut defaulted {
+            let constraints = policy(found).match_constraints.as_mut().unwrap();
+            constraints.match_policy = Some("Equivalent".into());
+            constraints.namespace_selector = Some(LabelSelector::default());
+        }
+        assert_eq!(only(&defaulted, None).severity, Severity::Ok);
+    }
+
+    #[test]
+    fn one_that_says_less_is_a_warning_that_names_it() {
+        let guts: [fn(&mut ValidatingAdmissionPolicySpec); 2] = [
             |spec| spec.validations = None,
-            |spec| spec.match_conditions = None,
-            |spec| spec.variables.as_mut().unwrap()[0].expression = "false".into(),
             |spec| spec.match_constraints.as_mut().unwrap().resource_rules = None,
         ];
-        for gut in guts {
-            let mut gutted = policy.clone();
-            gut(gutted.spec.as_mut().unwrap());
-            assert_eq!(severity(&gutted, None), Severity::Warning);
+        for (place, Policy { name, .. }) in POLICIES.iter().enumerate() {
+            for gut in guts {
+                let mut gutted = shipped();
+                gut(policy(&mut gutted[place]));
+                let finding = only(&gutted, None);
+                assert!(finding.severity == Severity::Warning && finding.seen.contains(name), "{finding:?}");
+            }
         }
+        let mut gutted = shipped();
+        policy(&mut gutted[0]).match_conditions = None;
+        assert_eq!(only(&gutted, None).severity, Severity::Warning);
+        let mut gutted = shipped();
+        policy(&mut gutted[0]).variables.as_mut().unwrap()[0].expression = "false".into();
+        assert_eq!(only(&gutted, None).severity, Severity::Warning);
     }
 
     #[test]
-    fn a_binding_for_some_nodes_alone_is_a_problem() {
-        let (policy, mut binding) = shipped();
-        binding.spec.match_resources = Some(Default::default());
-        assert!(fault(&policy, &binding).unwrap().contains("matchResources"));
-        binding.spec.match_resources = None;
-        binding.spec.param_ref = Some(Default::default());
-        assert!(fault(&policy, &binding).unwrap().contains("paramRef"));
+    fn a_binding_for_some_objects_alone_is_a_problem() {
+        let mut narrow = shipped();
+        binding(&mut narrow[0]).spec.match_resources = Some(Default::default());
+        assert!(only(&narrow, None).seen.contains("matchResources"));
+        let mut narrow = shipped();
+        binding(&mut narrow[1]).spec.param_ref = Some(Default::default());
+        assert!(only(&narrow, None).seen.contains("paramRef"));
     }
 
     #[test]
     fn absence_matters_once_there_are_members() {
-        let (policy, _) = shipped();
-        assert_eq!(judge(&Ok(None), &Ok(None), None, false).severity, Severity::Skipped);
-        assert_eq!(judge(&Ok(None), &Ok(None), None, true).severity, Severity::Problem);
-        let unbound = judge(&Ok(Some(policy)), &Ok(None), None, false);
-        assert!(unbound.severity == Severity::Problem && unbound.seen.contains("no binding"), "{unbound:?}");
-        assert_eq!(judge(&Err("403".into()), &Ok(None), None, true).severity, Severity::Skipped);
+        let absent = || Found { policy: Ok(None), binding: Ok(None) };
+        let none = [absent(), absent(), absent()];
+        assert_eq!(judge(&none, None, false)[0].severity, Severity::Skipped);
+        let findings = judge(&none, None, true);
+        assert!(findings.iter().all(|finding| finding.severity == Severity::Problem), "{findings:?}");
+        assert_eq!(findings.len(), POLICIES.len());
+        let mut unbound = shipped();
+        unbound[2].binding = Ok(None);
+        let finding = only(&unbound, None);
+        assert!(finding.severity == Severity::Problem, "{finding:?}");
+        assert!(finding.seen.contains("no binding selvedge-key-rotations"), "{finding:?}");
+        let mut unseen = shipped();
+        unseen[1].policy = Err("403".into());
+        assert_eq!(only(&unseen, None).severity, Severity::Skipped);
     }
 
     #[test]
     fn one_that_does_not_deny_is_a_problem() {
-        let (mut policy, mut binding) = shipped();
-        binding.spec.validation_actions = vec!["Audit".into()];
-        assert!(fault(&policy, &binding).unwrap().contains("validationActions"));
-        policy.spec.as_mut().unwrap().failure_policy = Some("Ignore".into());
-        assert!(fault(&policy, &binding).unwrap().contains("failurePolicy"));
+        let mut lax = shipped();
+        binding(&mut lax[0]).spec.validation_actions = vec!["Audit".into()];
+        assert!(only(&lax, None).seen.contains("validationActions"));
+        policy(&mut lax[0]).failure_policy = Some("Ignore".into());
+        assert!(only(&lax, None).seen.contains("failurePolicy"));
     }
 }

@@ -5,9 +5,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use http::{Request, header};
 use jiff::Timestamp;
-use k8s_openapi::api::admissionregistration::v1::{
-    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
-};
 use k8s_openapi::api::core::v1::Node;
 use kube::client::Body;
 use kube::{Api, Client};
@@ -16,7 +13,7 @@ use super::super::clock;
 use super::super::finding::Finding;
 use super::Access;
 use super::access::{self, Rights};
-use super::admission::POLICY;
+use super::admission::{Found, POLICIES, Policy};
 use super::ranges::Ranges;
 use super::reason::reason;
 use crate::api_server;
@@ -32,9 +29,8 @@ pub(super) struct Facts {
     pub(super) clock: Option<Finding>,
     pub(super) nodes: Result<Vec<Node>, String>,
     pub(super) rights: Rights,
-    /// None where the object does not exist.
-    pub(super) policy: Result<Option<ValidatingAdmissionPolicy>, String>,
-    pub(super) binding: Result<Option<ValidatingAdmissionPolicyBinding>, String>,
+    /// In the order of [`POLICIES`].
+    pub(super) policies: Vec<Found>,
     pub(super) ranges: Result<Ranges, String>,
 }
 
@@ -71,9 +67,19 @@ pub(super) async fn gather(access: &Access) -> Result<Facts, String> {
         ranges: seen.as_ref().map(ranges).map_err(String::clone),
         nodes: seen.map(|seen| seen.nodes),
         rights,
-        policy: optional(Api::all(client.clone()).get_opt(POLICY).await),
-        binding: optional(Api::all(client.clone()).get_opt(POLICY).await),
+        policies: policies(&client).await,
     })
+}
+
+async fn policies(client: &Client) -> Vec<Found> {
+    let mut found = Vec::new();
+    for Policy { name, .. } in &POLICIES {
+        found.push(Found {
+            policy: optional(Api::all(client.clone()).get_opt(name).await),
+            binding: optional(Api::all(client.clone()).get_opt(name).await),
+        });
+    }
+    found
 }
 
 /// Asks as `user` and as nobody beside, whomever the kubeconfig impersonates.

@@ -1,4 +1,4 @@
-//! The cluster, where its API server can be reached: rights, ranges, the admission policy, Nodes.
+//! The cluster, where its API server can be reached: rights, ranges, the admission policies, Nodes.
 //!
 //! Asks for what it needs and goes on without what it may not see. Changes nothing.
 
@@ -61,7 +61,7 @@ fn judge(facts: &Facts, config: Option<&Config>) -> Seen {
     let installed = facts.nodes.as_ref().is_ok_and(|nodes| nodes.iter().any(nodes::is_member));
     findings.push(access::judge(&facts.rights));
     let taint = config.map(|config| config.agent.startup_taint.as_str());
-    findings.push(admission::judge(&facts.policy, &facts.binding, taint, installed));
+    findings.extend(admission::judge(&facts.policies, taint, installed));
     let nodes = match &facts.nodes {
         Ok(nodes) => {
             findings.push(nodes::judge(nodes));

@@ -13,6 +13,7 @@ use selvedge::kernel::netlink::Netlink;
 use selvedge::kernel::netns::NetNs;
 
 use super::object::{ENDPOINTS, PORTS};
+use super::processor;
 use crate::error::{Doing as _, Error};
 use crate::plan::{Cable, NodePlan};
 use crate::underlay::Underlay;
@@ -63,6 +64,8 @@ impl Ground {
         let servers = [
             Server::start(underlay.router(), PORTS[1], drop)?,
             Server::start(underlay.router(), STREAM_PORT, |mut stream| {
+                // What the kernel refuses here, it refuses the sender, which reports it.
+                let _ = processor::stay_on(1);
                 let mut buffer = vec![0; 256 << 10];
                 while stream.read(&mut buffer).is_ok_and(|length| length > 0) {}
             })?,

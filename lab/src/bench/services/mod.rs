@@ -16,6 +16,7 @@ mod host;
 mod object;
 mod outcome;
 mod probe;
+mod processor;
 mod rate;
 mod raw;
 mod report;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::ground::STREAM_PORT;
 use super::host::Host;
 use super::object::{self, Parsed};
+use super::processor;
 use super::sample::Sample;
 use crate::error::{Doing as _, Error};
 
@@ -68,8 +69,18 @@ pub(super) fn measure(host: &Host, pairs: usize, time: Duration) -> Result<Strea
     Ok(Stream { services: host.services, service, direct, ratio: Sample::of(&ratios) })
 }
 
-/// In Gbit/s, from the first byte until the other end has read the last.
+/// In Gbit/s, from the first byte until the other end has read the last. The thread that sends has a processor of its own.
 fn rate(host: &NetNs, to: SocketAddr, time: Duration) -> Result<f64, Error> {
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            processor::stay_on(0)?;
+            send(host, to, time)
+        });
+        sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn send(host: &NetNs, to: SocketAddr, time: Duration) -> Result<f64, Error> {
     let what = format!("send a stream to {to}");
     let mut stream = host.run(|| TcpStream::connect(to)).doing(&what)?.doing(&what)?;
     let buffer = vec![0; 128 << 10];
