@@ -59,7 +59,11 @@ fn all_nodes_are_rotated_through_the_api() {
         let lab = lab(Families::Ipv4, 3);
         let traffic = Traffic::start(&lab);
         let (code, plan) = json(&lab, &["rotate", "--all", "--max-parallel", "2"]);
-        assert_eq!((code, &plan["nodeWrites"], &plan["nodeEvents"]), (Some(0), &6.into(), &18.into()), "{plan}");
+        assert_eq!(
+            (code, &plan["nodeWrites"], &plan["nodeEvents"]),
+            (Some(0), &6.into(), &18.into()),
+            "{plan}"
+        );
         assert!(states(&lab).iter().all(Value::is_null), "nothing is asked for without --yes");
         let reason = ["--reason", "planned"];
         let args = ["rotate", "--all", "--max-parallel", "2", "--yes", "--wait"];
@@ -94,8 +98,10 @@ fn an_operation_is_carried_on_and_aborted_by_other_commands() {
         let args = ["rotate", "--all", "--max-parallel", "1", "--yes", "--wait", "--output", "json"];
         // The operator's machine dies.
         let mut dying = command(&lab, &args).spawn().unwrap();
-        wait_for("the first node to begin", SOON, || states(&lab)[0].is_string() && states(&lab)[0] != "held")
-            .unwrap();
+        wait_for("the first node to begin", SOON, || {
+            states(&lab)[0].is_string() && states(&lab)[0] != "held"
+        })
+        .unwrap();
         dying.kill().unwrap();
         dying.wait().unwrap();
         assert_eq!(states(&lab)[1..], ["held", "held"]);

@@ -266,10 +266,12 @@ mod tests {
             serde_json::from_value(schema["status"]["properties"]["state"]["enum"].clone()).unwrap();
         assert_eq!(states.len(), 9);
         assert_eq!(version["name"], crate::resource::VERSION);
-        let fields = |of: &serde_json::Value| -> Vec<String> { of.as_object().unwrap().keys().cloned().collect() };
+        let fields =
+            |of: &serde_json::Value| -> Vec<String> { of.as_object().unwrap().keys().cloned().collect() };
         let status = serde_json::to_value(Status::default()).unwrap();
         assert_eq!(fields(&schema["status"]["properties"]), fields(&status));
-        let abort = Some(crate::resource::key_rotation::Abort { requested_by: "a".into(), reason: "b".into() });
+        let abort =
+            Some(crate::resource::key_rotation::Abort { requested_by: "a".into(), reason: "b".into() });
         let spec = Spec { reason: "c".into(), hold: true, abort, ..Spec::default() };
         assert_eq!(fields(&schema["spec"]["properties"]), fields(&serde_json::to_value(spec).unwrap()));
     }

@@ -126,8 +126,7 @@ async fn carry_on(
     };
     drop(progress);
     let is_interrupted = silent.is_none();
-    let outcome =
-        Outcome { silent: silent.unwrap_or_default(), ..Outcome::of(operation, &seen, skipped) };
+    let outcome = Outcome { silent: silent.unwrap_or_default(), ..Outcome::of(operation, &seen, skipped) };
     let text = match output {
         Output::Json => json(&outcome)?,
         Output::Table => show::outcome(&outcome),
@@ -145,7 +144,10 @@ fn is_well(outcome: &Outcome, objects: &Objects, wait: bool) -> bool {
         Place::Active => !wait,
         Place::Held | Place::Silent | Place::Failed => false,
     };
-    outcome.skipped.is_empty() && outcome.silent.is_empty() && !places.is_empty() && places.values().all(is_well)
+    outcome.skipped.is_empty()
+        && outcome.silent.is_empty()
+        && !places.is_empty()
+        && places.values().all(is_well)
 }
 
 async fn look(access: &Access) -> Result<(Client, Fleet), Failure> {

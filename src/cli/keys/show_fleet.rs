@@ -19,6 +19,9 @@ const WIDTH: usize = 60;
 /// Nodes that a table of an outcome lists one by one.
 const LISTED: usize = 20;
 
+/// Shorter intervals are not worth a word.
+const SHOWN: Duration = Duration::from_millis(100);
+
 /// A node with its key, and the rotation that was asked for last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -158,8 +161,8 @@ pub(super) fn fleet_plan(plan: &Plan, agents: usize, deadline: Duration) -> Stri
         let (deadline, hours) = (deadline.as_secs(), HARD_MAXIMUM.as_secs() / 3600);
         let at_once = max_parallel.min(&nodes.len()).to_string()
             + &match plan.interval() {
-                Duration::ZERO => String::new(),
-                interval => format!(", one every {:.1} s at most", interval.as_secs_f64()),
+                interval if interval < SHOWN => String::new(),
+                interval => format!(", {:.1} s from one beginning to the next", interval.as_secs_f64()),
             };
         text += &format!("Rotating the keys of {} nodes would:\n", nodes.len());
         for (name, value) in [
@@ -302,7 +305,7 @@ mod tests {
         let nodes = (0..5000).map(|number| format!("worker-{number:04}")).collect();
         let text = fleet_plan(&Plan::paced(nodes, 5000, None), 5000, Duration::from_secs(300));
         narrow(&text);
-        for part in ["worker-0000 ... worker-4999", "13, one every 2.0 s", "50000000 events", "2.8 h"] {
+        for part in ["worker-0000 ... worker-4999", "13, 2.0 s from", "50000000 events", "2.8 h"] {
             assert!(text.contains(part), "{part}: {text}");
         }
         let mut plan = Plan::paced(Vec::new(), 3, None);
