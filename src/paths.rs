@@ -82,6 +82,12 @@ impl Paths {
         self.state.join("last-rotation.json")
     }
 
+    /// The keys that operators have revoked.
+    #[must_use]
+    pub fn revoked(&self) -> PathBuf {
+        self.state.join("revoked.json")
+    }
+
     /// The audit log of this node's keys, a folder of mode 0700.
     #[must_use]
     pub fn audit(&self) -> PathBuf {

@@ -21,6 +21,7 @@ use crate::fabric::device;
 use crate::guard::GuardConfig;
 use crate::mesh::node_object::OwnNode;
 use crate::mesh::record::Records;
+use crate::mesh::revoked::Revoked;
 use crate::mtu::{self, TooSmall};
 use crate::observe::metrics::Metrics;
 use crate::paths::Paths;
@@ -48,6 +49,8 @@ pub(super) struct Context {
     pub(super) keys: Cell<Keys>,
     /// How many peers have confirmed the key of the rotation that runs; by the controller of rotations.
     pub(super) confirmations: Cell<Confirmations>,
+    /// What operators have revoked, once it is on disk; by the controller of revocations.
+    pub(super) revoked: Cell<Option<Arc<Revoked>>>,
     /// Whom this node believes; by the mesh controller, once what it accepts is on disk.
     pub(super) members: Cell<Option<Arc<Members>>>,
     /// The members' addresses that the egress table drops in the clear. Routes into the tunnel are laid for these alone.
@@ -113,6 +116,11 @@ impl Context {
     /// Whom this node believes.
     pub(super) fn members(&self) -> Result<Arc<Members>, Unmet> {
         self.members.get().ok_or_else(|| Unmet::waiting("which other nodes to believe is not known yet"))
+    }
+
+    /// What operators have revoked.
+    pub(super) fn revoked(&self) -> Result<Arc<Revoked>, Unmet> {
+        self.revoked.get().ok_or_else(|| Unmet::waiting("which keys are revoked is not known yet"))
     }
 
     /// MTU of the tunnel and the pods of a node with these addresses, where what is between the nodes is enough.

@@ -188,12 +188,20 @@ impl Keys {
     }
 
     /// Makes newer keys when this node's own object already shows others of this epoch or a later one: the store was
-    /// lost or is an old copy, and other nodes believe only keys newer than those. Returns what was done.
+    /// lost or is an old copy, and other nodes believe only keys newer than those. Likewise when `is_revoked` says so of a key in
+    /// use. Returns what was done.
     pub(super) fn keep_ahead(
         &mut self,
         annotations: &BTreeMap<String, String>,
+        is_revoked: impl Fn(&PublicKey) -> bool,
     ) -> Result<Vec<String>, KeysError> {
-        let Some(floor) = self.floor(annotations) else { return Ok(Vec::new()) };
+        let shown = self.floor(annotations);
+        let revoked = self.in_use().published.iter().find(is_revoked);
+        let (floor, why) = match (shown, revoked) {
+            (Some(floor), _) => (floor, format!("the Node object shows others of epoch {floor}")),
+            (None, Some(key)) => (self.current, format!("key {} is revoked", key.short())),
+            (None, None) => return Ok(Vec::new()),
+        };
         if floor >= MAX_EPOCH {
             return Err(KeysError::LastEpoch);
         }
@@ -204,10 +212,7 @@ impl Keys {
         let (epoch, public_key) = self.current();
         let promoted = Event::KeyPromoted { epoch, public_key, confirmed: 0, live: 0 };
         self.audit.record(&[Event::KeyCreated { epoch, public_key }, promoted], now);
-        Ok(vec![format!(
-            "keys of epoch {}, because the Node object shows others of epoch {floor}",
-            self.current
-        )])
+        Ok(vec![format!("keys of epoch {}, because {why}", self.current)])
     }
 
     /// Whether these annotations show other keys of this epoch or a later one.
@@ -420,6 +425,11 @@ impl Keys {
         };
         self.machine = Some(machine);
         Ok(done)
+    }
+
+    /// Records what happened to other nodes' keys.
+    pub(super) fn record(&mut self, events: &[Event], now: Timestamp) {
+        self.audit.record(events, now);
     }
 
     /// Why the audit log is behind, if it is.

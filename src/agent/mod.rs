@@ -122,6 +122,7 @@ async fn context(config: Config, paths: Paths, metrics: Metrics, frame: &Frame) 
         records: Arc::new(records),
         facts: Cell::new(Arc::new(facts)),
         facts_changed: tokio::sync::Notify::new(),
+        revoked: Cell::default(),
         members: Cell::default(),
         egress_members: Cell::default(),
         session: Cell::default(),
@@ -150,6 +151,7 @@ async fn watch(context: &Context) {
             () = reflect::all_nodes(client.clone(), Arc::clone(&context.view.nodes), served.clone()) => return,
             () = Box::pin(service_cidrs(client.clone(), context, served.clone())) => return,
             () = Box::pin(key_rotation(client.clone(), context, served.clone())) => return,
+            () = Box::pin(key_revocations(client.clone(), context, served.clone())) => return,
             () = Box::pin(services(client, context, served)) => return,
             lost = kernel::lost_address(context) => {
                 tracing::warn!(address = %lost, "the node has lost this address, connecting to the API server again");
@@ -179,6 +181,15 @@ async fn service_cidrs(client: Client, context: &Context, served: Served) {
 async fn key_rotation(client: Client, context: &Context, served: Served) {
     let (name, store) = (&context.config.node_name, Arc::clone(&context.view.key_rotations));
     reflect::key_rotation(client, name, store, served).await;
+}
+
+/// Watches what operators revoke.
+async fn key_revocations(client: Client, context: &Context, served: Served) {
+    let unserved = || {
+        context.view.revocations_unserved.set(true);
+        context.bus.post(Trigger::KeyRevocations);
+    };
+    reflect::key_revocations(client, Arc::clone(&context.view.key_revocations), served, unserved).await;
 }
 
 /// Watches Services and their endpoints, where this agent serves them or may do so at any time.

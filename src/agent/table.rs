@@ -11,14 +11,14 @@ use super::context::Context;
 use super::control::{Board, Bus, Mailbox, Name, Runner, Trigger, Triggers, spawn};
 use super::controllers::{
     admission, annotations, egress, forwarding, guard, key_requests, keys, kube_proxy, link, mesh, plugin,
-    ports, ranges, rotation, routes, service_events, services, sysctls, tunnel, wiring,
+    ports, ranges, revocations, rotation, routes, service_events, services, sysctls, tunnel, wiring,
 };
 use crate::observe::metrics::Metrics;
 use Trigger::{
-    ApiServer, EgressMembers, EgressTable, Forwarding, GuardTable, KeyRequest, Keys, MemberAddresses,
-    NodeFile, Nodes, OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables, Ranges, Role,
-    Rotation, Routes, Rules, ServiceCidrs, ServicePorts, ServiceReports, ServiceTable, Services, Status,
-    TunnelLink, TunnelSession, Underlay,
+    ApiServer, EgressMembers, EgressTable, Forwarding, GuardTable, KeyRequest, KeyRevocations, Keys,
+    MemberAddresses, NodeFile, Nodes, OwnAdmission, OwnAnnotations, OwnNode, Peers, PodLinks, PodTables,
+    Ranges, Revoked, Role, Rotation, Routes, Rules, ServiceCidrs, ServicePorts, ServiceReports, ServiceTable,
+    Services, Status, TunnelLink, TunnelSession, Underlay,
 };
 
 /// A line of the table.
@@ -54,12 +54,13 @@ macro_rules! start {
 /// A trigger reaches the lines in this order: who depends on others stands behind them, and so never finds them settled
 /// before they know of it.
 #[rustfmt::skip]
-static TABLE: [Line; 22] = [
+static TABLE: [Line; 23] = [
     Line { name: Name::Guard,        needed: true,  resync: SOON,  triggers: &[GuardTable, Ranges], start: start!(guard::Guard) },
     Line { name: Name::Watches,      needed: false, resync: SOON,  triggers: &[], start: None },
-    Line { name: Name::OwnNode,      needed: true,  resync: LATER, triggers: &[OwnNode, OwnAnnotations], start: start!(keys::OwnKeys) },
+    Line { name: Name::Revocations,  needed: false, resync: LATER, triggers: &[KeyRevocations], start: start!(revocations::Revocations) },
+    Line { name: Name::OwnNode,      needed: true,  resync: LATER, triggers: &[OwnNode, OwnAnnotations, Revoked], start: start!(keys::OwnKeys) },
     Line { name: Name::Confirmation, needed: false, resync: SOON,  triggers: &[], start: None },
-    Line { name: Name::Mesh,         needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Nodes, Ranges], start: start!(mesh::Mesh) },
+    Line { name: Name::Mesh,         needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Nodes, Ranges, Revoked], start: start!(mesh::Mesh) },
     Line { name: Name::ServiceRanges, needed: false, resync: LATER, triggers: &[OwnNode, Underlay, MemberAddresses, Peers, ServiceCidrs], start: start!(ranges::ServiceRanges) },
     Line { name: Name::Link,         needed: true,  resync: SOON,  triggers: &[OwnNode, TunnelLink, Underlay], start: start!(link::Link) },
     Line { name: Name::Routes,       needed: true,  resync: LATER, triggers: &[OwnNode, EgressMembers, TunnelLink, PodLinks, Routes, Rules, Ranges], start: start!(routes::Routes) },

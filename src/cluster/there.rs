@@ -245,7 +245,7 @@ mod tests {
         );
         let cleaned = There { cleanup: done(&json!({})), ..stopped() };
         assert!(matches!(cleaned.steps(false)[0], Step::Object(_)));
-        assert_eq!(cleaned.next(false).len(), 6, "the policies and their bindings");
+        assert_eq!(cleaned.next(false).len(), 8, "the policies and their bindings");
         assert_eq!(cleaned.steps(true)[0], Step::Clean(2), "keys are still there");
     }
 

@@ -53,6 +53,17 @@ pub enum Reason {
     /// A key of this node itself.
     #[error("key {} is this node's own", .0.short())]
     OwnKey(PublicKey),
+    /// A key that operators have revoked.
+    #[error("key {} is revoked; the node needs a new one", .0.short())]
+    KeyRevoked(PublicKey),
+    /// The keys of the Node were revoked, and it has not been readmitted since.
+    #[error("its keys were revoked by {by}; `selvedge keys readmit --node {node}` lets it in again")]
+    Barred {
+        /// Its name at that time.
+        node: String,
+        /// Who revoked them.
+        by: String,
+    },
     /// A new key that another Node claims as well. Of two main keys neither is believed.
     #[error("key {} is claimed by {other} too and not believed", key.short())]
     KeyDisputed {
@@ -126,6 +137,8 @@ impl Reason {
             Self::EpochReused(_) => "EpochReused",
             Self::KeyTaken { .. } => "KeyTaken",
             Self::OwnKey(_) => "OwnKey",
+            Self::KeyRevoked(_) => "KeyRevoked",
+            Self::Barred { .. } => "NodeBarred",
             Self::KeyDisputed { .. } => "KeyDisputed",
             Self::CidrOutside(_) => "CIDROutside",
             Self::CidrsUnconfirmed(_) => "CIDRsUnconfirmed",

@@ -21,6 +21,7 @@ use selvedge_keys::PublicKey;
 use super::annotation::{AnnotationError, Keys, NodeAnnotations};
 use super::record::{Reach, Record, Records};
 use super::refusal::{Reason, Refusal};
+use super::revoked::Revoked;
 use crate::config::ClusterRanges;
 use crate::config::range;
 use candidate::Candidate;
@@ -37,6 +38,8 @@ const MAX_RETIRED: usize = 2;
 pub struct Fabric {
     /// This node.
     pub own: OwnClaims,
+    /// What operators have revoked: nobody is believed who claims it.
+    pub revoked: Arc<Revoked>,
     /// The ranges of pods and Services.
     pub ranges: ClusterRanges,
     /// True when this node can reach IPv4 endpoints.
@@ -280,7 +283,7 @@ fn pass(fabric: &Fabric, nodes: &[ObservedNode], records: &Records) -> Resolutio
     claim::release(&mut resolution.records.nodes);
     for peer in &mut resolution.peers {
         let record = resolution.records.nodes.get(&peer.name);
-        peer.retired = record.map(|record| retired(record, &peer.keys)).unwrap_or_default();
+        peer.retired = record.map(|record| retired(fabric, record, &peer.keys)).unwrap_or_default();
     }
     resolution.addresses = address::members(fabric, &nodes, &resolution.records.nodes);
     resolution.refusals.sort_by(|one, other| one.node.cmp(&other.node));
@@ -375,13 +378,13 @@ fn contested(nodes: &BTreeMap<&str, &ObservedNode>, resolution: &Resolution) -> 
     contested
 }
 
-/// The newest keys before `keys`, without those that are among them.
-fn retired(record: &Record, keys: &[PeerKeys]) -> Vec<(u64, PublicKey)> {
+/// The newest keys before `keys`, without those that are among them or revoked.
+fn retired(fabric: &Fabric, record: &Record, keys: &[PeerKeys]) -> Vec<(u64, PublicKey)> {
     let first = keys.first().map_or(0, |keys| keys.epoch);
     let is_used = |key: PublicKey| keys.iter().any(|keys| keys.keys.iter().any(|used| used == key));
     let before = record.keys.range(..first).rev();
     let before = before.filter_map(|(epoch, keys)| Some((*epoch, *keys.first()?)));
-    before.filter(|(_, key)| !is_used(*key)).take(MAX_RETIRED).collect()
+    before.filter(|(_, key)| !is_used(*key) && !fabric.revoked.has(key)).take(MAX_RETIRED).collect()
 }
 
 fn peer(fabric: &Fabric, candidate: &Candidate<'_>, held: &[IpAddr]) -> Peer {

@@ -12,4 +12,5 @@ mod options;
 mod outage;
 mod ranges;
 mod repair;
+mod revoked;
 mod servers;

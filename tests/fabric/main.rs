@@ -10,6 +10,7 @@ mod cluster;
 mod hostport;
 mod nodeport;
 mod operation;
+mod revocation;
 mod rotation;
 mod scenario;
 mod secrets;

@@ -50,7 +50,7 @@ fn paths(node: &Node) -> Paths {
     Paths { state, ..Paths::default() }
 }
 
-fn epochs(node: &Node) -> Vec<u64> {
+pub(crate) fn epochs(node: &Node) -> Vec<u64> {
     KeyReader::open(paths(node).keys()).unwrap().epochs().unwrap()
 }
 

@@ -9,7 +9,7 @@
 #   CLIENT_CA_CERT   the certificate authority for clients (kube-apiserver's --client-ca-file), to make
 #   CLIENT_CA_KEY    kubelets with, by openssl
 #   curl             for patches, because kubectl reads before it patches, which not everybody here may
-# It makes Nodes, Pods, Events and KeyRotations named admission-* and removes them.
+# It makes Nodes, Pods, Events, KeyRotations and KeyRevocations named admission-* and removes them.
 set -uo pipefail
 
 kubectl=${KUBECTL:-kubectl}
@@ -119,6 +119,7 @@ clean() {
       admission-{node.1,service.1,x.1,x.2,x.3,x.4,x.5,x.6,x.7,x.8,x.9,x.10}
   done
   operator delete keyrotation $a --ignore-not-found
+  operator delete keyrevocation admission-1 --ignore-not-found
   operator delete clusterrolebinding,clusterrole admission-more admission-write admission-rotates --ignore-not-found
 } >/dev/null 2>&1
 finish() {
@@ -405,6 +406,29 @@ denied "who has no role asks for rotations" no rotates operator --as=admission-n
 operator create clusterrolebinding admission-rotates --clusterrole=selvedge-key-operator --user=admission-rotates >/dev/null
 allowed "who has the role for it asks for rotations" within 10 "the right to rotate" rotates operator --as=admission-rotates
 
+# Key revocations.
+revocation() { # WHO NAME SPEC, where SPEC is JSON
+  "$1" create -f - <<<"{\"apiVersion\":\"selvedge.dev/v1alpha1\",\"kind\":\"KeyRevocation\",\"metadata\":{
+    \"name\":\"admission-$2\"},\"spec\":{$3}}"
+}
+revise() { # WHO NAME PATCH
+  patch_at "$1" "apis/selvedge.dev/v1alpha1/keyrevocations/admission-$2" merge-patch "{\"spec\":$3}"
+}
+key=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
+what="\"node\":\"admission-nowhere\",\"publicKeys\":[\"$key\"]"
+denied "an agent revokes a key" "cannot create resource" revocation agent_a 1 "$what,\"revokedBy\":\"$me\""
+denied "somebody revokes in another's name" "has to be $me" revocation operator 1 "$what,\"revokedBy\":\"somebody\""
+denied "a key that is none" "publicKeys" revocation operator 1 \
+  "\"node\":\"n\",\"publicKeys\":[\"x\"],\"revokedBy\":\"$me\""
+allowed "an operator revokes a key" revocation operator 1 "$what,\"revokedBy\":\"$me\""
+denied "an operator exchanges the key" "nothing can be changed" revise operator 1 \
+  '{"publicKeys":["BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]}'
+denied "an agent readmits a node" "cannot patch resource" revise agent_a 1 '{"readmittedBy":"x"}'
+denied "somebody readmits in another's name" "is set once" revise impostor 1 "{\"readmittedBy\":\"$me\"}"
+allowed "another operator readmits" revise impostor 1 '{"readmittedBy":"impostor"}'
+denied "a readmission is taken back" "is set once" revise impostor 1 '{"readmittedBy":null}'
+denied "an agent deletes a revocation" "cannot delete resource" agent_a delete keyrevocation admission-1
+
 # Rights: what a stolen token may do beyond what any service account may.
 rights() { "$1" auth can-i --list --no-headers -n "$2" | sed 's/  */ /g' | sort; }
 beyond() { # WHO NAMESPACE
@@ -417,7 +441,7 @@ rights_are() { # CASE WHO NAMESPACE EXPECTED
 }
 slices='endpointslices.discovery.k8s.io [] [] [list watch];'
 events='events.events.k8s.io [] [] [create];'
-rotations='keyrotations.selvedge.dev [] [] [list watch];keyrotations.selvedge.dev/status [] [] [patch];'
+rotations='keyrevocations.selvedge.dev [] [] [list watch];keyrotations.selvedge.dev [] [] [list watch];keyrotations.selvedge.dev/status [] [] [patch];'
 others='nodes [] [] [get list watch patch];nodes/status [] [] [patch];servicecidrs.networking.k8s.io [] [] [list watch];services [] [] [list watch];'
 rights_are "rights of the agent in default" agent_a default "${slices}events.events.k8s.io [] [] [create patch];$rotations$others"
 rights_are "rights of the agent in selvedge-system" agent_a $system "$slices$events$rotations$others"
@@ -450,7 +474,7 @@ denied "another account on the node of agent_a changes its key" "$only" annotate
 # The controller manager's type checker, where there is one, has no doubt about the expressions.
 policy() { operator get validatingadmissionpolicy "$checked" -o jsonpath="{$1}"; }
 type_checked() { [ "$(policy .status.observedGeneration)" = "$(policy .metadata.generation)" ]; }
-for checked in selvedge-nodes selvedge-events selvedge-key-rotations; do
+for checked in selvedge-nodes selvedge-events selvedge-key-rotations selvedge-key-revocations; do
   if [ -n "$(policy .status.observedGeneration)" ] && within 20 "the type checker" type_checked; then
     doubts=$(policy .status.typeChecking.expressionWarnings)
     if [ -z "$doubts" ]; then pass "the types of policy $checked"; else fail "the types of policy $checked" "$doubts"; fi

@@ -59,8 +59,12 @@ pub static LEASES: Resource = of("coordination.k8s.io", "Lease", "leases", &[]);
 pub static KEY_ROTATIONS: Resource =
     of(resource::GROUP, "KeyRotation", "keyrotations", &[]).cluster().with_status().at(resource::VERSION);
 
+/// selvedge.dev/v1alpha1 KeyRevocation, likewise.
+pub static KEY_REVOCATIONS: Resource =
+    of(resource::GROUP, "KeyRevocation", "keyrevocations", &[]).cluster().at(resource::VERSION);
+
 /// All of them, grouped as discovery lists them.
-pub static ALL: [&Resource; 15] = [
+pub static ALL: [&Resource; 16] = [
     &NODES,
     &PODS,
     &SERVICES,
@@ -76,6 +80,7 @@ pub static ALL: [&Resource; 15] = [
     &NEW_EVENTS,
     &LEASES,
     &KEY_ROTATIONS,
+    &KEY_REVOCATIONS,
 ];
 
 impl Resource {

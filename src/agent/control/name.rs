@@ -25,6 +25,8 @@ pub(crate) enum Name {
     Tunnel,
     /// The rotation of this node's keys.
     Rotation,
+    /// The keys that operators have revoked, and the record of them on disk.
+    Revocations,
     /// What an operator asks about this node's keys through the API, and the answers.
     KeyRequests,
     /// Masquerading, and what passes between pods and member nodes.
@@ -66,6 +68,7 @@ impl Name {
             Self::Tunnel => "tunnel",
             Self::Rotation => "key-rotation",
             Self::KeyRequests => "key-requests",
+            Self::Revocations => "revocations",
             Self::Egress => "egress",
             Self::Services => "services",
             Self::Ports => "ports",

@@ -19,6 +19,10 @@ pub(crate) enum Trigger {
     Rotation,
     /// What an operator asks about this node's keys.
     KeyRequest,
+    /// KeyRevocation objects, or whether the API server serves them.
+    KeyRevocations,
+    /// The keys that are revoked, and the Nodes that are barred.
+    Revoked,
     /// The peers that are believed.
     Peers,
     /// The addresses of other nodes, peers or not.
@@ -79,11 +83,11 @@ impl Trigger {
 
 /// A set of triggers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Triggers(u32);
+pub(crate) struct Triggers(u64);
 
 impl Triggers {
     /// All of them, as when a controller runs for the first time.
-    pub(crate) const ALL: Self = Self(u32::MAX);
+    pub(crate) const ALL: Self = Self(u64::MAX);
 
     /// The set of `triggers`.
     #[must_use]
@@ -91,7 +95,7 @@ impl Triggers {
         let mut bits = 0;
         let mut index = 0;
         while index < triggers.len() {
-            bits |= 1 << triggers[index] as u8;
+            bits |= 1u64 << triggers[index] as u8;
             index += 1;
         }
         Self(bits)
@@ -100,11 +104,11 @@ impl Triggers {
     /// Whether `trigger` is in the set.
     #[must_use]
     pub(crate) const fn has(self, trigger: Trigger) -> bool {
-        self.0 & 1 << trigger as u8 != 0
+        self.0 & 1u64 << trigger as u8 != 0
     }
 
     /// Adds `trigger`.
     pub(crate) const fn insert(&mut self, trigger: Trigger) {
-        self.0 |= 1 << trigger as u8;
+        self.0 |= 1u64 << trigger as u8;
     }
 }

@@ -259,7 +259,8 @@ mod tests {
     #[test]
     fn the_states_are_those_that_the_definition_has() {
         let text = include_str!("../../../deploy/base/resources.yaml");
-        let definition: serde_json::Value = serde_saphyr::from_str(text).unwrap();
+        let definitions: Vec<serde_json::Value> = serde_saphyr::from_multiple(text).unwrap();
+        let definition = &definitions[0];
         let version = &definition["spec"]["versions"][0];
         let schema = &version["schema"]["openAPIV3Schema"]["properties"];
         let states: Vec<State> =

@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use selvedge_keys::PublicKey;
-
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
 use crate::agent::events::Reporting;
 use crate::agent::members::Members;
 use crate::agent::status::Refused;
 use crate::agent::view::store::{Store, Subscription};
-use crate::config::{ClusterRanges, Config};
 use crate::mesh::node_object::OwnNode;
 use crate::mesh::record::Records;
 use crate::mesh::refusal::Refusal;
@@ -181,8 +178,7 @@ impl Controller for Mesh {
             return Err(Unmet::waiting("the Nodes of the cluster have not been confirmed yet"));
         }
         self.known.update(&self.claims, &self.confirmed, &self.context.view.nodes, &self.records);
-        let fabric =
-            fabric(&self.context.config, self.context.ranges(), &own, self.context.keys.lock().all());
+        let fabric = fabric(&self.context, &own)?;
         if !self.known.changed && self.resolved.as_ref() == Some(&fabric) {
             return Ok(Vec::new());
         }
@@ -198,18 +194,19 @@ fn refused(refusal: &Refusal) -> Refused {
     }
 }
 
-fn fabric(config: &Config, ranges: ClusterRanges, own: &OwnNode, keys: Vec<PublicKey>) -> Fabric {
+fn fabric(context: &Context, own: &OwnNode) -> Result<Fabric, Unmet> {
     let has = |ipv4: bool| own.internal.iter().chain(&own.external).any(|address| address.is_ipv4() == ipv4);
-    Fabric {
+    Ok(Fabric {
         own: OwnClaims {
             name: own.name.clone(),
-            keys,
+            keys: context.keys.lock().all(),
             pod_cidrs: own.pod_cidrs.clone(),
             node_addresses: own.internal.clone(),
-            location: config.location.clone(),
+            location: context.config.location.clone(),
         },
-        ranges,
+        revoked: context.revoked()?,
+        ranges: context.ranges(),
         ipv4: has(true),
         ipv6: has(false),
-    }
+    })
 }

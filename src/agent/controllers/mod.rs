@@ -13,6 +13,7 @@ pub(super) mod mesh;
 pub(super) mod plugin;
 pub(super) mod ports;
 pub(super) mod ranges;
+pub(super) mod revocations;
 pub(super) mod rotation;
 pub(super) mod routes;
 pub(super) mod service_events;

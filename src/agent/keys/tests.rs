@@ -24,9 +24,9 @@ fn keys_follow_those_on_the_node_object_as_long_as_an_epoch_does() {
             .map(|(name, text)| (name.to_owned(), text))
             .into()
     };
-    assert!(matches!(keys.keep_ahead(&shown(MAX_EPOCH)), Err(KeysError::LastEpoch)));
+    assert!(matches!(keys.keep_ahead(&shown(MAX_EPOCH), |_| false), Err(KeysError::LastEpoch)));
     assert_eq!(keys.current().0, 1, "the store is as before");
-    keys.keep_ahead(&shown(MAX_EPOCH - 1)).unwrap();
+    keys.keep_ahead(&shown(MAX_EPOCH - 1), |_| false).unwrap();
     assert_eq!(keys.current().0, MAX_EPOCH);
     let (published, epoch, ..) = keys.published();
     let texts = shown(epoch).into_iter().chain([(PUBLIC_KEY.to_owned(), published.public_key.to_string())]);
@@ -166,4 +166,17 @@ fn a_damaged_file_ends_the_rotation_and_what_it_left_is_wiped() {
     assert!(matches!(node.keys.rotate(request("r2"), Timestamp::now()), Err(KeysError::Leftovers)));
     assert_eq!(node.step().as_deref(), Some("keys of epoch 2 wiped"));
     assert_eq!((node.keys.current(), node.step()), (first, None));
+}
+
+#[test]
+fn a_revoked_key_is_followed_by_a_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keys = open(&folder);
+    let (epoch, key) = keys.current();
+    assert_eq!(keys.keep_ahead(&BTreeMap::new(), |_| false).unwrap(), Vec::<String>::new());
+    keys.rotate(request("r"), Timestamp::now()).unwrap();
+    keys.keep_ahead(&BTreeMap::new(), |revoked| *revoked == key).unwrap();
+    let (now, new) = keys.current();
+    assert!(now > epoch && new != key);
+    assert_eq!(keys.keep_ahead(&BTreeMap::new(), |revoked| *revoked == key).unwrap(), Vec::<String>::new());
 }

@@ -34,8 +34,9 @@ use crate::api_server::WATCH_TIMEOUT_SECONDS;
 use crate::cause;
 use crate::mesh::resolve::NodeClaims;
 use crate::observe::metrics::Metrics;
-use crate::resource::KeyRotation;
+use crate::resource::key_revocation::Revocation;
 use crate::resource::key_rotation::Asked;
+use crate::resource::{KeyRevocation, KeyRotation};
 use crate::service::object::{HEADLESS, OTHER_PROXY, Service, Slice};
 
 /// A streamed list that has not ended after this time never will.
@@ -225,6 +226,19 @@ pub(in crate::agent) async fn key_rotation(
         without: "the rotation of its keys can be asked for on the node alone",
     };
     kind.follow::<KeyRotation, _>(client, config, store, Asked::of, served, || {}).await;
+}
+
+/// Keeps `store` at all KeyRevocations, until the task is dropped.
+pub(in crate::agent) async fn key_revocations(
+    client: Client,
+    store: Arc<Store<Revocation>>,
+    served: Served,
+    on_unserved: impl Fn(),
+) {
+    let kind =
+        Optional { what: "all KeyRevocations", without: "the keys that were revoked before stay revoked" };
+    let config = watcher::Config::default();
+    kind.follow::<KeyRevocation, _>(client, config, store, Revocation::of, served, on_unserved).await;
 }
 
 /// A kind that the API server need not serve: it is of an older version, or Selvedge's own resources are not installed (404), or

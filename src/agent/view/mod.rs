@@ -9,7 +9,9 @@ pub(super) mod store;
 
 use std::sync::Arc;
 
+use crate::agent::cell::Cell;
 use crate::mesh::resolve::{Confirmed, NodeClaims};
+use crate::resource::key_revocation::Revocation;
 use crate::resource::key_rotation::Asked;
 use crate::service::object::{Service, Slice};
 use contest::Contested;
@@ -28,6 +30,10 @@ pub(super) struct View {
     pub(super) service_cidrs: Arc<Store<Vec<String>>>,
     /// What is asked about this node's keys, with the answers.
     pub(super) key_rotations: Arc<Store<Asked>>,
+    /// What operators have revoked.
+    pub(super) key_revocations: Arc<Store<Revocation>>,
+    /// The API server does not serve these objects.
+    pub(super) revocations_unserved: Cell<bool>,
     /// What is to be served of every Service; none of one where that is nothing.
     pub(super) services: Arc<Store<Option<Service>>>,
     /// What is to be served of every EndpointSlice, likewise.
@@ -44,6 +50,8 @@ impl View {
             confirmed: Arc::default(),
             service_cidrs: Arc::default(),
             key_rotations: Arc::default(),
+            key_revocations: Arc::default(),
+            revocations_unserved: Cell::default(),
             services: Arc::default(),
             slices: Arc::default(),
             contested: Arc::default(),

@@ -157,7 +157,7 @@ async fn look(access: &Access) -> Result<(Client, Fleet), Failure> {
 }
 
 /// As the API server knows this user; by the operating system where it does not tell.
-async fn user(client: &Client) -> Result<String, Error> {
+pub(super) async fn user(client: &Client) -> Result<String, Error> {
     Ok(operation::user(client).await?.unwrap_or_else(by))
 }
 
@@ -168,7 +168,7 @@ fn unknown(operation: &str) -> Failure {
     .into()
 }
 
-fn short(reason: &str) -> Result<(), Failure> {
+pub(super) fn short(reason: &str) -> Result<(), Failure> {
     if reason.len() > TEXT {
         let error = anyhow::anyhow!("the reason has {} bytes, more than {TEXT}", reason.len());
         return Err(Failure::new(Exit::Usage, error));
@@ -176,7 +176,7 @@ fn short(reason: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn json(value: &impl Serialize) -> Result<String, Failure> {
+pub(super) fn json(value: &impl Serialize) -> Result<String, Failure> {
     Ok(serde_json::to_string_pretty(value).map_err(anyhow::Error::new)? + "\n")
 }
 

@@ -2,6 +2,7 @@
 
 mod fleet;
 mod local;
+mod revoke;
 mod show;
 mod show_fleet;
 
@@ -39,6 +40,12 @@ enum Action {
     Abort(AbortArgs),
     /// Carry on an operation whose command was interrupted.
     Resume(ResumeArgs),
+    /// Make all nodes drop the keys of a node at once.
+    Revoke(revoke::RevokeArgs),
+    /// Let a node in again whose keys were revoked.
+    Readmit(revoke::ReadmitArgs),
+    /// Show the keys that are revoked.
+    Revocations(revoke::RevocationsArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -173,6 +180,9 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         Action::Abort(args) if is_local(&args.access) => local::abort(args),
         Action::Abort(args) => super::block_on(fleet::abort(args)),
         Action::Resume(args) => super::block_on(fleet::resume(args)),
+        Action::Revoke(args) => super::block_on(revoke::revoke(args)),
+        Action::Readmit(args) => super::block_on(revoke::readmit(args)),
+        Action::Revocations(args) => super::block_on(revoke::revocations(args)),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::resource::KeyRotation;
 use crate::resource::key_rotation::{Abort, OPERATION, Spec, State};
 
 /// Who writes these objects, in their managed fields.
-const MANAGER: &str = "selvedge-keys";
+pub(super) const MANAGER: &str = "selvedge-keys";
 /// How often a write is tried against an object that others write, too.
 const CONFLICTS: usize = 10;
 /// Pause between looks at the time.
@@ -291,6 +291,6 @@ async fn abort_one(
     Err(Error::Conflict(format!("KeyRotation {node} changes all the time; try again")))
 }
 
-fn params() -> PatchParams {
+pub(super) fn params() -> PatchParams {
     PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }
 }

@@ -17,7 +17,7 @@ const CHECK: &str = "rbac";
 type Right = (&'static str, &'static str, &'static str, &'static str);
 
 /// What `deploy/base/rbac.yaml` gives the agent.
-const NEEDED: [Right; 16] = [
+const NEEDED: [Right; 18] = [
     ("", "nodes", "get", ""),
     ("", "nodes", "list", ""),
     ("", "nodes", "watch", ""),
@@ -31,6 +31,8 @@ const NEEDED: [Right; 16] = [
     ("networking.k8s.io", "servicecidrs", "watch", ""),
     ("selvedge.dev", "keyrotations", "list", ""),
     ("selvedge.dev", "keyrotations", "watch", ""),
+    ("selvedge.dev", "keyrevocations", "list", ""),
+    ("selvedge.dev", "keyrevocations", "watch", ""),
     ("selvedge.dev", "keyrotations/status", "patch", ""),
     ("events.k8s.io", "events", "create", ""),
     ("events.k8s.io", "events", "patch", "default"),
@@ -164,7 +166,7 @@ mod tests {
     #[test]
     fn only_missing_rights_are_a_problem() {
         assert_eq!(judge(&Rights::Missing(vec![])).severity, Severity::Ok);
-        let finding = judge(&Rights::Missing(vec![NEEDED[4], NEEDED[14]]));
+        let finding = judge(&Rights::Missing(vec![NEEDED[4], NEEDED[16]]));
         assert_eq!(finding.severity, Severity::Problem);
         assert_eq!(finding.seen, "the agent may not patch nodes/status, create events");
         assert_eq!(judge(&Rights::NotAgent(Some("admin".into()))).severity, Severity::Skipped);

@@ -21,12 +21,16 @@ pub(super) struct Policy {
 }
 
 /// All that are shipped.
-pub(super) const POLICIES: [Policy; 3] = [
+pub(super) const POLICIES: [Policy; 4] = [
     Policy { name: "selvedge-nodes", risk: "whoever may patch a Node can take another's place" },
     Policy { name: "selvedge-events", risk: "the token of an agent can write any Event" },
     Policy {
         name: "selvedge-key-rotations",
         risk: "whoever may write a KeyRotation can ask in another's name, and an agent can answer for others",
+    },
+    Policy {
+        name: "selvedge-key-revocations",
+        risk: "whoever may write a KeyRevocation can revoke in another's name, and change it later",
     },
 ];
 
@@ -215,7 +219,7 @@ mod tests {
     #[test]
     fn absence_matters_once_there_are_members() {
         let absent = || Found { policy: Ok(None), binding: Ok(None) };
-        let none = [absent(), absent(), absent()];
+        let none = [absent(), absent(), absent(), absent()];
         assert_eq!(judge(&none, None, false)[0].severity, Severity::Skipped);
         let findings = judge(&none, None, true);
         assert!(findings.iter().all(|finding| finding.severity == Severity::Problem), "{findings:?}");

@@ -7,7 +7,7 @@ use selvedge_keys::PublicKey;
 
 use super::usable::node_addresses;
 use super::{Fabric, ObservedNode, PeerKeys, Reason, Record, Refusal, Resolution};
-use crate::mesh::annotation::NodeAnnotations;
+use crate::mesh::annotation::{Keys, NodeAnnotations};
 
 /// A Node about which everything but other Nodes' claims speaks for believing it.
 #[derive(Debug)]
@@ -53,6 +53,7 @@ pub(super) fn read<'a>(
     let published = node.claims.published.as_ref();
     let checked = published.map_err(|errors| Reason::Malformed(errors.clone())).and_then(|annotations| {
         let Some(annotations) = annotations else { return Ok(None) };
+        unrevoked(fabric, node, annotations)?;
         endpoints(fabric, annotations)?;
         inside(fabric, &annotations.pod_cidrs)?;
         epoch(annotations, record)?;
@@ -86,8 +87,25 @@ pub(super) fn read<'a>(
         }
     };
     inside.into_iter().for_each(|address| note(Reason::AddressInside(address)));
+    let mut keys = keys(annotations);
+    if let Some(key) = keys.iter().skip(1).find_map(|next| revoked(fabric, &next.keys)) {
+        note(Reason::KeyRevoked(key));
+        keys.truncate(1);
+    }
     let pod_cidrs = cidrs.believed;
-    Some(Candidate { node, keys: keys(annotations), annotations, record, pod_cidrs, node_addresses })
+    Some(Candidate { node, keys, annotations, record, pod_cidrs, node_addresses })
+}
+
+/// Neither the Node nor a key that it uses now is revoked.
+fn unrevoked(fabric: &Fabric, node: &ObservedNode, annotations: &NodeAnnotations) -> Result<(), Reason> {
+    if let Some((_, bar)) = fabric.revoked.bar(&node.claims.uid) {
+        return Err(Reason::Barred { node: bar.node.clone(), by: bar.by.clone() });
+    }
+    revoked(fabric, &annotations.keys).map_or(Ok(()), |key| Err(Reason::KeyRevoked(key)))
+}
+
+fn revoked(fabric: &Fabric, keys: &Keys) -> Option<PublicKey> {
+    keys.iter().find(|key| fabric.revoked.has(key))
 }
 
 /// Something that only a GET of the Node can confirm.

@@ -61,6 +61,7 @@ fn fabric() -> Fabric {
             node_addresses: vec!["192.0.2.200".parse().unwrap()],
             location: None,
         },
+        revoked: Arc::default(),
         ranges: ClusterRanges {
             pods: nets(["10.244.0.0/16", "fd00:10:244::/56"]),
             services: nets(["10.96.0.0/16", "fd00:10:96::/112"]),

@@ -264,3 +264,62 @@ fn who_is_refused_anyway_puts_nobody_in_doubt() {
     let resolution = resolve(&fabric(), &[node(1), copy], &Records::default());
     assert_eq!((labels(&resolution), names(&resolution)), (vec![("n2", "CIDROutside")], vec!["n1"]));
 }
+
+fn revoking(entry: crate::mesh::revoked::Entry) -> Fabric {
+    Fabric { revoked: Arc::new(Revoked::default().with([("r".to_owned(), entry)])), ..fabric() }
+}
+
+#[test]
+fn revoked_keys_and_barred_nodes_are_not_believed() {
+    let nodes = [node(1), node(2)];
+    let before = resolve(&fabric(), &nodes, &Records::default());
+    assert_eq!(before.peers.len(), 2);
+    let refused = |fabric: &Fabric, nodes: &[ObservedNode], records: &Records| {
+        let resolution = resolve(fabric, nodes, records);
+        let names: Vec<_> = resolution.peers.iter().map(|peer| peer.name.clone()).collect();
+        assert_eq!(names, [nodes[1].name.clone()], "{:?}", resolution.refusals);
+        assert!(
+            resolution.addresses.contains(&"192.0.2.1".parse().unwrap()),
+            "its packets are not let out either"
+        );
+        resolution.refusals[0].reason.label()
+    };
+    use crate::mesh::revoked::Entry;
+    let of_key = revoking(Entry { keys: [key(1)].into(), ..Entry::default() });
+    assert_eq!(refused(&of_key, &nodes, &Records::default()), "KeyRevoked");
+    assert_eq!(refused(&of_key, &nodes, &before.records), "KeyRevoked", "although it was accepted");
+    // Somebody puts the key back, under another Node object and epoch.
+    let mut back = node(1);
+    (back.uid, back.name) = ("other".into(), "node-1b".into());
+    back.annotations.insert(KEY_EPOCH.into(), "99".into());
+    assert_eq!(refused(&of_key, &[back, node(2)], &Records::default()), "KeyRevoked");
+    // The Node publishes a new key, and is barred.
+    let bar = revoking(Entry { uid: node(1).uid, keys: [key(1)].into(), ..Entry::default() });
+    let mut renewed = node(1);
+    renewed.annotations.insert(PUBLIC_KEY.into(), key(7).to_string());
+    renewed.annotations.insert(KEY_EPOCH.into(), "6".into());
+    assert_eq!(refused(&bar, &[renewed.clone(), node(2)], &before.records), "NodeBarred");
+    // Readmitted, it is believed with that, and has no session on the old key.
+    let readmitted = Entry {
+        uid: node(1).uid,
+        keys: [key(1)].into(),
+        readmitted_by: Some("bob".into()),
+        ..Entry::default()
+    };
+    let after = resolve(&revoking(readmitted), &[renewed, node(2)], &before.records);
+    let peer = after.peers.iter().find(|peer| peer.name == node(1).name).unwrap();
+    assert_eq!((peer.keys[0].keys.public_key, &peer.retired[..]), (key(7), &[][..]));
+}
+
+#[test]
+fn a_revoked_next_key_is_left_out_alone() {
+    let mut rotating = node(1);
+    rotating.annotations.insert(NEXT_PUBLIC_KEY.into(), key(7).to_string());
+    let entry = crate::mesh::revoked::Entry { keys: [key(7)].into(), ..Default::default() };
+    let resolution = resolve(&revoking(entry), &[rotating], &Records::default());
+    assert_eq!(resolution.peers[0].keys.len(), 1);
+    assert!(matches!(
+        resolution.refusals[..],
+        [Refusal { reason: Reason::KeyRevoked(_), no_peer: false, .. }]
+    ));
+}
