@@ -197,10 +197,10 @@ fn rows(objects: &[KeyRevocation]) -> String {
         let first = public_keys.first().map(|key| key.chars().take(10).collect::<String>() + "...");
         let more = public_keys.len().saturating_sub(1);
         let keys = first.unwrap_or_default() + &if more > 0 { format!(" +{more}") } else { String::new() };
-        vec![node.clone(), keys, revoked_by.clone(), reason.clone(), state]
+        [node, &keys, revoked_by, reason, &state].map(|cell| table::visible(cell)).to_vec()
     };
     let rows: Vec<_> = objects.iter().map(row).collect();
-    table::visible(&table::render(&["NODE", "KEYS", "REVOKED BY", "REASON", "NODE IS"], &rows, &[]))
+    table::render(&["NODE", "KEYS", "REVOKED BY", "REASON", "NODE IS"], &rows, &[])
 }
 
 #[cfg(test)]

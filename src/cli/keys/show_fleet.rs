@@ -130,7 +130,7 @@ pub(super) fn fleet(rows: &[Row], now: Timestamp) -> String {
 }
 
 fn paragraph(text: &str) -> String {
-    let mut lines = table::wrap(text, 78).into_iter();
+    let mut lines = table::wrap(&table::visible(text), 78).into_iter();
     let first = lines.next().unwrap_or_default();
     lines.fold(format!("{first}\n"), |text, line| text + "  " + &line + "\n")
 }
