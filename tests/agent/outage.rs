@@ -87,7 +87,9 @@ fn an_api_server_that_fails_now_and_then_is_asked_again() {
         api.cut_watches();
         let told = |cluster: &Cluster| {
             let problems = cluster.status(0).map(|status| status.problems).unwrap_or_default();
-            problems.iter().any(|problem| problem.starts_with("watches: ") && problem.contains("on all Nodes: "))
+            problems
+                .iter()
+                .any(|problem| problem.starts_with("watches: ") && problem.contains("on all Nodes: "))
         };
         cluster.wait_for("the agent to tell of its watches", told);
         drop(busy);
