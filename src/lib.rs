@@ -1,7 +1,7 @@
 //! Selvedge: a WireGuard-encrypted mesh network fabric for Kubernetes.
 //!
-//! `cluster` and `manifest` are for an operator's commands, on a whole cluster or to ask about it; neither agent, plugin
-//! nor tunnel uses them.
+//! `cluster`, `manifest` and `keyring` are for an operator's commands, on a whole cluster or to ask about it; neither agent,
+//! plugin nor tunnel uses them.
 //!
 //! The folders in the order in which arrows go: `cli` and `agent` know everything below them; `mesh`, `guard`,
 //! `egress`, `forwarding`, `pod` and `tunnel` know `kernel` and the `selvedge-keys` crate, and not each other; but `pod`
@@ -17,6 +17,7 @@ pub mod cluster;
 mod compatibility;
 pub mod config;
 pub mod doctor;
+pub mod duration;
 pub mod egress;
 pub mod fabric;
 pub mod forwarding;

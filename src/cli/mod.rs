@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::cluster;
+use crate::duration;
 use crate::observe::log::LogFormat;
 
 mod agent;
@@ -12,7 +13,6 @@ mod audit;
 mod cni;
 mod config;
 mod doctor;
-mod duration;
 mod install;
 mod keys;
 mod ports;

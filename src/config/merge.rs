@@ -10,8 +10,8 @@ use super::overrides::Overrides;
 use super::raw::{self, List, Raw};
 use super::value::Value;
 use super::{
-    Agent, Cni, Config, Conntrack, DEFAULT_MISSING_NODE_GRACE, Datapath, NodePortAddresses, Services, cidr,
-    range,
+    Agent, Cni, Config, Conntrack, DEFAULT_MISSING_NODE_GRACE, Datapath, KeyPolicy, NodePortAddresses,
+    Services, cidr, key_policy, range,
 };
 use crate::mtu;
 use crate::pod::attachment::{BRIDGE, is_port};
@@ -72,6 +72,7 @@ impl Merge<'_> {
         let mark = self.number("firewallMark", flags.firewall_mark.as_deref(), raw.firewall_mark);
         let firewall_mark = self.bounded(mark, 1, u32::MAX.into());
         let conntrack = self.conntrack(raw.conntrack, flags);
+        let keys = self.keys(raw.keys, flags);
         let cni = self.cni(raw.cni, flags);
         let agent = self.agent(raw.agent, flags);
         let (cluster_pod_cidrs, service_cidrs) = (cidrs.pods, cidrs.services);
@@ -95,6 +96,7 @@ impl Merge<'_> {
             node_port_addresses,
             firewall_mark,
             conntrack,
+            keys,
             cni,
             agent,
         }
@@ -212,6 +214,22 @@ impl Merge<'_> {
             tcp_established_timeout: established.unwrap_or(default.tcp_established_timeout),
             tcp_close_wait_timeout: close_wait.unwrap_or(default.tcp_close_wait_timeout),
         }
+    }
+
+    fn keys(&mut self, raw: raw::RawKeys, flags: &Overrides) -> KeyPolicy {
+        let text = |key, flag: &Option<String>, file| self.text(key, flag.as_deref(), file);
+        let texts = key_policy::Texts {
+            cryptoperiod: text("keys.cryptoperiod", &flags.keys_cryptoperiod, raw.cryptoperiod),
+            rotate: text("keys.rotate", &flags.keys_rotate, raw.rotate),
+            custodian: text("keys.custodian", &flags.keys_custodian, raw.custodian),
+            minimum_interval: text(
+                "keys.minimumInterval",
+                &flags.keys_minimum_interval,
+                raw.minimum_interval,
+            ),
+            warn_before: text("keys.warnBefore", &flags.keys_warn_before, raw.warn_before),
+        };
+        key_policy::check(texts, &mut self.problems)
     }
 
     fn cni(&mut self, raw: raw::RawCni, flags: &Overrides) -> Cni {

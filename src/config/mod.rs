@@ -5,6 +5,7 @@
 
 mod cidr;
 mod error;
+mod key_policy;
 mod merge;
 mod node_ports;
 mod overrides;
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use error::{ConfigError, Problem};
+pub use key_policy::{KeyPolicy, LONGEST_CRYPTOPERIOD, Rotate};
 pub use node_ports::NodePortAddresses;
 pub use overrides::Overrides;
 pub use range::ClusterRanges;
@@ -80,6 +82,9 @@ pub struct Config {
     /// Conntrack's settings, where the agent serves Services.
     #[serde(default)]
     pub conntrack: Conntrack,
+    /// How long keys may be used, and who rotates them.
+    #[serde(default)]
+    pub keys: KeyPolicy,
     /// Where the container runtime looks for CNI plugins.
     pub cni: Cni,
     /// The agent's own settings.

@@ -69,6 +69,21 @@ pub struct Overrides {
     /// Seconds for which a TCP connection may be closed by one side alone; 0 leaves it as it is.
     #[arg(long, env = "SELVEDGE_CONNTRACK_TCP_CLOSE_WAIT_TIMEOUT", value_name = "SECONDS")]
     pub conntrack_tcp_close_wait_timeout: Option<String>,
+    /// How long a key may be used.
+    #[arg(long, env = "SELVEDGE_KEYS_CRYPTOPERIOD", value_name = "TIME")]
+    pub keys_cryptoperiod: Option<String>,
+    /// Who rotates a key that is about to expire: `manual` (an operator) or `auto` (the agent).
+    #[arg(long, env = "SELVEDGE_KEYS_ROTATE", value_name = "WHO")]
+    pub keys_rotate: Option<String>,
+    /// Who is responsible for the keys.
+    #[arg(long, env = "SELVEDGE_KEYS_CUSTODIAN", value_name = "TEXT")]
+    pub keys_custodian: Option<String>,
+    /// Least age of a key that the agent rotates by itself.
+    #[arg(long, env = "SELVEDGE_KEYS_MINIMUM_INTERVAL", value_name = "TIME")]
+    pub keys_minimum_interval: Option<String>,
+    /// How long before its expiry the agent warns of a key.
+    #[arg(long, env = "SELVEDGE_KEYS_WARN_BEFORE", value_name = "TIME")]
+    pub keys_warn_before: Option<String>,
     /// Where the container runtime looks for CNI plugins.
     #[arg(long, env = "SELVEDGE_CNI_BIN_DIR", value_name = "DIR")]
     pub cni_bin_dir: Option<PathBuf>,

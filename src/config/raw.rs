@@ -34,6 +34,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) conntrack: RawConntrack,
     #[serde(default)]
+    pub(super) keys: RawKeys,
+    #[serde(default)]
     pub(super) cni: RawCni,
     #[serde(default)]
     pub(super) agent: RawAgent,
@@ -45,6 +47,16 @@ pub(super) struct RawConntrack {
     pub(super) max: Option<Spanned<i64>>,
     pub(super) tcp_established_timeout: Option<Spanned<i64>>,
     pub(super) tcp_close_wait_timeout: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct RawKeys {
+    pub(super) cryptoperiod: Option<Spanned<String>>,
+    pub(super) rotate: Option<Spanned<String>>,
+    pub(super) custodian: Option<Spanned<String>>,
+    pub(super) minimum_interval: Option<Spanned<String>>,
+    pub(super) warn_before: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -64,7 +76,7 @@ pub(super) struct RawAgent {
 }
 
 /// Every key, by its table; the first ones stand above all tables.
-const KEYS: [(&str, &[&str]); 4] = [
+const KEYS: [(&str, &[&str]); 5] = [
     (
         "",
         &[
@@ -86,11 +98,13 @@ const KEYS: [(&str, &[&str]); 4] = [
             "nodePortAddresses",
             "firewallMark",
             "conntrack",
+            "keys",
             "cni",
             "agent",
         ],
     ),
     ("conntrack", &["max", "tcpEstablishedTimeout", "tcpCloseWaitTimeout"]),
+    ("keys", &["cryptoperiod", "rotate", "custodian", "minimumInterval", "warnBefore"]),
     ("cni", &["binDir", "confDir"]),
     ("agent", &["metricsAddress", "kubeconfig", "startupTaint", "missingNodeGrace"]),
 ];

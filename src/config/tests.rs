@@ -30,6 +30,7 @@ fn the_example_in_deploy_is_valid() {
     assert_eq!(shown.persistent_keepalive, config.persistent_keepalive);
     assert_eq!(shown.iptables_forward_rules, config.iptables_forward_rules);
     assert_eq!(shown.remove_kube_proxy_rules, config.remove_kube_proxy_rules);
+    assert_eq!(KeyPolicy { custodian: String::new(), ..shown.keys }, config.keys);
 }
 
 /// `clusterPodCIDRs` in words: cluster, pod, cidrs.
@@ -59,7 +60,7 @@ fn every_key_of_the_example_is_a_flag_and_a_variable_too() {
     for line in text.lines().map(|line| line.strip_prefix("#= ").unwrap_or(line)) {
         match (line.split_once(" = "), line.strip_prefix('[')) {
             (Some((key, _)), _) if !line.starts_with('#') => {
-                let prefixed = ["cni", "conntrack"].contains(&table);
+                let prefixed = ["cni", "conntrack", "keys"].contains(&table);
                 let prefix = if prefixed { vec![table.to_owned()] } else { vec![] };
                 let words = [prefix, words(key)].concat();
                 documented.push((words.join("-"), format!("SELVEDGE_{}", words.join("_").to_uppercase())));
@@ -95,6 +96,68 @@ fn the_grace_of_missing_nodes_is_bounded() {
     assert_eq!(load(&with(0)).unwrap().agent.missing_node_grace, 0);
     assert_eq!(load(&with(30)).unwrap().agent.missing_node_grace, 30);
     assert_eq!(problem(&with(-1)), "line 4: agent.missingNodeGrace: -1 is out of range; write 0 to 604800");
+}
+
+/// As `[keys]` with these lines has it.
+fn keys(lines: &str) -> KeyPolicy {
+    load(&format!("{GOOD}[keys]\n{lines}\n")).unwrap().keys
+}
+
+#[test]
+fn a_cryptoperiod_always_exists_and_the_other_defaults_fit_it() {
+    let days = |days: u64| std::time::Duration::from_secs(days * 86_400);
+    let policy = load(GOOD).unwrap().keys;
+    assert_eq!(policy, KeyPolicy::default());
+    assert_eq!((policy.cryptoperiod, policy.rotate), (days(90), Rotate::Manual));
+    assert_eq!((policy.minimum_interval, policy.warn_before), (days(1), days(14)));
+    assert_eq!(policy.custodian, "");
+    let short = keys("cryptoperiod = \"1d\"");
+    assert_eq!((short.minimum_interval, short.warn_before), (days(1) / 2, days(1) / 4));
+    let auto = keys("cryptoperiod = \"200d\"\nrotate = \"auto\"");
+    assert_eq!((auto.rotate, auto.warn_before), (Rotate::Auto, days(2)));
+    let all = keys(
+        "cryptoperiod = \"48h\"\nrotate = \"auto\"\ncustodian = \"Zoë, Ops\"\nminimumInterval = \"2d\"\n\
+         warnBefore = \"1h\"",
+    );
+    let (cryptoperiod, warn_before) = (days(2), days(1) / 24);
+    let custodian = "Zoë, Ops".into();
+    let minimum_interval = cryptoperiod;
+    assert_eq!(
+        all,
+        KeyPolicy { cryptoperiod, rotate: Rotate::Auto, custodian, minimum_interval, warn_before }
+    );
+    let json = serde_json::to_value(&all).unwrap();
+    assert_eq!(
+        (&json["cryptoperiod"], &json["rotate"], &json["warnBefore"]),
+        (&"2d".into(), &"auto".into(), &"1h".into())
+    );
+    assert_eq!(serde_json::from_value::<KeyPolicy>(json).unwrap(), all);
+}
+
+#[test]
+fn a_key_policy_that_cannot_be_is_named_with_its_line() {
+    let wrong = |line: &str| problem(&format!("{GOOD}[keys]\n{line}\n"));
+    for (line, expected) in [
+        ("cryptoperiod = \"23h\"", "line 4: keys.cryptoperiod: 23h is out of range; write 1d to 365d"),
+        ("cryptoperiod = \"366d\"", "line 4: keys.cryptoperiod: 366d is out of range; write 1d to 365d"),
+        ("cryptoperiod = \"90\"", "line 4: keys.cryptoperiod: 90s is out of range; write 1d to 365d"),
+        ("cryptoperiod = \"3 months\"", "`3 months` is not a duration; write it like 90s, 5m, 1h or 30d"),
+        ("cryptoperiod = 90", "line 4: cryptoperiod: invalid type"),
+        ("rotate = \"never\"", "`never` is not a way to rotate keys; write \"manual\" or \"auto\""),
+        ("custodian = \"a\\nb\"", "line 4: keys.custodian: it cannot be the name of a custodian"),
+        ("minimumInterval = \"0s\"", "0s is out of range; write 1s to 90d, the cryptoperiod"),
+        (
+            "cryptoperiod = \"30d\"\nminimumInterval = \"31d\"",
+            "line 5: keys.minimumInterval: 31d is out of range",
+        ),
+        ("warnBefore = \"91d\"", "keys.warnBefore: 91d is out of range; write 0s to 90d, the cryptoperiod"),
+        ("cryptoperiode = \"1d\"", "unknown key; did you mean `cryptoperiod`?"),
+    ] {
+        let text = wrong(line);
+        assert!(text.contains(expected), "{line} gives {text}");
+    }
+    let long = format!("custodian = \"{}\"", "x".repeat(257));
+    assert!(wrong(&long).contains("write at most 256 bytes"), "{}", wrong(&long));
 }
 
 #[test]
