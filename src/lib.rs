@@ -23,6 +23,7 @@ pub mod fabric;
 pub mod forwarding;
 pub mod guard;
 pub mod kernel;
+pub mod keyring;
 pub mod local;
 pub mod manifest;
 pub mod mesh;

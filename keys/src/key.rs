@@ -6,6 +6,7 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -164,6 +165,12 @@ impl PublicKey {
         x25519_dalek::PublicKey::from(self.0)
     }
 
+    /// The first 16 hexadecimal digits of SHA-256 of the key's 32 bytes: names the key in inventories.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        Sha256::digest(self.0).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The first eight characters of the base64 form, for tables and logs.
     #[must_use]
     pub fn short(&self) -> String {
@@ -256,6 +263,13 @@ mod tests {
     fn a_public_key_survives_its_text_form() {
         let key = PrivateKey::generate().unwrap().public_key();
         assert_eq!(key.to_string().parse(), Ok(key));
+    }
+
+    /// As `echo KEY | base64 -d | sha256sum | cut -c-16` has it.
+    #[test]
+    fn a_fingerprint_is_of_the_bytes() {
+        assert_eq!(PublicKey::from_bytes([0; 32]).fingerprint(), "66687aadf862bd77");
+        assert_eq!(PublicKey::from_bytes([7; 32]).fingerprint(), "4bb06f8e4e3a7715");
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn summary(report: &Report) -> String {
     format!("{problems}, {warnings}, {ok} ok, {skipped} skipped")
 }
 
-fn paragraph(finding: &Finding) -> String {
+pub(super) fn paragraph(finding: &Finding) -> String {
     /// Widths of the columns before the text, and of the text: 80 together.
     const SEVERITY: usize = 9;
     const CHECK: usize = 16;

@@ -1,6 +1,8 @@
 //! `selvedge keys`: the keys of this node or of many, and their rotation.
 
+mod check;
 mod fleet;
+mod inventory;
 mod local;
 mod revoke;
 mod show;
@@ -46,6 +48,10 @@ enum Action {
     Readmit(revoke::ReadmitArgs),
     /// Show the keys that are revoked.
     Revocations(revoke::RevocationsArgs),
+    /// List every trusted key of the cluster, for an auditor.
+    Inventory(inventory::Args),
+    /// Find keys that are published twice, too old, or readable by others.
+    Check(check::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -183,6 +189,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         Action::Revoke(args) => super::block_on(revoke::revoke(args)),
         Action::Readmit(args) => super::block_on(revoke::readmit(args)),
         Action::Revocations(args) => super::block_on(revoke::revocations(args)),
+        Action::Inventory(args) => inventory::run(args),
+        Action::Check(args) => check::run(args),
     }
 }
 
