@@ -1,4 +1,4 @@
-//! Kubernetes Events about nodes whose claims are refused.
+//! Kubernetes Events about Nodes: those whose claims are refused, and this one.
 //!
 //! A node whose claims change all the time must not make every agent of the cluster write all the time: the same refusal of
 //! the same node is reported once in a while, and all together at a bounded rate. Metrics and status are always exact.
@@ -25,9 +25,7 @@ const EVERY: Duration = Duration::from_secs(3);
 
 /// Reports each refusal when it begins: as an Event on the refused Node, in the log and in the metrics.
 pub(super) struct Reporting {
-    api: Api,
-    /// One for all: it knows what was said before, which is then counted and not written again.
-    recorder: Recorder,
+    events: NodeEvents,
     metrics: Metrics,
     said: Said,
 }
@@ -35,9 +33,7 @@ pub(super) struct Reporting {
 impl Reporting {
     /// Reports as the agent of node `own`.
     pub(super) fn new(api: Api, own: &str, metrics: Metrics) -> Self {
-        let reporter = Reporter { controller: REPORTING_CONTROLLER.into(), instance: Some(own.into()) };
-        let recorder = Recorder::new(api.client(), reporter);
-        Self { api, recorder, metrics, said: Said::new(Instant::now()) }
+        Self { events: NodeEvents::new(api, own), metrics, said: Said::new(Instant::now()) }
     }
 
     /// Takes all refusals there are now: (UID of the node, the refusal).
@@ -62,14 +58,35 @@ impl Reporting {
             message = refused.message,
             "node refused"
         );
+        self.events.warn(uid, refused, "RefusePeer");
+    }
+}
+
+/// Writes Events about Nodes, in the background.
+pub(super) struct NodeEvents {
+    api: Api,
+    /// One for all: it knows what was said before, which is then counted and not written again.
+    recorder: Recorder,
+}
+
+impl NodeEvents {
+    /// Writes as the agent of node `own`.
+    pub(super) fn new(api: Api, own: &str) -> Self {
+        let reporter = Reporter { controller: REPORTING_CONTROLLER.into(), instance: Some(own.into()) };
+        let recorder = Recorder::new(api.client(), reporter);
+        Self { api, recorder }
+    }
+
+    /// Writes a warning about the Node with this UID.
+    pub(super) fn warn(&self, uid: &str, about: &Refused, action: &str) {
         let event = Event {
             type_: EventType::Warning,
-            reason: refused.reason.clone(),
-            note: Some(note(&refused.message)),
-            action: "RefusePeer".into(),
+            reason: about.reason.clone(),
+            note: Some(note(&about.message)),
+            action: action.into(),
             secondary: None,
         };
-        let reference = reference(&refused.node, uid);
+        let reference = reference(&about.node, uid);
         let recorder = self.recorder.clone();
         self.api.spawn(async move {
             if let Err(error) = recorder.publish(&event, &reference).await {

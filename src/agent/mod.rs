@@ -10,6 +10,7 @@ mod cell;
 mod context;
 mod control;
 mod controllers;
+mod cryptoperiod;
 mod events;
 mod facts;
 mod keys;

@@ -127,7 +127,7 @@ fn problem(error: KeysError) -> Problem {
 }
 
 /// A random name for a rotation. It is an identifier, not a secret.
-fn id() -> Result<String, getrandom::Error> {
+pub(super) fn id() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes)?;
     Ok(format!("r-{:08x}", u32::from_ne_bytes(bytes)))

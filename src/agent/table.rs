@@ -10,8 +10,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::context::Context;
 use super::control::{Board, Bus, Mailbox, Name, Runner, Trigger, Triggers, spawn};
 use super::controllers::{
-    admission, annotations, egress, forwarding, guard, key_requests, keys, kube_proxy, link, mesh, plugin,
-    ports, ranges, revocations, rotation, routes, service_events, services, sysctls, tunnel, wiring,
+    admission, annotations, egress, forwarding, guard, key_policy, key_requests, keys, kube_proxy, link,
+    mesh, plugin, ports, ranges, revocations, rotation, routes, service_events, services, sysctls, tunnel,
+    wiring,
 };
 use crate::observe::metrics::Metrics;
 use Trigger::{
@@ -54,7 +55,7 @@ macro_rules! start {
 /// A trigger reaches the lines in this order: who depends on others stands behind them, and so never finds them settled
 /// before they know of it.
 #[rustfmt::skip]
-static TABLE: [Line; 23] = [
+static TABLE: [Line; 25] = [
     Line { name: Name::Guard,        needed: true,  resync: SOON,  triggers: &[GuardTable, Ranges], start: start!(guard::Guard) },
     Line { name: Name::Watches,      needed: false, resync: SOON,  triggers: &[], start: None },
     Line { name: Name::Revocations,  needed: false, resync: LATER, triggers: &[KeyRevocations], start: start!(revocations::Revocations) },
@@ -68,6 +69,8 @@ static TABLE: [Line; 23] = [
     Line { name: Name::Tunnel,       needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Peers, Underlay, TunnelSession], start: start!(tunnel::Tunnel) },
     Line { name: Name::Rotation,     needed: false, resync: SOON,  triggers: &[Rotation, OwnAnnotations, TunnelSession], start: start!(rotation::KeyRotation) },
     Line { name: Name::KeyRequests,  needed: false, resync: SOON,  triggers: &[KeyRequest, Rotation, TunnelSession, ApiServer], start: start!(key_requests::KeyRequests) },
+    Line { name: Name::KeyPolicy,    needed: false, resync: LATER, triggers: &[OwnNode, Keys, TunnelSession], start: start!(key_policy::KeyPolicy) },
+    Line { name: Name::KeyAge,       needed: false, resync: LATER, triggers: &[], start: None },
     Line { name: Name::Egress,       needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, EgressTable, Ranges], start: start!(egress::Egress) },
     Line { name: Name::Services,     needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, Underlay, Services, ServiceTable, Ranges, Role], start: start!(services::Services) },
     Line { name: Name::Ports,        needed: false, resync: HEARTBEAT, triggers: &[OwnNode, OwnAdmission, ServicePorts, Role], start: start!(ports::Ports) },

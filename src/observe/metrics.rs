@@ -67,6 +67,10 @@ pub struct Metrics {
     pub key_epoch: Gauge,
     /// When the key in use was made, in seconds since 1970.
     pub key_created: Gauge,
+    /// When the cryptoperiod of the key in use ends, in seconds since 1970.
+    pub key_expiry: Gauge,
+    /// When the agent rotates the key in use, in seconds since 1970; 0 if it does not.
+    pub key_due: Gauge,
     /// 1 while a rotation of this node's keys runs.
     pub key_rotating: Gauge,
     /// Rotations that ended, by outcome.
@@ -99,6 +103,8 @@ impl Default for Metrics {
             loopback_resets: Counter::default(),
             key_epoch: Gauge::default(),
             key_created: Gauge::default(),
+            key_expiry: Gauge::default(),
+            key_due: Gauge::default(),
             key_rotating: Gauge::default(),
             key_rotations: Family::default(),
             audit_failing: Gauge::default(),
@@ -154,6 +160,18 @@ impl Metrics {
             "When the key in use was made, since 1970",
             Unit::Seconds,
             self.key_created.clone(),
+        );
+        to.register_with_unit(
+            "key_expiry_timestamp",
+            "When the cryptoperiod of the key in use ends, since 1970",
+            Unit::Seconds,
+            self.key_expiry.clone(),
+        );
+        to.register_with_unit(
+            "key_rotation_due_timestamp",
+            "When the agent rotates the key in use, since 1970; 0 if rotation is manual",
+            Unit::Seconds,
+            self.key_due.clone(),
         );
         to.register("key_rotating", "1 while a rotation of this node's keys runs", self.key_rotating.clone());
         to.register(

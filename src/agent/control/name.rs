@@ -29,6 +29,10 @@ pub(crate) enum Name {
     Revocations,
     /// What an operator asks about this node's keys through the API, and the answers.
     KeyRequests,
+    /// When this node's key is rotated without request.
+    KeyPolicy,
+    /// The age of this node's key.
+    KeyAge,
     /// Masquerading, and what passes between pods and member nodes.
     Egress,
     /// Which packets go to which endpoints of which Service.
@@ -69,6 +73,8 @@ impl Name {
             Self::Rotation => "key-rotation",
             Self::KeyRequests => "key-requests",
             Self::Revocations => "revocations",
+            Self::KeyPolicy => "key-policy",
+            Self::KeyAge => "key-age",
             Self::Egress => "egress",
             Self::Services => "services",
             Self::Ports => "ports",

@@ -5,6 +5,7 @@ pub(super) mod annotations;
 pub(super) mod egress;
 pub(super) mod forwarding;
 pub(super) mod guard;
+pub(super) mod key_policy;
 pub(super) mod key_requests;
 pub(super) mod keys;
 pub(super) mod kube_proxy;
