@@ -7,6 +7,7 @@ mod claims;
 mod cluster;
 mod controllers;
 mod forwarding;
+mod key_policy;
 mod members;
 mod options;
 mod outage;

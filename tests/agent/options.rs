@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "in tests a panic is the report")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
 use selvedge::agent::status::AgentStatus;
 use selvedge::forwarding;
 use selvedge::kernel::LINK_GROUP;
@@ -17,6 +19,7 @@ use selvedge::kernel::nft::{self, Chain, ChainKind, Family, Hook, Meta, Rule, Ta
 use selvedge::kernel::sysctl;
 use selvedge::local::Client;
 use selvedge::pod::install::{CONFLIST, PLUGIN};
+use selvedge_keys::KeyStore;
 use selvedge_lab::api::resource::{NODES, SERVICES};
 use selvedge_lab::isolated;
 use selvedge_lab::node::{TUNNEL_DEVICE, environment};
@@ -55,6 +58,12 @@ nodePortAddresses = ["localhost"]
 max = 2000000000
 tcpEstablishedTimeout = 4321
 tcpCloseWaitTimeout = 123
+[keys]
+cryptoperiod = "3d"
+rotate = "auto"
+custodian = "The Custodian"
+minimumInterval = "259199s"
+warnBefore = "3d"
 [cni]
 binDir = "{DISK}/other/bin"
 confDir = "{DISK}/other/net.d"
@@ -81,6 +90,7 @@ impl Configured {
         let etc = node.disk().join("etc");
         std::fs::write(etc.join("options.toml"), configuration(node.addresses()[0])).unwrap();
         std::fs::rename(etc.join("kubeconfig"), etc.join("other")).unwrap();
+        make_key_old(node.disk());
         let space = node.space();
         rename_host(space.files()[2]);
         let delete = || {
@@ -144,6 +154,18 @@ impl Configured {
         self.run(|| sysctl::read(&key).unwrap()).parse().unwrap()
     }
 
+    fn metric(&self, name: &str) -> Option<i64> {
+        let ask = || {
+            let mut stream = TcpStream::connect("127.0.0.1:59831").ok()?;
+            write!(stream, "GET /metrics HTTP/1.1\r\nHost: node1\r\nConnection: close\r\n\r\n").ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            Some(answer)
+        };
+        let text = self.run(ask)?;
+        text.lines().find_map(|line| line.strip_prefix(&format!("selvedge_{name} "))?.parse().ok())
+    }
+
     fn is_on_disk(&self, path: &str) -> bool {
         self.cluster.lab.nodes()[0].disk().join(path).exists()
     }
@@ -160,6 +182,12 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
+/// A key whose cryptoperiod has ended.
+fn make_key_old(disk: &Path) {
+    let store = KeyStore::open(disk.join("state/keys")).unwrap();
+    store.supersede(0, Timestamp::now() - SignedDuration::from_hours(4 * 24)).unwrap();
+}
+
 /// A node's name is that of its host by default.
 fn rename_host(uts: &std::fs::File) {
     std::thread::scope(|scope| {
@@ -173,7 +201,7 @@ fn rename_host(uts: &std::fs::File) {
 type Effect = fn(&Configured) -> bool;
 
 /// What each option does, by its name in the file.
-const EFFECTS: [(&str, Effect); 26] = [
+const EFFECTS: [(&str, Effect); 31] = [
     ("clusterPodCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 244, 0, 0])),
     ("serviceCIDRs", |node| node.has_range(selvedge::guard::TABLE, [10, 96, 0, 0])),
     ("nonMasqueradeCIDRs", |node| node.has_range(selvedge::egress::TABLE, [198, 51, 100, 0])),
@@ -229,6 +257,25 @@ const EFFECTS: [(&str, Effect); 26] = [
     }),
     ("conntrack.tcpEstablishedTimeout", |node| node.timeout("established") == 4321),
     ("conntrack.tcpCloseWaitTimeout", |node| node.timeout("close_wait") == 123),
+    ("keys.cryptoperiod", |node| {
+        let created = node.metric("key_created_timestamp_seconds");
+        created
+            .is_some_and(|created| node.metric("key_expiry_timestamp_seconds") == Some(created + 3 * 86_400))
+    }),
+    ("keys.rotate", |node| node.metric("key_rotating") == Some(1) || node.annotation("key-epoch") == "3"),
+    ("keys.custodian", |node| {
+        let warned =
+            |problem: &String| problem.starts_with("key-age: ") && problem.ends_with("The Custodian");
+        node.status().is_some_and(|status| status.problems.iter().any(warned))
+    }),
+    ("keys.minimumInterval", |node| {
+        let created = node.metric("key_created_timestamp_seconds");
+        created.is_some_and(|created| {
+            node.metric("key_rotation_due_timestamp_seconds") == Some(created + 3 * 86_400 - 1)
+        })
+    }),
+    // Of the new key too, as it is warned of from the start.
+    ("keys.warnBefore", |node| node.cluster.has_event("node1", "KeyExpiring")),
     ("cni.binDir", |node| node.is_on_disk(&format!("other/bin/{PLUGIN}"))),
     ("cni.confDir", |node| node.is_on_disk(&format!("other/net.d/{CONFLIST}"))),
     ("agent.metricsAddress", |node| node.run(|| TcpStream::connect("127.0.0.1:59831").is_ok())),
