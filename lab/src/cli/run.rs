@@ -120,7 +120,8 @@ pub(super) fn inside(args: &Inside) -> Result<ExitCode, Failure> {
             };
             let lab = Lab::start(options, &mut |step| progress.say(step)).map_err(Failure::new)?;
             let told = || lab.nodes().iter().map(|node| logs(node)).collect::<Vec<_>>().join("\n");
-            check(&lab, scale, &progress, More { before: nothing, after: nothing }, told)
+            let rotation = |report: &mut dyn FnMut(Report<'_>)| checks::rotation(&lab, report);
+            check(&lab, scale, &progress, More { before: rotation, after: nothing }, told)
         }
         Some(assets) => {
             let (nodes, datapath) = (args.shape.nodes, args.shape.datapath);
