@@ -49,7 +49,7 @@ pub(super) struct Context {
     pub(super) keys: Cell<Keys>,
     /// How many peers have confirmed the key of the rotation that runs; by the controller of rotations.
     pub(super) confirmations: Cell<Confirmations>,
-    /// What operators have revoked, once it is on disk; by the controller of revocations.
+    /// What operators have revoked, once it is known; by the controller of revocations.
     pub(super) revoked: Cell<Option<Arc<Revoked>>>,
     /// Whom this node believes; by the mesh controller, once what it accepts is on disk.
     pub(super) members: Cell<Option<Arc<Members>>>,

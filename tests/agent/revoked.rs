@@ -34,9 +34,19 @@ fn nobody_is_believed_before_the_revoked_keys_are_known() {
         node.agent.resume();
         cluster.wait_for("node1 to be ready", |cluster| cluster.status(0).is_some_and(|status| status.ready));
         drop(broken);
-        // An API server without this kind has none of them.
+        // What cannot be written is in force all the same, and reported.
         node.agent.hold();
         std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir_all(file.join("in the way")).unwrap();
+        node.agent.resume();
+        cluster.wait_for("node1 to believe, and to tell", |cluster| {
+            let problems = cluster.status(0).map(|status| status.problems).unwrap_or_default();
+            cluster.has_peer("node2")
+                && problems.iter().any(|problem| problem.contains("cannot write the revoked keys"))
+        });
+        node.agent.hold();
+        std::fs::remove_dir_all(&file).unwrap();
+        // An API server without this kind has none of them.
         let absent = fail(Failure::new(404, "NotFound", "the server could not find the requested resource"));
         node.agent.resume();
         cluster.wait_for("node1 to be ready", |cluster| {

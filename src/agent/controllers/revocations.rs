@@ -1,4 +1,4 @@
-//! Collects what operators have revoked, on disk first. The mesh believes nobody before it knows.
+//! Collects what operators have revoked, and keeps it on disk. The mesh believes nobody before it knows.
 
 use std::sync::Arc;
 
@@ -65,12 +65,14 @@ impl Controller for Revocations {
             self.publish(revoked);
             return Ok(Vec::new());
         }
-        revoked.save(&self.context.paths.revoked()).map_err(Unmet::failed)?;
+        // In force whether or not that can be written: a full disk must not keep a stolen key alive.
+        let written = revoked.save(&self.context.paths.revoked());
+        self.publish(revoked.clone());
+        written.map_err(Unmet::failed)?;
         let events = events(&known, &revoked);
         let changes: Vec<String> = events.iter().map(text).collect();
         self.context.keys.lock().record(&events, Timestamp::now());
-        self.saved = Some(revoked.clone());
-        self.publish(revoked);
+        self.saved = Some(revoked);
         if is_full {
             let what = format!("more than {MOST} KeyRevocations: those beyond are not in force");
             return Err(Unmet::failed(what));
