@@ -105,7 +105,7 @@ fn ages(inventory: &Inventory) -> Vec<NodeFinding> {
     };
     let beyond = |key: &&Key| older(key, LONGEST_CRYPTOPERIOD);
     let expired = |key: &&Key| older(key, period) && !beyond(key);
-    let remedy = "rotate them: selvedge keys rotate";
+    let remedy = "rotate them: selvedge keys rotate --node NAME";
     let mut found = Vec::new();
     let sentence = |keys: &[&Key], limit: Duration, what: &str| {
         format!("{} older than {}, {what}: {}", count(keys.len()), duration::show(limit), oldest(keys))
