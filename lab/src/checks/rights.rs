@@ -55,13 +55,16 @@ impl fmt::Display for Right {
     }
 }
 
-/// What the roles among `objects` give.
+/// What the roles among `objects` give that are bound there. Others are for people.
 fn granted(objects: &[Value]) -> BTreeSet<Right> {
     let texts = |list: &Value| -> Vec<String> {
         list.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
     };
+    let bound: BTreeSet<&str> =
+        objects.iter().filter_map(|object| object["roleRef"]["name"].as_str()).collect();
+    let is_bound = |role: &&Value| role["metadata"]["name"].as_str().is_some_and(|name| bound.contains(name));
     let mut rights = BTreeSet::new();
-    for role in objects {
+    for role in objects.iter().filter(is_bound) {
         let namespace = match role["kind"].as_str() {
             Some("ClusterRole") => "",
             Some("Role") => role["metadata"]["namespace"].as_str().unwrap_or_default(),
@@ -123,8 +126,12 @@ mod tests {
         let events = json!([{"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}]);
         vec![
             json!({"kind": "ServiceAccount"}),
-            json!({"kind": "ClusterRole", "rules": rules}),
-            json!({"kind": "Role", "metadata": {"namespace": "default"}, "rules": events}),
+            json!({"kind": "ClusterRole", "metadata": {"name": "agent"}, "rules": rules}),
+            json!({"kind": "Role", "metadata": {"name": "events", "namespace": "default"}, "rules": events}),
+            json!({"kind": "ClusterRole", "metadata": {"name": "operator"}, "rules": [{"apiGroups": [""],
+                "resources": ["nodes"], "verbs": ["delete"]}]}),
+            json!({"kind": "ClusterRoleBinding", "roleRef": {"name": "agent"}}),
+            json!({"kind": "RoleBinding", "roleRef": {"name": "events"}}),
         ]
     }
 
