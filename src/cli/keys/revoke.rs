@@ -118,8 +118,8 @@ pub(super) async fn revoke(args: &RevokeArgs) -> Result<Exit, Failure> {
     let text = match args.output {
         Output::Json => json(&KeyRevocation::new(&name, spec))?,
         Output::Table => format!(
-            "{} keys of node {node} are revoked ({name})\nto let it in again, with new keys: selvedge keys readmit --node \
-             {node}\n",
+            "the keys of node {node} are revoked: {name} ({})\nto let it in again, with new keys: selvedge keys readmit \
+             --node {node}\n",
             keys.len()
         ),
     };
@@ -134,7 +134,7 @@ fn plan(spec: &Revocation) -> String {
     for key in public_keys {
         text += &format!("  {key}\n");
     }
-    text += "with their sessions: the pods of that node and of all others part.\n";
+    text += "with their sessions. No packet passes between its pods and other nodes then.\n";
     if node_uid.is_empty() {
         text += "There is no Node of this name now, so none is barred.\n";
     } else {
