@@ -1,6 +1,6 @@
 //! What all controllers share: the configuration, the view, and what one controller hands to the next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::api::Api;
 use super::cell::Cell;
 use super::control::{Board, Bus, Trigger, Unmet};
 use super::facts::KernelFacts;
-use super::keys::Keys;
+use super::keys::{Confirmations, Keys};
 use super::members::Members;
 use super::ranges::ServiceRanges;
 use super::session::Session;
@@ -70,15 +70,6 @@ pub(super) struct Context {
     pub(super) role: Cell<Role>,
     /// Notified when kube-proxy has added rules.
     pub(super) proxy_changed: Notify,
-}
-
-/// The peers of this node while a rotation runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Confirmations {
-    /// Peers with a session.
-    pub(super) live: usize,
-    /// Those of them that packets go to by another key than the one that is to stay.
-    pub(super) waiting: BTreeSet<String>,
 }
 
 /// The role of this agent in serving Services.

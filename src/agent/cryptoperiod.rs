@@ -16,7 +16,7 @@ const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 
 /// The key in use.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Key<'a> {
+pub(super) struct AgingKey<'a> {
     /// Name of the node.
     pub(super) node: &'a str,
     pub(super) epoch: u64,
@@ -36,7 +36,7 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// Of a key. It depends on nothing else, so that a restart of the agent changes nothing.
-    pub(super) fn new(policy: &KeyPolicy, key: Key<'_>) -> Self {
+    pub(super) fn new(policy: &KeyPolicy, key: AgingKey<'_>) -> Self {
         let expires = after(key.created, policy.cryptoperiod);
         let due = before(expires, lead(policy.cryptoperiod, key));
         Self {
@@ -48,7 +48,7 @@ impl Schedule {
 }
 
 /// How long before its expiry a key is due: fixed by node and epoch, and as if by chance.
-fn lead(cryptoperiod: Duration, key: Key<'_>) -> Duration {
+fn lead(cryptoperiod: Duration, key: AgingKey<'_>) -> Duration {
     let mut hash = Sha256::new();
     hash.update(key.epoch.to_be_bytes());
     hash.update(key.node.as_bytes());
@@ -102,10 +102,10 @@ pub(super) fn is_due(
 pub(super) fn problem(
     policy: &KeyPolicy,
     schedule: &Schedule,
-    key: Key<'_>,
+    key: AgingKey<'_>,
     now: Timestamp,
 ) -> Option<String> {
-    let Key { epoch, created, .. } = key;
+    let AgingKey { epoch, created, .. } = key;
     let expires = schedule.expires;
     let mut text = match Age::of(schedule, created, now) {
         Age::Good => return None,
@@ -171,8 +171,8 @@ mod tests {
         KeyPolicy { rotate, warn_before, ..default }
     }
 
-    fn key(node: &str, epoch: u64) -> Key<'_> {
-        Key { node, epoch, created: Timestamp::UNIX_EPOCH }
+    fn key(node: &str, epoch: u64) -> AgingKey<'_> {
+        AgingKey { node, epoch, created: Timestamp::UNIX_EPOCH }
     }
 
     /// After so many days of the key.
@@ -247,7 +247,7 @@ mod tests {
         let mut key = key("a", 1);
         for now in clock {
             if is_due(&policy, &Schedule::new(&policy, key), *now, None) {
-                key = Key { epoch: key.epoch + 1, created: *now, ..key };
+                key = AgingKey { epoch: key.epoch + 1, created: *now, ..key };
             }
         }
         usize::try_from(key.epoch - 1).unwrap()
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn a_creation_in_the_future_is_a_problem_and_counts_as_now() {
         let policy = policy(Rotate::Auto);
-        let made = Key { created: day(4000), ..key("a", 1) };
+        let made = AgingKey { created: day(4000), ..key("a", 1) };
         let schedule = Schedule::new(&policy, made);
         assert_eq!(Age::of(&schedule, made.created, day(1)), Age::Unknown);
         assert!(!is_due(&policy, &schedule, day(1), None));
@@ -303,7 +303,7 @@ mod tests {
     fn times_at_the_end_of_time_do_not_overflow() {
         let policy = policy(Rotate::Auto);
         for created in [Timestamp::MIN, Timestamp::MAX] {
-            let made = Key { created, ..key("a", 1) };
+            let made = AgingKey { created, ..key("a", 1) };
             let schedule = Schedule::new(&policy, made);
             assert!(schedule.due <= schedule.expires);
             let _ = problem(&policy, &schedule, made, day(0));

@@ -15,7 +15,6 @@ use selvedge_keys::{KeyStore, NodeKeys, PublicKey, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::audit::Audit;
-use super::context::Confirmations;
 use crate::mesh::annotation::{self, Keys as Published, MAX_EPOCH, NodeAnnotations};
 use crate::mesh::resolve::superseded;
 use crate::paths::Paths;
@@ -79,6 +78,15 @@ pub(super) struct Ended {
     pub(super) rotation: Rotation,
     pub(super) outcome: Outcome,
     pub(super) at: Timestamp,
+}
+
+/// The peers of this node while a rotation runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Confirmations {
+    /// Peers with a session.
+    pub(super) live: usize,
+    /// Those of them that packets go to by another key than the one that is to stay.
+    pub(super) waiting: BTreeSet<String>,
 }
 
 /// The tunnel as the rotation sees it.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use selvedge_keys::rotation::Rotation;
 
-use super::context::{Confirmations, Context};
+use super::context::Context;
 use super::control::Trigger;
-use super::keys::{KeysError, NewRotation, TunnelKeys};
+use super::keys::{Confirmations, KeysError, NewRotation, TunnelKeys};
 use super::session::Session;
 use super::status::{AbortRequest, KeysStatus, LastRotation, RotateRequest, RotationStatus};
 use crate::local::{Client, Method, Problem, Response, Router, StatusCode};

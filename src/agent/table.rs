@@ -69,7 +69,7 @@ static TABLE: [Line; 25] = [
     Line { name: Name::Tunnel,       needed: true,  resync: LATER, triggers: &[OwnNode, Keys, Peers, Underlay, TunnelSession], start: start!(tunnel::Tunnel) },
     Line { name: Name::Rotation,     needed: false, resync: SOON,  triggers: &[Rotation, OwnAnnotations, TunnelSession], start: start!(rotation::KeyRotation) },
     Line { name: Name::KeyRequests,  needed: false, resync: SOON,  triggers: &[KeyRequest, Rotation, TunnelSession, ApiServer], start: start!(key_requests::KeyRequests) },
-    Line { name: Name::KeyPolicy,    needed: false, resync: LATER, triggers: &[OwnNode, Keys, TunnelSession], start: start!(key_policy::KeyPolicy) },
+    Line { name: Name::KeyPolicy,    needed: false, resync: LATER, triggers: &[OwnNode, Keys, TunnelSession], start: start!(key_policy::KeyAging) },
     Line { name: Name::KeyAge,       needed: false, resync: LATER, triggers: &[], start: None },
     Line { name: Name::Egress,       needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, EgressTable, Ranges], start: start!(egress::Egress) },
     Line { name: Name::Services,     needed: true,  resync: LATER, triggers: &[OwnNode, MemberAddresses, Underlay, Services, ServiceTable, Ranges, Role], start: start!(services::Services) },

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use selvedge_keys::PublicKey;
 use serde::Serialize;
 
-use super::inventory::{Inventory, Key, State};
+use super::inventory::{Inventory, TrustedKey, TrustedState};
 use super::publication::Publication;
 use crate::config::LONGEST_CRYPTOPERIOD;
 use crate::doctor::finding::{Finding, Severity};
@@ -94,28 +94,28 @@ fn published(publication: &Publication) -> impl Iterator<Item = PublicKey> + '_ 
 }
 
 /// Only the keys in use: a next key has just been made, and lane keys are as old as the others.
-fn in_use(inventory: &Inventory) -> impl Iterator<Item = &Key> {
-    inventory.keys.iter().filter(|key| key.state == State::Current)
+fn in_use(inventory: &Inventory) -> impl Iterator<Item = &TrustedKey> {
+    inventory.keys.iter().filter(|key| key.state == TrustedState::Current)
 }
 
 fn ages(inventory: &Inventory) -> Vec<NodeFinding> {
     let period = inventory.policy.cryptoperiod;
-    let older = |key: &Key, than: Duration| {
+    let older = |key: &TrustedKey, than: Duration| {
         key.created.is_some_and(|created| inventory.at.duration_since(created) > signed(than))
     };
-    let beyond = |key: &&Key| older(key, LONGEST_CRYPTOPERIOD);
-    let expired = |key: &&Key| older(key, period) && !beyond(key);
+    let beyond = |key: &&TrustedKey| older(key, LONGEST_CRYPTOPERIOD);
+    let expired = |key: &&TrustedKey| older(key, period) && !beyond(key);
     let remedy = "rotate them: selvedge keys rotate --node NAME";
     let mut found = Vec::new();
-    let sentence = |keys: &[&Key], limit: Duration, what: &str| {
+    let sentence = |keys: &[&TrustedKey], limit: Duration, what: &str| {
         format!("{} older than {}, {what}: {}", count(keys.len()), duration::show(limit), oldest(keys))
     };
-    let keys: Vec<&Key> = in_use(inventory).filter(beyond).collect();
+    let keys: Vec<&TrustedKey> = in_use(inventory).filter(beyond).collect();
     if !keys.is_empty() {
         let seen = sentence(&keys, LONGEST_CRYPTOPERIOD, "the longest cryptoperiod that there can be");
         found.push(about(Finding::problem(AGE, seen, remedy), nodes(&keys)));
     }
-    let keys: Vec<&Key> = in_use(inventory).filter(expired).collect();
+    let keys: Vec<&TrustedKey> = in_use(inventory).filter(expired).collect();
     if !keys.is_empty() {
         let seen = sentence(&keys, period, "the cryptoperiod");
         found.push(about(Finding::warning(AGE, seen, remedy), nodes(&keys)));
@@ -125,9 +125,9 @@ fn ages(inventory: &Inventory) -> Vec<NodeFinding> {
 
 fn created(inventory: &Inventory) -> Vec<NodeFinding> {
     let is_future =
-        |key: &&Key| key.created.is_some_and(|created| created.duration_since(inventory.at) > CLOCKS);
-    let future: Vec<&Key> = in_use(inventory).filter(is_future).collect();
-    let unknown: Vec<&Key> = in_use(inventory).filter(|key| key.created.is_none()).collect();
+        |key: &&TrustedKey| key.created.is_some_and(|created| created.duration_since(inventory.at) > CLOCKS);
+    let future: Vec<&TrustedKey> = in_use(inventory).filter(is_future).collect();
+    let unknown: Vec<&TrustedKey> = in_use(inventory).filter(|key| key.created.is_none()).collect();
     let mut found = Vec::new();
     if !future.is_empty() {
         let seen = format!("{} made in the future: {}", count(future.len()), list(nodes(&future)));
@@ -196,7 +196,7 @@ fn about<'a>(finding: Finding, nodes: impl IntoIterator<Item = &'a str>) -> Node
     NodeFinding { finding, nodes: nodes.into_iter().map(str::to_owned).collect() }
 }
 
-fn nodes<'a>(keys: &[&'a Key]) -> impl Iterator<Item = &'a str> {
+fn nodes<'a>(keys: &[&'a TrustedKey]) -> impl Iterator<Item = &'a str> {
     keys.iter().map(|key| key.node.as_str()).collect::<Vec<_>>().into_iter()
 }
 
@@ -216,7 +216,7 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// The same, the oldest keys first.
-fn oldest(keys: &[&Key]) -> String {
+fn oldest(keys: &[&TrustedKey]) -> String {
     let mut keys = keys.to_vec();
     keys.sort_by_key(|key| key.created);
     list(nodes(&keys))

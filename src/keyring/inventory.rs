@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use selvedge_keys::PublicKey;
 use serde::Serialize;
 
-use super::policy::Policy;
+use super::policy::KeyringPolicy;
 use super::publication::Publication;
 use crate::duration;
 use crate::mesh::annotation::{self, NodeAnnotations};
@@ -24,9 +24,9 @@ pub struct Inventory {
     /// When the Nodes were read.
     pub at: Timestamp,
     /// What keys are compared with.
-    pub policy: Policy,
+    pub policy: KeyringPolicy,
     /// The keys, by Node.
-    pub keys: Vec<Key>,
+    pub keys: Vec<TrustedKey>,
     /// Nodes whose annotations cannot be read. Other nodes trust none of their keys.
     pub unreadable: Vec<Unreadable>,
     /// Nodes that publish no key: not members of the fabric.
@@ -36,11 +36,11 @@ pub struct Inventory {
 /// A trusted key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Key {
+pub struct TrustedKey {
     /// The Node that publishes it.
     pub node: String,
     /// Why it is trusted.
-    pub state: State,
+    pub state: TrustedState,
     /// Always [`ALGORITHM`].
     pub algorithm: &'static str,
     /// Always [`STRENGTH_BITS`].
@@ -67,7 +67,7 @@ pub struct Key {
 /// Why a key is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum State {
+pub enum TrustedState {
     /// Peers use it now.
     Current,
     /// Peers use it now, on a further lane.
@@ -78,7 +78,7 @@ pub enum State {
     NextLane,
 }
 
-impl fmt::Display for State {
+impl fmt::Display for TrustedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Current => "current",
@@ -102,13 +102,15 @@ pub struct Unreadable {
 impl Inventory {
     /// Of what these Nodes publish.
     #[must_use]
-    pub fn new(publications: &[Publication], policy: Policy, now: Timestamp) -> Self {
+    pub fn new(publications: &[Publication], policy: KeyringPolicy, now: Timestamp) -> Self {
         let (mut keys, mut unreadable, mut without_key) = (Vec::new(), Vec::new(), Vec::new());
         for Publication { node, annotations, .. } in publications {
             match annotation::parse(annotations) {
                 Ok(Some(published)) => {
                     let trusted = trusted(&published);
-                    keys.extend(trusted.map(|trusted| Key::new(node, &published, trusted, &policy, now)));
+                    keys.extend(
+                        trusted.map(|trusted| TrustedKey::new(node, &published, trusted, &policy, now)),
+                    );
                 }
                 Ok(None) => without_key.push(node.clone()),
                 Err(errors) => {
@@ -122,24 +124,27 @@ impl Inventory {
 }
 
 /// Every key of a Node, and why it is trusted.
-pub(super) fn trusted(published: &NodeAnnotations) -> impl Iterator<Item = (State, PublicKey)> + '_ {
-    let keys = |keys: &annotation::Keys, main: State, lane: State| {
+pub(super) fn trusted(published: &NodeAnnotations) -> impl Iterator<Item = (TrustedState, PublicKey)> + '_ {
+    let keys = |keys: &annotation::Keys, main: TrustedState, lane: TrustedState| {
         let lanes = keys.lanes.iter().map(move |key| (lane, *key));
         std::iter::once((main, keys.public_key)).chain(lanes).collect::<Vec<_>>()
     };
-    let next = published.next_keys.as_ref().map(|next| keys(next, State::Next, State::NextLane));
-    keys(&published.keys, State::Current, State::Lane).into_iter().chain(next.into_iter().flatten())
+    let next =
+        published.next_keys.as_ref().map(|next| keys(next, TrustedState::Next, TrustedState::NextLane));
+    keys(&published.keys, TrustedState::Current, TrustedState::Lane)
+        .into_iter()
+        .chain(next.into_iter().flatten())
 }
 
-impl Key {
+impl TrustedKey {
     fn new(
         node: &str,
         published: &NodeAnnotations,
-        (state, public_key): (State, PublicKey),
-        policy: &Policy,
+        (state, public_key): (TrustedState, PublicKey),
+        policy: &KeyringPolicy,
         now: Timestamp,
     ) -> Self {
-        let is_next = matches!(state, State::Next | State::NextLane);
+        let is_next = matches!(state, TrustedState::Next | TrustedState::NextLane);
         let created = published.key_created.filter(|_| !is_next);
         Self {
             node: node.to_owned(),
@@ -177,9 +182,9 @@ pub(super) mod tests {
         Publication { node: node.into(), annotations: annotations.collect(), next_since: None }
     }
 
-    pub(crate) fn policy(days: u32) -> Policy {
+    pub(crate) fn policy(days: u32) -> KeyringPolicy {
         let cryptoperiod = Duration::from_secs(86_400) * days;
-        Policy { cryptoperiod, custodian: "Ops".into(), source: "the command line".into() }
+        KeyringPolicy { cryptoperiod, custodian: "Ops".into(), source: "the command line".into() }
     }
 
     #[test]
@@ -199,15 +204,15 @@ pub(super) mod tests {
         let old = publication("b", &[("public-key", &key(5)), ("key-epoch", "1")]);
         let now = "2026-01-31T12:00:00Z".parse().unwrap();
         let inventory = Inventory::new(&[rotating, old], policy(90), now);
-        let of = |key: &Key| (key.node.clone(), key.state, key.epoch, key.public_key.to_string());
+        let of = |key: &TrustedKey| (key.node.clone(), key.state, key.epoch, key.public_key.to_string());
         assert_eq!(
             inventory.keys.iter().map(of).collect::<Vec<_>>(),
             [
-                ("a".into(), State::Current, 7, current),
-                ("a".into(), State::Lane, 7, lane),
-                ("a".into(), State::Next, 8, next),
-                ("a".into(), State::NextLane, 8, next_lane),
-                ("b".into(), State::Current, 1, key(5)),
+                ("a".into(), TrustedState::Current, 7, current),
+                ("a".into(), TrustedState::Lane, 7, lane),
+                ("a".into(), TrustedState::Next, 8, next),
+                ("a".into(), TrustedState::NextLane, 8, next_lane),
+                ("b".into(), TrustedState::Current, 1, key(5)),
             ]
         );
         let first = serde_json::to_value(&inventory.keys[0]).unwrap();

@@ -8,7 +8,7 @@ use selvedge_keys::rotation::Rotation;
 use selvedge_keys::{AuditError, AuditReader, KeyReader, StoreError};
 
 use super::check::{CLOCKS, LONGEST_ROTATION};
-use super::policy::Policy;
+use super::policy::KeyringPolicy;
 use crate::config::LONGEST_CRYPTOPERIOD;
 use crate::doctor::finding::Finding;
 use crate::duration;
@@ -55,7 +55,7 @@ impl Facts {
 
     /// What is wrong.
     #[must_use]
-    pub fn check(&self, policy: &Policy, now: Timestamp) -> Vec<Finding> {
+    pub fn check(&self, policy: &KeyringPolicy, now: Timestamp) -> Vec<Finding> {
         let mut findings = vec![self.store(), self.audit()];
         if let Ok(Some((epoch, created))) = self.store {
             findings.push(age(epoch, now.duration_since(created), policy));
@@ -127,7 +127,7 @@ fn read_audit(folder: &Path) -> Result<Verified, String> {
     verify(folder, None).map_err(|error| error.to_string())
 }
 
-fn age(epoch: u64, age: SignedDuration, policy: &Policy) -> Finding {
+fn age(epoch: u64, age: SignedDuration, policy: &KeyringPolicy) -> Finding {
     let longer = |limit| SignedDuration::try_from(limit).is_ok_and(|limit| age > limit);
     let remedy = "rotate it: selvedge keys rotate";
     let seen = |limit| format!("the key of epoch {epoch} is older than {}", duration::show(limit));

@@ -15,7 +15,7 @@ use crate::manifest::configuration;
 /// The policy that keys are compared with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Policy {
+pub struct KeyringPolicy {
     /// How long a key may be used.
     #[serde(with = "duration::text")]
     pub cryptoperiod: Duration,
@@ -43,13 +43,13 @@ impl Given {
         self.cryptoperiod.is_some() && self.custodian.is_some()
     }
 
-    fn over(&self, found: KeyPolicy, source: &str) -> Policy {
+    fn over(&self, found: KeyPolicy, source: &str) -> KeyringPolicy {
         let source = match self {
             _ if self.is_whole() => "the command line".to_owned(),
             Self { cryptoperiod: None, custodian: None } => source.to_owned(),
             _ => format!("the command line, and {source}"),
         };
-        Policy {
+        KeyringPolicy {
             cryptoperiod: self.cryptoperiod.unwrap_or(found.cryptoperiod),
             custodian: self.custodian.clone().unwrap_or(found.custodian),
             source,
@@ -62,7 +62,7 @@ impl Given {
 ///
 /// # Errors
 /// When it cannot be found out, or the configuration is not valid.
-pub async fn of_cluster(client: &Client, given: &Given, local: &Path) -> Result<Policy, Error> {
+pub async fn of_cluster(client: &Client, given: &Given, local: &Path) -> Result<KeyringPolicy, Error> {
     if given.is_whole() {
         return Ok(given.over(KeyPolicy::default(), ""));
     }
@@ -85,7 +85,7 @@ pub async fn of_cluster(client: &Client, given: &Given, local: &Path) -> Result<
 ///
 /// # Errors
 /// When the file is not valid, for people.
-pub fn of_file(given: &Given, local: &Path) -> Result<Policy, String> {
+pub fn of_file(given: &Given, local: &Path) -> Result<KeyringPolicy, String> {
     if given.is_whole() || !local.exists() {
         return Ok(given.over(KeyPolicy::default(), "the defaults: no configuration was found"));
     }

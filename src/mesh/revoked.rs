@@ -16,7 +16,7 @@ pub const MOST: usize = 100_000;
 /// One revocation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Entry {
+pub struct RevokedEntry {
     /// Name of the Node that published the keys.
     pub node: String,
     /// UID of that Node object; empty if none is barred.
@@ -37,7 +37,7 @@ pub struct Entry {
 /// All revocations, by name.
 #[derive(Debug, Clone, Default)]
 pub struct Revoked {
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, RevokedEntry>,
     keys: BTreeSet<PublicKey>,
     /// UID of a Node that is barred, with the name of a revocation.
     barred: BTreeMap<String, String>,
@@ -60,9 +60,9 @@ pub struct RevokedError {
 }
 
 impl Revoked {
-    fn of(entries: BTreeMap<String, Entry>) -> Self {
+    fn of(entries: BTreeMap<String, RevokedEntry>) -> Self {
         let keys = entries.values().flat_map(|entry| entry.keys.iter().copied()).collect();
-        let bars = |entry: &Entry| entry.readmitted_by.is_none() && !entry.uid.is_empty();
+        let bars = |entry: &RevokedEntry| entry.readmitted_by.is_none() && !entry.uid.is_empty();
         let barred = entries.iter().filter(|(_, entry)| bars(entry));
         let barred = barred.map(|(name, entry)| (entry.uid.clone(), name.clone())).collect();
         Self { entries, keys, barred }
@@ -70,7 +70,7 @@ impl Revoked {
 
     /// With what the API server shows now. What it no longer shows stays; a readmission is not taken back.
     #[must_use]
-    pub fn with(&self, shown: impl IntoIterator<Item = (String, Entry)>) -> Self {
+    pub fn with(&self, shown: impl IntoIterator<Item = (String, RevokedEntry)>) -> Self {
         let mut entries = self.entries.clone();
         for (name, mut entry) in shown {
             if let Some(before) = entries.get(&name) {
@@ -92,14 +92,14 @@ impl Revoked {
 
     /// The revocation that bars the Node with this UID, with its name.
     #[must_use]
-    pub fn bar(&self, uid: &str) -> Option<(&str, &Entry)> {
+    pub fn bar(&self, uid: &str) -> Option<(&str, &RevokedEntry)> {
         let (name, entry) = self.entries.get_key_value(self.barred.get(uid)?)?;
         Some((name, entry))
     }
 
     /// All revocations, by name.
     #[must_use]
-    pub fn entries(&self) -> &BTreeMap<String, Entry> {
+    pub fn entries(&self) -> &BTreeMap<String, RevokedEntry> {
         &self.entries
     }
 
@@ -137,13 +137,13 @@ mod tests {
     use super::*;
     use crate::mesh::annotation::tests::key;
 
-    fn entry(uid: &str, numbers: &[u8]) -> Entry {
-        Entry {
+    fn entry(uid: &str, numbers: &[u8]) -> RevokedEntry {
+        RevokedEntry {
             node: "n".into(),
             uid: uid.into(),
             keys: numbers.iter().map(|number| key(*number)).collect(),
             by: "alice".into(),
-            ..Entry::default()
+            ..RevokedEntry::default()
         }
     }
 
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(gone, first, "an object that is gone changes nothing");
         let emptied = first.with([("a".to_owned(), entry("u1", &[]))]);
         assert!(emptied.has(&key(1)), "nor does one without its keys");
-        let again = Entry { readmitted_by: Some("bob".into()), ..entry("u1", &[1, 2]) };
+        let again = RevokedEntry { readmitted_by: Some("bob".into()), ..entry("u1", &[1, 2]) };
         let readmitted = first.with([("a".to_owned(), again)]);
         assert!(readmitted.bar("u1").is_none() && readmitted.has(&key(1)));
         let barred = readmitted.with([("a".to_owned(), entry("u1", &[1, 2]))]);

@@ -30,16 +30,16 @@ pub struct KeyRotation {
     /// Its name is that of the Node.
     pub metadata: ObjectMeta,
     /// What is asked for.
-    pub spec: Spec,
+    pub spec: KeyRotationSpec,
     /// How far it is; by the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<Status>,
+    pub status: Option<KeyRotationStatus>,
 }
 
 /// What an operator asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Spec {
+pub struct KeyRotationSpec {
     /// Names the operation. The agent carries each out once.
     pub operation: String,
     /// The user who asks; the admission policy makes sure of it.
@@ -69,9 +69,9 @@ fn default_deadline() -> u64 {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Asked {
     /// What is asked for.
-    pub spec: Spec,
+    pub spec: KeyRotationSpec,
     /// The answer, which may be one to an earlier operation.
-    pub status: Option<Status>,
+    pub status: Option<KeyRotationStatus>,
 }
 
 impl Asked {
@@ -83,7 +83,7 @@ impl Asked {
 
     /// The answer to what is asked for now.
     #[must_use]
-    pub fn answer(&self) -> Option<&Status> {
+    pub fn answer(&self) -> Option<&KeyRotationStatus> {
         self.status.as_ref().filter(|status| status.operation == self.spec.operation)
     }
 }
@@ -102,11 +102,11 @@ pub struct Abort {
 /// How far a rotation is, as the agent last wrote it. What is absent is `null` in JSON, so that a merge patch removes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Status {
+pub struct KeyRotationStatus {
     /// The operation that this is about.
     pub operation: String,
     /// How far it is.
-    pub state: State,
+    pub state: KeyRotationState,
     /// Why it waits, was refused or ended.
     #[serde(default)]
     pub message: String,
@@ -135,7 +135,7 @@ pub struct Status {
 
 /// The states of a rotation: the phases of the machine, and what is before and after them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum State {
+pub enum KeyRotationState {
     /// It cannot begin yet.
     #[default]
     Waiting,
@@ -157,7 +157,7 @@ pub enum State {
     Refused,
 }
 
-impl State {
+impl KeyRotationState {
     /// Whether nothing more will happen.
     #[must_use]
     pub fn is_final(self) -> bool {
@@ -165,7 +165,7 @@ impl State {
     }
 }
 
-impl From<Phase> for State {
+impl From<Phase> for KeyRotationState {
     fn from(phase: Phase) -> Self {
         match phase {
             Phase::Prepare | Phase::Load => Self::Preparing,
@@ -176,7 +176,7 @@ impl From<Phase> for State {
     }
 }
 
-impl From<Outcome> for State {
+impl From<Outcome> for KeyRotationState {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Rotated => Self::Rotated,
@@ -189,7 +189,7 @@ impl From<Outcome> for State {
 impl KeyRotation {
     /// Of the Node of that name.
     #[must_use]
-    pub fn new(node: &str, spec: Spec) -> Self {
+    pub fn new(node: &str, spec: KeyRotationSpec) -> Self {
         let labels = [(OPERATION.to_owned(), spec.operation.clone())].into();
         let metadata =
             ObjectMeta { name: Some(node.to_owned()), labels: Some(labels), ..ObjectMeta::default() };
@@ -204,7 +204,7 @@ impl KeyRotation {
 
     /// The agent's answer to what is asked for now; none if that is to an earlier operation.
     #[must_use]
-    pub fn answer(&self) -> Option<&Status> {
+    pub fn answer(&self) -> Option<&KeyRotationStatus> {
         self.status.as_ref().filter(|status| status.operation == self.spec.operation)
     }
 
@@ -244,11 +244,11 @@ mod tests {
 
     #[test]
     fn an_object_reads_back_and_names_its_kind() {
-        let spec = Spec {
+        let spec = KeyRotationSpec {
             operation: "r-1".into(),
             requested_by: "alice".into(),
             deadline_seconds: 300,
-            ..Spec::default()
+            ..KeyRotationSpec::default()
         };
         let object = KeyRotation::new("n1", spec);
         let text = serde_json::to_value(&object).unwrap();
@@ -262,9 +262,14 @@ mod tests {
 
     #[test]
     fn an_answer_to_an_earlier_operation_does_not_count() {
-        let spec = |operation: &str| Spec { operation: operation.into(), ..Spec::default() };
+        let spec =
+            |operation: &str| KeyRotationSpec { operation: operation.into(), ..KeyRotationSpec::default() };
         let mut object = KeyRotation::new("n1", spec("r-2"));
-        object.status = Some(Status { operation: "r-1".into(), state: State::Rotated, ..Status::default() });
+        object.status = Some(KeyRotationStatus {
+            operation: "r-1".into(),
+            state: KeyRotationState::Rotated,
+            ..KeyRotationStatus::default()
+        });
         assert!(object.answer().is_none() && !object.is_over());
         object.spec = spec("r-1");
         assert!(object.is_over());

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Name, Outcome, Triggers, Unmet};
-use crate::agent::cryptoperiod::{Age, Key, Schedule, is_due, problem};
+use crate::agent::cryptoperiod::{Age, AgingKey, Schedule, is_due, problem};
 use crate::agent::events::{NodeEvents, Said};
 use crate::agent::keys::{KeysError, NewRotation};
 use crate::agent::rotation::{self, BeginError};
@@ -20,7 +20,7 @@ use crate::resource::key_rotation::DEFAULT_DEADLINE;
 /// Who asks for the rotation, for the record.
 const BY: &str = "policy";
 
-pub(in crate::agent) struct KeyPolicy {
+pub(in crate::agent) struct KeyAging {
     context: Arc<Context>,
     events: NodeEvents,
     said: Said,
@@ -28,7 +28,7 @@ pub(in crate::agent) struct KeyPolicy {
     begun: Option<(u64, Instant)>,
 }
 
-impl KeyPolicy {
+impl KeyAging {
     #[expect(clippy::unnecessary_wraps, reason = "others can fail")]
     pub(in crate::agent) fn new(context: Arc<Context>) -> anyhow::Result<Self> {
         let events = NodeEvents::new(context.api.clone(), &context.config.node_name);
@@ -36,7 +36,7 @@ impl KeyPolicy {
     }
 
     /// For metrics, status and Events.
-    fn report(&mut self, schedule: &Schedule, key: Key<'_>, now: Timestamp) {
+    fn report(&mut self, schedule: &Schedule, key: AgingKey<'_>, now: Timestamp) {
         let (policy, metrics) = (&self.context.config.keys, &self.context.metrics);
         metrics.key_expiry.set(schedule.expires.as_second());
         metrics.key_due.set(match policy.rotate {
@@ -88,7 +88,7 @@ impl KeyPolicy {
     }
 }
 
-impl Controller for KeyPolicy {
+impl Controller for KeyAging {
     async fn reconcile(&mut self, _: Triggers) -> Outcome {
         let context = Arc::clone(&self.context);
         let ((epoch, _), created) = {
@@ -96,7 +96,7 @@ impl Controller for KeyPolicy {
             (keys.current(), keys.created())
         };
         let (policy, now) = (&context.config.keys, Timestamp::now());
-        let key = Key { node: &context.config.node_name, epoch, created };
+        let key = AgingKey { node: &context.config.node_name, epoch, created };
         let schedule = Schedule::new(policy, key);
         self.report(&schedule, key, now);
         let attempted = self.begun.filter(|begun| begun.0 == epoch).map(|begun| begun.1.elapsed());

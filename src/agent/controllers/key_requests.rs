@@ -10,13 +10,13 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::agent::api::{Written, patching, unless_changed};
-use crate::agent::context::{Confirmations, Context};
+use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
-use crate::agent::keys::{Ended, Keys, KeysError, NewRotation};
+use crate::agent::keys::{Confirmations, Ended, Keys, KeysError, NewRotation};
 use crate::agent::rotation::{self, BeginError};
 use crate::agent::view::store::{Key, Subscription};
 use crate::resource::KeyRotation;
-use crate::resource::key_rotation::{Asked, NAMED, Spec, State, Status};
+use crate::resource::key_rotation::{Asked, KeyRotationSpec, KeyRotationState, KeyRotationStatus, NAMED};
 use selvedge_keys::rotation::Rotation;
 
 /// Shortest interval between two writes that only count peers. With 5,000 Nodes rotated 25 at a time that is at most 5 writes a
@@ -42,9 +42,9 @@ impl KeyRequests {
     }
 
     /// Whether it is too early to write `status` in place of `before`: only the peers were counted again.
-    fn is_early(&mut self, status: &Status, before: Option<&Status>) -> bool {
+    fn is_early(&mut self, status: &KeyRotationStatus, before: Option<&KeyRotationStatus>) -> bool {
         let Some(before) = before else { return false };
-        let without = |status: &Status| Status {
+        let without = |status: &KeyRotationStatus| KeyRotationStatus {
             peers: None,
             confirmed: None,
             waiting_for: Vec::new(),
@@ -65,7 +65,7 @@ impl KeyRequests {
         true
     }
 
-    async fn write(&self, version: String, status: &Status) -> Result<Written, String> {
+    async fn write(&self, version: String, status: &KeyRotationStatus) -> Result<Written, String> {
         let name = self.context.config.node_name.clone();
         let what = format!("status of the KeyRotation: {:?}", status.state);
         // Another object of the same name has another version.
@@ -101,29 +101,29 @@ impl Controller for KeyRequests {
 }
 
 /// Does what is asked for, as far as that is possible now. None while there is nothing to say.
-fn answer(context: &Context, asked: &Asked) -> Option<Status> {
+fn answer(context: &Context, asked: &Asked) -> Option<KeyRotationStatus> {
     let spec = &asked.spec;
     let known = known(&context.keys.lock(), asked, &context.confirmations.get());
     match (known, &spec.abort) {
         (Some(Known::Over(status)), _) => Some(status),
         (Some(Known::Running(status)), None) => Some(status),
         (Some(Known::Running(mut status)), Some(abort)) => {
-            if status.state != State::Aborting {
+            if status.state != KeyRotationState::Aborting {
                 let aborted =
                     rotation::take_back(context, &spec.operation, &abort.requested_by, &abort.reason);
                 match aborted {
-                    Ok(()) => status.state = State::Aborting,
+                    Ok(()) => status.state = KeyRotationState::Aborting,
                     Err(error) => status.message = format!("not aborted: {error}"),
                 }
             }
             Some(status)
         }
-        (None, Some(_)) => Some(Status {
+        (None, Some(_)) => Some(KeyRotationStatus {
             operation: spec.operation.clone(),
-            state: State::Aborted,
+            state: KeyRotationState::Aborted,
             message: "aborted before it began".into(),
             ended: Some(now()),
-            ..Status::default()
+            ..KeyRotationStatus::default()
         }),
         (None, None) if spec.hold => None,
         (None, None) => Some(begin(context, spec)),
@@ -133,8 +133,8 @@ fn answer(context: &Context, asked: &Asked) -> Option<Status> {
 /// Of an operation that this node has begun.
 #[derive(Debug, PartialEq)]
 enum Known {
-    Running(Status),
-    Over(Status),
+    Running(KeyRotationStatus),
+    Over(KeyRotationStatus),
 }
 
 /// What this node knows of the operation; none if it has not begun.
@@ -148,8 +148,8 @@ fn known(keys: &Keys, asked: &Asked, confirmations: &Confirmations) -> Option<Kn
     }
     // It had begun, and the folder with the agent's state is another one now.
     let lost = asked.answer().filter(|status| status.begun.is_some())?;
-    Some(Known::Over(Status {
-        state: State::Superseded,
+    Some(Known::Over(KeyRotationStatus {
+        state: KeyRotationState::Superseded,
         message: "this node has lost its record of the rotation".into(),
         waiting_for: Vec::new(),
         ended: Some(now()),
@@ -157,10 +157,10 @@ fn known(keys: &Keys, asked: &Asked, confirmations: &Confirmations) -> Option<Kn
     }))
 }
 
-fn running(rotation: &Rotation, confirmations: &Confirmations) -> Status {
+fn running(rotation: &Rotation, confirmations: &Confirmations) -> KeyRotationStatus {
     let Confirmations { live, waiting } = confirmations;
     let count = |number: usize| Some(u64::try_from(number).unwrap_or(u64::MAX));
-    Status {
+    KeyRotationStatus {
         confirmed: count(live.saturating_sub(waiting.len())),
         peers: count(*live),
         waiting_for: waiting.iter().take(NAMED).cloned().collect(),
@@ -170,31 +170,31 @@ fn running(rotation: &Rotation, confirmations: &Confirmations) -> Status {
     }
 }
 
-fn over(ended: &Ended) -> Status {
-    Status { ended: Some(ended.at), ..of(&ended.rotation, ended.outcome.into()) }
+fn over(ended: &Ended) -> KeyRotationStatus {
+    KeyRotationStatus { ended: Some(ended.at), ..of(&ended.rotation, ended.outcome.into()) }
 }
 
-fn of(rotation: &Rotation, state: State) -> Status {
+fn of(rotation: &Rotation, state: KeyRotationState) -> KeyRotationStatus {
     let Rotation { id, from, to, begun, aborted, .. } = rotation;
-    Status {
+    KeyRotationStatus {
         operation: id.clone(),
         state,
         message: aborted.clone().unwrap_or_default(),
         from_epoch: Some(*from),
         to_epoch: Some(*to),
         begun: Some(*begun),
-        ..Status::default()
+        ..KeyRotationStatus::default()
     }
 }
 
-fn begin(context: &Context, spec: &Spec) -> Status {
+fn begin(context: &Context, spec: &KeyRotationSpec) -> KeyRotationStatus {
     let wanted = NewRotation {
         id: spec.operation.clone(),
         by: spec.requested_by.clone(),
         reason: spec.reason.clone(),
         deadline: Duration::from_secs(spec.deadline_seconds),
     };
-    let status = Status { operation: spec.operation.clone(), ..Status::default() };
+    let status = KeyRotationStatus { operation: spec.operation.clone(), ..KeyRotationStatus::default() };
     match rotation::begin(context, wanted) {
         Ok(()) => {
             let keys = context.keys.lock();
@@ -203,9 +203,12 @@ fn begin(context: &Context, spec: &Spec) -> Status {
         }
         Err(error) => {
             let is_final = matches!(error, BeginError::OldTunnel | BeginError::Keys(KeysError::LastEpoch));
-            let (state, ended) =
-                if is_final { (State::Refused, Some(now())) } else { (State::Waiting, None) };
-            Status { state, message: error.to_string(), ended, ..status }
+            let (state, ended) = if is_final {
+                (KeyRotationState::Refused, Some(now()))
+            } else {
+                (KeyRotationState::Waiting, None)
+            };
+            KeyRotationStatus { state, message: error.to_string(), ended, ..status }
         }
     }
 }
@@ -221,8 +224,8 @@ mod tests {
     use super::*;
     use crate::paths::Paths;
 
-    fn asked(operation: &str, status: Option<Status>) -> Asked {
-        let spec = Spec { operation: operation.into(), ..Spec::default() };
+    fn asked(operation: &str, status: Option<KeyRotationStatus>) -> Asked {
+        let spec = KeyRotationSpec { operation: operation.into(), ..KeyRotationSpec::default() };
         Asked { spec, status }
     }
 
@@ -245,14 +248,20 @@ mod tests {
         let Some(Known::Running(status)) = known(&keys, &asked("r-1", None), &confirmations()) else {
             panic!("it runs")
         };
-        assert_eq!((status.state, status.peers, status.confirmed), (State::Preparing, Some(12), Some(3)));
+        assert_eq!(
+            (status.state, status.peers, status.confirmed),
+            (KeyRotationState::Preparing, Some(12), Some(3))
+        );
         assert_eq!((status.waiting_for.len(), status.to_epoch), (NAMED, Some(2)));
         assert_eq!(known(&keys, &asked("r-2", None), &confirmations()), None, "another one");
         // An earlier agent had begun r-2, and nothing is known of it here.
-        let begun = Status { operation: "r-2".into(), begun: Some(now()), ..status };
+        let begun = KeyRotationStatus { operation: "r-2".into(), begun: Some(now()), ..status };
         let lost = known(&keys, &asked("r-2", Some(begun.clone())), &confirmations());
-        assert!(matches!(lost, Some(Known::Over(Status { state: State::Superseded, .. }))), "{lost:?}");
-        let waiting = Status { begun: None, ..begun };
+        assert!(
+            matches!(lost, Some(Known::Over(KeyRotationStatus { state: KeyRotationState::Superseded, .. }))),
+            "{lost:?}"
+        );
+        let waiting = KeyRotationStatus { begun: None, ..begun };
         assert_eq!(known(&keys, &asked("r-2", Some(waiting)), &confirmations()), None, "it had not begun");
     }
 
@@ -263,17 +272,17 @@ mod tests {
         let definition = &definitions[0];
         let version = &definition["spec"]["versions"][0];
         let schema = &version["schema"]["openAPIV3Schema"]["properties"];
-        let states: Vec<State> =
+        let states: Vec<KeyRotationState> =
             serde_json::from_value(schema["status"]["properties"]["state"]["enum"].clone()).unwrap();
         assert_eq!(states.len(), 9);
         assert_eq!(version["name"], crate::resource::VERSION);
         let fields =
             |of: &serde_json::Value| -> Vec<String> { of.as_object().unwrap().keys().cloned().collect() };
-        let status = serde_json::to_value(Status::default()).unwrap();
+        let status = serde_json::to_value(KeyRotationStatus::default()).unwrap();
         assert_eq!(fields(&schema["status"]["properties"]), fields(&status));
         let abort =
             Some(crate::resource::key_rotation::Abort { requested_by: "a".into(), reason: "b".into() });
-        let spec = Spec { reason: "c".into(), hold: true, abort, ..Spec::default() };
+        let spec = KeyRotationSpec { reason: "c".into(), hold: true, abort, ..KeyRotationSpec::default() };
         assert_eq!(fields(&schema["spec"]["properties"]), fields(&serde_json::to_value(spec).unwrap()));
     }
 }

@@ -6,7 +6,7 @@ use selvedge_keys::PublicKey;
 
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
-use crate::mesh::revoked::Entry;
+use crate::mesh::revoked::RevokedEntry;
 
 pub(in crate::agent) struct OwnKeys {
     context: Arc<Context>,
@@ -33,7 +33,7 @@ impl Controller for OwnKeys {
         }
         match bar {
             // A new key would not be believed before.
-            Some(Entry { node, by, reason, .. }) => {
+            Some(RevokedEntry { node, by, reason, .. }) => {
                 let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
                 let remedy = format!("`selvedge keys readmit --node {node}` lets the node in again");
                 Err(Unmet::failed(format!("the keys of this node were revoked by {by}{reason}; {remedy}")))

@@ -8,7 +8,7 @@ use selvedge_keys::audit::Event;
 use crate::agent::context::Context;
 use crate::agent::control::{Controller, Outcome, Trigger, Triggers, Unmet};
 use crate::agent::view::store::Subscription;
-use crate::mesh::revoked::{Entry, MOST, Revoked};
+use crate::mesh::revoked::{MOST, Revoked, RevokedEntry};
 use crate::resource::key_revocation::Revocation;
 
 pub(in crate::agent) struct Revocations {
@@ -56,7 +56,7 @@ impl Controller for Revocations {
             return Ok(Vec::new());
         }
         let objects = view.key_revocations.keys().into_iter();
-        let shown: Vec<(String, Entry)> = objects
+        let shown: Vec<(String, RevokedEntry)> = objects
             .filter_map(|key| Some((key.name.clone(), entry(&view.key_revocations.get(&key)?.value))))
             .collect();
         let is_full = shown.len() > MOST;
@@ -81,8 +81,8 @@ impl Controller for Revocations {
     }
 }
 
-fn entry(object: &Revocation) -> Entry {
-    Entry {
+fn entry(object: &Revocation) -> RevokedEntry {
+    RevokedEntry {
         node: object.node.clone(),
         uid: object.node_uid.clone(),
         keys: object.keys().into_iter().collect(),

@@ -11,7 +11,7 @@ use crate::duration;
 use crate::keyring::check::{self, NodeFinding};
 use crate::keyring::inventory::Inventory;
 use crate::keyring::local::Facts;
-use crate::keyring::policy::{self, Given, Policy};
+use crate::keyring::policy::{self, Given, KeyringPolicy};
 use crate::keyring::publication;
 use crate::paths::Paths;
 
@@ -76,7 +76,11 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     Ok(if check::is_clean(&findings) { Exit::Ok } else { Exit::Findings })
 }
 
-async fn cluster(args: &Args, paths: &Paths, now: Timestamp) -> Result<(Policy, Vec<NodeFinding>), Failure> {
+async fn cluster(
+    args: &Args,
+    paths: &Paths,
+    now: Timestamp,
+) -> Result<(KeyringPolicy, Vec<NodeFinding>), Failure> {
     let (client, _) = connect(&args.access).await?;
     let policy = policy::of_cluster(&client, &args.policy, &paths.config).await?;
     let publications = publication::fetch(&client).await?;
@@ -85,7 +89,7 @@ async fn cluster(args: &Args, paths: &Paths, now: Timestamp) -> Result<(Policy, 
     Ok((inventory.policy, findings))
 }
 
-fn render(policy: &Policy, findings: &[NodeFinding]) -> String {
+fn render(policy: &KeyringPolicy, findings: &[NodeFinding]) -> String {
     let mut text: String = findings.iter().map(|found| doctor::paragraph(&found.finding)).collect();
     let count = |severity| findings.iter().filter(|found| found.finding.severity == severity).count();
     let (problems, warnings) = (count(Severity::Problem), count(Severity::Warning));
@@ -106,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_table_fits_80_columns_and_json_has_all_nodes() {
-        let policy = Policy {
+        let policy = KeyringPolicy {
             cryptoperiod: std::time::Duration::from_secs(90 * 86_400),
             custodian: String::new(),
             source: "ConfigMap selvedge-config-0123456789".into(),

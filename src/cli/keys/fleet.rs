@@ -10,12 +10,12 @@ use super::super::progress::Progress;
 use super::super::{Exit, Failure, Output};
 use super::{AbortArgs, ResumeArgs, RotateArgs, StatusArgs, by, show_fleet as show};
 use crate::cluster::keys::fleet::Fleet;
-use crate::cluster::keys::operation::{self, Objects, Outcome, Pace};
-use crate::cluster::keys::plan::{Plan, Skipped};
+use crate::cluster::keys::operation::{self, Objects, OperationOutcome, Pace};
+use crate::cluster::keys::plan::{OperationPlan, Skipped};
 use crate::cluster::keys::turns::{self, Place};
 use crate::cluster::{Access, Error, connect};
 use crate::resource::KeyRotation;
-use crate::resource::key_rotation::{Abort, DEADLINE, Spec, TEXT};
+use crate::resource::key_rotation::{Abort, DEADLINE, KeyRotationSpec, TEXT};
 
 pub(super) async fn status(args: &StatusArgs) -> Result<Exit, Failure> {
     let fleet = look(&args.access).await?.1;
@@ -43,7 +43,7 @@ pub(super) async fn rotate(args: &RotateArgs) -> Result<Exit, Failure> {
     short(&args.reason)?;
     let (client, fleet) = look(&args.access).await?;
     let names = (!args.all).then_some(&args.node[..]);
-    let plan = Plan::of(&fleet, names, args.max_parallel);
+    let plan = OperationPlan::of(&fleet, names, args.max_parallel);
     if !args.yes {
         let text = match args.output {
             Output::Json => json(&plan)?,
@@ -53,7 +53,7 @@ pub(super) async fn rotate(args: &RotateArgs) -> Result<Exit, Failure> {
         return Ok(if plan.nodes.is_empty() { Exit::Failed } else { Exit::Ok });
     }
     let operation = operation::name()?;
-    let spec = Spec {
+    let spec = KeyRotationSpec {
         operation: operation.clone(),
         requested_by: user(&client).await?,
         reason: args.reason.clone(),
@@ -74,7 +74,8 @@ pub(super) async fn resume(args: &ResumeArgs) -> Result<Exit, Failure> {
         return Err(unknown(&args.id));
     }
     let open = fleet.rotations.iter().filter(|(_, object)| of_it(object) && !object.is_over());
-    let plan = Plan::paced(open.map(|(node, _)| node.clone()).collect(), fleet.agents, args.max_parallel);
+    let plan =
+        OperationPlan::paced(open.map(|(node, _)| node.clone()).collect(), fleet.agents, args.max_parallel);
     carry_on(&client, &args.id, &plan, args.wait, Vec::new(), args.output).await
 }
 
@@ -104,7 +105,7 @@ pub(super) async fn abort(args: &AbortArgs) -> Result<Exit, Failure> {
 async fn carry_on(
     client: &Client,
     operation: &str,
-    plan: &Plan,
+    plan: &OperationPlan,
     wait: bool,
     skipped: Vec<Skipped>,
     output: Output,
@@ -126,7 +127,10 @@ async fn carry_on(
     };
     drop(progress);
     let is_interrupted = silent.is_none();
-    let outcome = Outcome { silent: silent.unwrap_or_default(), ..Outcome::of(operation, &seen, skipped) };
+    let outcome = OperationOutcome {
+        silent: silent.unwrap_or_default(),
+        ..OperationOutcome::of(operation, &seen, skipped)
+    };
     let text = match output {
         Output::Json => json(&outcome)?,
         Output::Table => show::outcome(&outcome),
@@ -136,7 +140,7 @@ async fn carry_on(
 }
 
 /// Whether all that was asked for has been done, or with `wait` unset, has begun.
-fn is_well(outcome: &Outcome, objects: &Objects, wait: bool) -> bool {
+fn is_well(outcome: &OperationOutcome, objects: &Objects, wait: bool) -> bool {
     let places: BTreeMap<&str, Place> =
         objects.iter().map(|(node, object)| (node.as_str(), turns::place(object, None))).collect();
     let is_well = |place: &Place| match place {
@@ -183,32 +187,41 @@ pub(super) fn json(value: &impl Serialize) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::key_rotation::{State, Status};
+    use crate::resource::key_rotation::{KeyRotationState, KeyRotationStatus};
 
     #[test]
     fn all_is_well_only_if_every_node_has_the_new_key() {
-        let object = |hold, state: Option<State>| {
-            let mut object = KeyRotation::new("n", Spec { operation: "r".into(), hold, ..Spec::default() });
-            object.status = state.map(|state| Status { operation: "r".into(), state, ..Status::default() });
+        let object = |hold, state: Option<KeyRotationState>| {
+            let mut object = KeyRotation::new(
+                "n",
+                KeyRotationSpec { operation: "r".into(), hold, ..KeyRotationSpec::default() },
+            );
+            object.status = state.map(|state| KeyRotationStatus {
+                operation: "r".into(),
+                state,
+                ..KeyRotationStatus::default()
+            });
             object
         };
         let well = |objects: &[KeyRotation], wait| {
             let objects: Objects =
                 objects.iter().enumerate().map(|(at, object)| (format!("n{at}"), object.clone())).collect();
-            is_well(&Outcome::of("r", &objects, Vec::new()), &objects, wait)
+            is_well(&OperationOutcome::of("r", &objects, Vec::new()), &objects, wait)
         };
-        let done = object(false, Some(State::Rotated));
+        let done = object(false, Some(KeyRotationState::Rotated));
         assert!(well(std::slice::from_ref(&done), true));
-        let active = object(false, Some(State::Confirming));
+        let active = object(false, Some(KeyRotationState::Confirming));
         assert!(well(&[done.clone(), active.clone()], false) && !well(&[done.clone(), active], true));
-        for other in
-            [object(true, None), object(false, Some(State::Aborted)), object(false, Some(State::Refused))]
-        {
+        for other in [
+            object(true, None),
+            object(false, Some(KeyRotationState::Aborted)),
+            object(false, Some(KeyRotationState::Refused)),
+        ] {
             assert!(!well(&[done.clone(), other], false));
         }
         assert!(!well(&[], true));
         let skipped = vec![Skipped { node: "x".into(), reason: "it is down".into() }];
         let objects: Objects = [("n".to_owned(), done)].into();
-        assert!(!is_well(&Outcome::of("r", &objects, skipped), &objects, true));
+        assert!(!is_well(&OperationOutcome::of("r", &objects, skipped), &objects, true));
     }
 }

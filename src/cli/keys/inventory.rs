@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::super::{Exit, Failure, block_on, print, table};
 use crate::cluster::{Access, connect};
 use crate::duration;
-use crate::keyring::inventory::{ALGORITHM, Inventory, Key, STRENGTH_BITS};
+use crate::keyring::inventory::{ALGORITHM, Inventory, STRENGTH_BITS, TrustedKey};
 use crate::keyring::policy::{self, Given};
 use crate::keyring::publication;
 use crate::paths::Paths;
@@ -102,7 +102,7 @@ fn field(label: &str, text: &str) -> String {
     first + &lines.map(|line| format!("{}{line}\n", " ".repeat(indent))).collect::<String>()
 }
 
-fn row(key: &Key) -> Vec<String> {
+fn row(key: &TrustedKey) -> Vec<String> {
     vec![
         middle(&key.node, NODE),
         key.state.to_string(),
@@ -202,11 +202,11 @@ mod tests {
     use selvedge_keys::PublicKey;
 
     use super::*;
-    use crate::keyring::inventory::{State, Unreadable};
-    use crate::keyring::policy::Policy;
+    use crate::keyring::inventory::{TrustedState, Unreadable};
+    use crate::keyring::policy::KeyringPolicy;
 
     fn inventory() -> Inventory {
-        let policy = Policy {
+        let policy = KeyringPolicy {
             cryptoperiod: std::time::Duration::from_secs(365 * 86_400),
             custodian: "Platform \"Keys\", on call: +49 30 1234567, platform-security@a-long-domain.example"
                 .into(),
@@ -215,7 +215,7 @@ mod tests {
         let key = |node: &str, state, created: Option<&str>| {
             let public_key = PublicKey::from_bytes([7; 32]);
             let created: Option<Timestamp> = created.map(|created| created.parse().unwrap());
-            Key {
+            TrustedKey {
                 node: node.into(),
                 state,
                 algorithm: ALGORITHM,
@@ -233,8 +233,8 @@ mod tests {
         Inventory {
             at: Timestamp::UNIX_EPOCH,
             keys: vec![
-                key("gke-cluster-default-pool-1a2b3c4d-x7k2", State::NextLane, None),
-                key("node-1", State::Current, Some("2026-01-02T03:04:05.6Z")),
+                key("gke-cluster-default-pool-1a2b3c4d-x7k2", TrustedState::NextLane, None),
+                key("node-1", TrustedState::Current, Some("2026-01-02T03:04:05.6Z")),
             ],
             unreadable: vec![Unreadable {
                 node: "node-2".into(),

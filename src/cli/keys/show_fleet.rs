@@ -9,10 +9,10 @@ use serde::Serialize;
 use super::super::table;
 use super::show::age;
 use crate::cluster::keys::fleet::Fleet;
-use crate::cluster::keys::operation::{NodeOutcome, Objects, Outcome};
-use crate::cluster::keys::plan::Plan;
+use crate::cluster::keys::operation::{NodeOutcome, Objects, OperationOutcome};
+use crate::cluster::keys::plan::OperationPlan;
 use crate::cluster::keys::turns::{self, Place};
-use crate::resource::key_rotation::State;
+use crate::resource::key_rotation::KeyRotationState;
 
 /// Columns that names in a list may take.
 const WIDTH: usize = 60;
@@ -49,7 +49,7 @@ pub(super) struct RotationRow {
     requested_by: String,
     reason: String,
     /// None while the agent has not answered.
-    state: Option<State>,
+    state: Option<KeyRotationState>,
     /// It waits for its turn.
     held: bool,
     message: String,
@@ -119,7 +119,9 @@ pub(super) fn fleet(rows: &[Row], now: Timestamp) -> String {
             text += &paragraph(&format!("{}: its annotations cannot be read: {problem}", row.node));
         }
         let Some(rotation) = &row.rotation else { continue };
-        if rotation.state.is_none_or(|state| state != State::Rotated) && !rotation.message.is_empty() {
+        if rotation.state.is_none_or(|state| state != KeyRotationState::Rotated)
+            && !rotation.message.is_empty()
+        {
             text += &paragraph(&format!("{}: {}", row.node, rotation.message));
         }
         if rotation.state.is_some_and(|state| !state.is_final()) && !rotation.waiting_for.is_empty() {
@@ -135,25 +137,25 @@ fn paragraph(text: &str) -> String {
     lines.fold(format!("{first}\n"), |text, line| text + "  " + &line + "\n")
 }
 
-fn state(state: Option<State>, held: bool) -> &'static str {
+fn state(state: Option<KeyRotationState>, held: bool) -> &'static str {
     match state {
         None if held => "held",
         None => "requested",
-        Some(State::Waiting) => "waiting",
-        Some(State::Preparing) => "preparing",
-        Some(State::Confirming) => "confirming",
-        Some(State::Retiring) => "retiring",
-        Some(State::Aborting) => "aborting",
-        Some(State::Rotated) => "rotated",
-        Some(State::Aborted) => "aborted",
-        Some(State::Superseded) => "superseded",
-        Some(State::Refused) => "refused",
+        Some(KeyRotationState::Waiting) => "waiting",
+        Some(KeyRotationState::Preparing) => "preparing",
+        Some(KeyRotationState::Confirming) => "confirming",
+        Some(KeyRotationState::Retiring) => "retiring",
+        Some(KeyRotationState::Aborting) => "aborting",
+        Some(KeyRotationState::Rotated) => "rotated",
+        Some(KeyRotationState::Aborted) => "aborted",
+        Some(KeyRotationState::Superseded) => "superseded",
+        Some(KeyRotationState::Refused) => "refused",
     }
 }
 
 /// What a rotation of many nodes would do.
-pub(super) fn fleet_plan(plan: &Plan, agents: usize, deadline: Duration) -> String {
-    let Plan { nodes, max_parallel, node_writes, node_events, rotation_writes, .. } = plan;
+pub(super) fn fleet_plan(plan: &OperationPlan, agents: usize, deadline: Duration) -> String {
+    let OperationPlan { nodes, max_parallel, node_writes, node_events, rotation_writes, .. } = plan;
     let mut text = String::new();
     if nodes.is_empty() {
         text += "There is no node whose keys could be rotated.\n";
@@ -220,15 +222,16 @@ pub(super) fn operation_step(operation: &str, objects: &Objects) -> String {
 }
 
 /// How an operation ended.
-pub(super) fn outcome(outcome: &Outcome) -> String {
-    let Outcome { operation, nodes, silent, skipped } = outcome;
-    let rotated = outcome.count(State::Rotated);
+pub(super) fn outcome(outcome: &OperationOutcome) -> String {
+    let OperationOutcome { operation, nodes, silent, skipped } = outcome;
+    let rotated = outcome.count(KeyRotationState::Rotated);
     let held = nodes.iter().filter(|node| node.held).count();
     let longest = nodes.iter().filter_map(|node| node.seconds).max();
     let mut text = format!("operation {operation}: {rotated} of {} nodes rotated", nodes.len());
     text += &longest.map_or_else(String::new, |seconds| format!(", each in at most {seconds} s"));
     text.push('\n');
-    let open: Vec<&NodeOutcome> = nodes.iter().filter(|node| node.state != Some(State::Rotated)).collect();
+    let open: Vec<&NodeOutcome> =
+        nodes.iter().filter(|node| node.state != Some(KeyRotationState::Rotated)).collect();
     for node in open.iter().filter(|node| !node.held).take(LISTED) {
         if silent.contains(&node.node) {
             let what = "its agent has not answered; the node rotates when it is back";
@@ -261,7 +264,7 @@ mod tests {
     use crate::cluster::keys::fleet::NodeKey;
     use crate::cluster::keys::plan::Skipped;
     use crate::resource::KeyRotation;
-    use crate::resource::key_rotation::{Spec, Status};
+    use crate::resource::key_rotation::{KeyRotationSpec, KeyRotationStatus};
 
     fn narrow(text: &str) {
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
@@ -269,14 +272,17 @@ mod tests {
 
     fn shown() -> Fleet {
         let name = "ip-10-0-131-7.eu-central-1.compute.internal";
-        let mut object = KeyRotation::new(name, Spec { operation: "r-1a2b3c4d".into(), ..Spec::default() });
-        object.status = Some(Status {
+        let mut object = KeyRotation::new(
+            name,
+            KeyRotationSpec { operation: "r-1a2b3c4d".into(), ..KeyRotationSpec::default() },
+        );
+        object.status = Some(KeyRotationStatus {
             operation: "r-1a2b3c4d".into(),
-            state: State::Confirming,
+            state: KeyRotationState::Confirming,
             peers: Some(4999),
             confirmed: Some(4990),
             waiting_for: vec!["worker-7".into(), "evil\u{1b}[2J".into()],
-            ..Status::default()
+            ..KeyRotationStatus::default()
         });
         Fleet {
             agents: 2,
@@ -303,12 +309,12 @@ mod tests {
     #[test]
     fn a_plan_says_what_it_costs() {
         let nodes = (0..5000).map(|number| format!("worker-{number:04}")).collect();
-        let text = fleet_plan(&Plan::paced(nodes, 5000, None), 5000, Duration::from_secs(300));
+        let text = fleet_plan(&OperationPlan::paced(nodes, 5000, None), 5000, Duration::from_secs(300));
         narrow(&text);
         for part in ["worker-0000 ... worker-4999", "13, 2.0 s from", "50000000 events", "2.8 h"] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        let mut plan = Plan::paced(Vec::new(), 3, None);
+        let mut plan = OperationPlan::paced(Vec::new(), 3, None);
         plan.skipped.push(Skipped { node: "a".into(), reason: "operation r-1 is running there".into() });
         let text = fleet_plan(&plan, 3, Duration::from_secs(300));
         assert!(text.contains("no node") && text.contains("not a: ") && !text.contains("--yes"), "{text}");
@@ -316,23 +322,26 @@ mod tests {
 
     #[test]
     fn an_outcome_says_how_to_go_on() {
-        let object = |hold, state: Option<State>| {
-            let mut object = KeyRotation::new("n", Spec { operation: "r".into(), hold, ..Spec::default() });
-            object.status = state.map(|state| Status {
+        let object = |hold, state: Option<KeyRotationState>| {
+            let mut object = KeyRotation::new(
+                "n",
+                KeyRotationSpec { operation: "r".into(), hold, ..KeyRotationSpec::default() },
+            );
+            object.status = state.map(|state| KeyRotationStatus {
                 operation: "r".into(),
                 state,
                 message: "too old".into(),
-                ..Status::default()
+                ..KeyRotationStatus::default()
             });
             object
         };
         let objects: Objects = [
-            ("a".to_owned(), object(false, Some(State::Rotated))),
-            ("b".to_owned(), object(false, Some(State::Refused))),
+            ("a".to_owned(), object(false, Some(KeyRotationState::Rotated))),
+            ("b".to_owned(), object(false, Some(KeyRotationState::Refused))),
             ("c".to_owned(), object(true, None)),
         ]
         .into();
-        let text = outcome(&Outcome::of("r", &objects, Vec::new()));
+        let text = outcome(&OperationOutcome::of("r", &objects, Vec::new()));
         narrow(&text);
         for part in ["1 of 3 nodes", "b refused: too old", "1 nodes wait", "keys resume r"] {
             assert!(text.contains(part), "{part}: {text}");

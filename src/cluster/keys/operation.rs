@@ -14,12 +14,12 @@ use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::fleet::Fleet;
-use super::plan::{Plan, Skipped};
+use super::plan::{OperationPlan, Skipped};
 use super::turns::{self, Place, Turn};
 use crate::cause;
 use crate::cluster::{Error, absent, code};
 use crate::resource::KeyRotation;
-use crate::resource::key_rotation::{Abort, OPERATION, Spec, State};
+use crate::resource::key_rotation::{Abort, KeyRotationSpec, KeyRotationState, OPERATION};
 
 /// Who writes these objects, in their managed fields.
 pub(super) const MANAGER: &str = "selvedge-keys";
@@ -34,7 +34,7 @@ pub type Objects = BTreeMap<String, KeyRotation>;
 /// How an operation ended, or how far it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Outcome {
+pub struct OperationOutcome {
     /// Its name.
     pub operation: String,
     /// Every node that takes part.
@@ -53,7 +53,7 @@ pub struct NodeOutcome {
     /// Its name.
     pub node: String,
     /// How far it is; none if its agent has not answered.
-    pub state: Option<State>,
+    pub state: Option<KeyRotationState>,
     /// It waits for its turn.
     pub held: bool,
     /// What the agent says.
@@ -64,7 +64,7 @@ pub struct NodeOutcome {
     pub seconds: Option<i64>,
 }
 
-impl Outcome {
+impl OperationOutcome {
     /// As the objects show it.
     #[must_use]
     pub fn of(operation: &str, objects: &Objects, skipped: Vec<Skipped>) -> Self {
@@ -85,7 +85,7 @@ impl Outcome {
 
     /// Nodes in this state.
     #[must_use]
-    pub fn count(&self, state: State) -> usize {
+    pub fn count(&self, state: KeyRotationState) -> usize {
         self.nodes.iter().filter(|node| node.state == Some(state)).count()
     }
 }
@@ -120,11 +120,16 @@ pub fn name() -> Result<String, Error> {
 /// # Errors
 /// At the first object that the API server refuses for another reason. What was written before waits for a turn that
 /// [`follow`] gives.
-pub async fn ask(client: &Client, fleet: &Fleet, plan: &Plan, spec: &Spec) -> Result<Vec<Skipped>, Error> {
+pub async fn ask(
+    client: &Client,
+    fleet: &Fleet,
+    plan: &OperationPlan,
+    spec: &KeyRotationSpec,
+) -> Result<Vec<Skipped>, Error> {
     let api: Api<KeyRotation> = Api::all(client.clone());
     let mut skipped = Vec::new();
     for node in &plan.nodes {
-        let mut object = KeyRotation::new(node, Spec { hold: true, ..spec.clone() });
+        let mut object = KeyRotation::new(node, KeyRotationSpec { hold: true, ..spec.clone() });
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
         let written = match fleet.rotations.get(node) {
             None => api.create(&params, &object).await,

@@ -31,7 +31,7 @@ pub struct Skipped {
 /// What a rotation would do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Plan {
+pub struct OperationPlan {
     /// The nodes whose keys are rotated, in this order.
     pub nodes: Vec<String>,
     /// The others that were asked for.
@@ -50,7 +50,7 @@ pub struct Plan {
     pub seconds: u64,
 }
 
-impl Plan {
+impl OperationPlan {
     /// Of the nodes of these names, or of all members. `max_parallel`: how many at once, if that is wished.
     #[must_use]
     pub fn of(fleet: &Fleet, names: Option<&[String]>, max_parallel: Option<usize>) -> Self {
@@ -126,7 +126,7 @@ mod tests {
     use super::super::fleet::NodeKey;
     use super::*;
     use crate::resource::KeyRotation;
-    use crate::resource::key_rotation::{Spec, State, Status};
+    use crate::resource::key_rotation::{KeyRotationSpec, KeyRotationState, KeyRotationStatus};
 
     fn fleet(count: usize) -> Fleet {
         let node = |number| NodeKey { node: format!("n{number}"), key: Ok((1, None)) };
@@ -136,17 +136,17 @@ mod tests {
     #[test]
     fn the_default_pace_keeps_within_the_budget() {
         for count in [1, 3, 50, 200, 1000, 5000, 20_000] {
-            let plan = Plan::of(&fleet(count), None, None);
+            let plan = OperationPlan::of(&fleet(count), None, None);
             let events = NODE_WRITES * count;
             let per_second = events as f64 / plan.interval().as_secs_f64().max(1e-9);
             assert!(per_second <= EVENTS_PER_SECOND as f64, "{count}: {per_second}");
             assert_eq!(plan.node_events, NODE_WRITES * count * count);
         }
-        let plan = Plan::of(&fleet(5000), None, None);
+        let plan = OperationPlan::of(&fleet(5000), None, None);
         assert_eq!((plan.max_parallel, plan.interval_millis, plan.seconds), (13, 2000, 10_023));
-        let plan = Plan::of(&fleet(5), None, None);
+        let plan = OperationPlan::of(&fleet(5), None, None);
         assert_eq!((plan.max_parallel, plan.seconds), (100, 25));
-        let plan = Plan::of(&fleet(5), None, Some(2));
+        let plan = OperationPlan::of(&fleet(5), None, Some(2));
         assert_eq!((plan.max_parallel, plan.seconds), (2, 75));
     }
 
@@ -154,20 +154,24 @@ mod tests {
     fn who_cannot_take_part_is_named_with_the_reason() {
         let mut fleet = fleet(4);
         fleet.nodes[1].key = Err("no".into());
-        let rotation = |operation: &str, hold, state: Option<State>| {
-            let spec = Spec { operation: operation.into(), hold, ..Spec::default() };
+        let rotation = |operation: &str, hold, state: Option<KeyRotationState>| {
+            let spec = KeyRotationSpec { operation: operation.into(), hold, ..KeyRotationSpec::default() };
             let mut object = KeyRotation::new("n", spec);
-            let status = |state| Status { operation: operation.into(), state, ..Status::default() };
+            let status = |state| KeyRotationStatus {
+                operation: operation.into(),
+                state,
+                ..KeyRotationStatus::default()
+            };
             object.status = state.map(status);
             object
         };
         fleet.rotations = [
-            ("n0".to_owned(), rotation("r-0", false, Some(State::Confirming))),
+            ("n0".to_owned(), rotation("r-0", false, Some(KeyRotationState::Confirming))),
             ("n2".to_owned(), rotation("r-2", true, None)),
-            ("n3".to_owned(), rotation("r-3", false, Some(State::Rotated))),
+            ("n3".to_owned(), rotation("r-3", false, Some(KeyRotationState::Rotated))),
         ]
         .into();
-        let plan = Plan::of(&fleet, None, None);
+        let plan = OperationPlan::of(&fleet, None, None);
         assert_eq!(plan.nodes, ["n3"]);
         let reasons: Vec<_> = plan.skipped.iter().map(|it| (it.node.as_str(), it.reason.as_str())).collect();
         assert!(
@@ -178,7 +182,7 @@ mod tests {
             ),
             "{reasons:?}"
         );
-        let plan = Plan::of(&fleet, Some(&["n9".into(), "n3".into(), "n3".into()]), None);
+        let plan = OperationPlan::of(&fleet, Some(&["n9".into(), "n3".into(), "n3".into()]), None);
         assert_eq!((plan.nodes.len(), plan.skipped.len()), (1, 1));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::resource::KeyRotation;
-use crate::resource::key_rotation::State;
+use crate::resource::key_rotation::KeyRotationState;
 
 /// An agent that has said nothing for so long does not keep others waiting: its node may be down.
 pub const SILENT: Duration = Duration::from_secs(60);
@@ -28,7 +28,7 @@ pub enum Place {
 #[must_use]
 pub fn place(object: &KeyRotation, since: Option<Duration>) -> Place {
     match object.answer().map(|status| status.state) {
-        Some(State::Rotated) => Place::Done,
+        Some(KeyRotationState::Rotated) => Place::Done,
         Some(state) if state.is_final() => Place::Failed,
         Some(_) => Place::Active,
         None if object.spec.hold && object.spec.abort.is_none() => Place::Held,
@@ -70,13 +70,19 @@ pub fn next(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::key_rotation::{Abort, Spec, Status};
+    use crate::resource::key_rotation::{Abort, KeyRotationSpec, KeyRotationStatus};
 
-    fn object(hold: bool, abort: bool, state: Option<State>) -> KeyRotation {
+    fn object(hold: bool, abort: bool, state: Option<KeyRotationState>) -> KeyRotation {
         let abort = abort.then(Abort::default);
-        let mut object =
-            KeyRotation::new("n", Spec { operation: "r".into(), hold, abort, ..Spec::default() });
-        object.status = state.map(|state| Status { operation: "r".into(), state, ..Status::default() });
+        let mut object = KeyRotation::new(
+            "n",
+            KeyRotationSpec { operation: "r".into(), hold, abort, ..KeyRotationSpec::default() },
+        );
+        object.status = state.map(|state| KeyRotationStatus {
+            operation: "r".into(),
+            state,
+            ..KeyRotationStatus::default()
+        });
         object
     }
 
@@ -86,13 +92,16 @@ mod tests {
         assert_eq!(at(&object(true, false, None)), Place::Held);
         assert_eq!(at(&object(true, true, None)), Place::Active, "the agent says that it is aborted");
         assert_eq!(at(&object(false, false, None)), Place::Active);
-        assert_eq!(at(&object(false, false, Some(State::Waiting))), Place::Active);
-        assert_eq!(at(&object(false, false, Some(State::Rotated))), Place::Done);
-        for state in [State::Aborted, State::Refused, State::Superseded] {
+        assert_eq!(at(&object(false, false, Some(KeyRotationState::Waiting))), Place::Active);
+        assert_eq!(at(&object(false, false, Some(KeyRotationState::Rotated))), Place::Done);
+        for state in [KeyRotationState::Aborted, KeyRotationState::Refused, KeyRotationState::Superseded] {
             assert_eq!(at(&object(false, false, Some(state))), Place::Failed);
         }
         assert_eq!(place(&object(false, false, None), Some(SILENT)), Place::Silent);
-        assert_eq!(place(&object(false, false, Some(State::Waiting)), Some(SILENT)), Place::Active);
+        assert_eq!(
+            place(&object(false, false, Some(KeyRotationState::Waiting)), Some(SILENT)),
+            Place::Active
+        );
     }
 
     #[test]

@@ -14,21 +14,21 @@ const REMEDY: &str = "apply deploy/base/admission.yaml (Kubernetes 1.30 or newer
 
 /// A policy and its binding, which has the same name.
 #[derive(Debug)]
-pub(super) struct Policy {
+pub(super) struct ShippedPolicy {
     pub(super) name: &'static str,
     /// What is possible without it.
     risk: &'static str,
 }
 
 /// All that are shipped.
-pub(super) const POLICIES: [Policy; 4] = [
-    Policy { name: "selvedge-nodes", risk: "whoever may patch a Node can take another's place" },
-    Policy { name: "selvedge-events", risk: "the token of an agent can write any Event" },
-    Policy {
+pub(super) const POLICIES: [ShippedPolicy; 4] = [
+    ShippedPolicy { name: "selvedge-nodes", risk: "whoever may patch a Node can take another's place" },
+    ShippedPolicy { name: "selvedge-events", risk: "the token of an agent can write any Event" },
+    ShippedPolicy {
         name: "selvedge-key-rotations",
         risk: "whoever may write a KeyRotation can ask in another's name, and an agent can answer for others",
     },
-    Policy {
+    ShippedPolicy {
         name: "selvedge-key-revocations",
         risk: "whoever may write a KeyRevocation can revoke in another's name, and change it later",
     },
@@ -36,19 +36,19 @@ pub(super) const POLICIES: [Policy; 4] = [
 
 /// What the API server has of a policy; an error is for people.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
+pub(super) struct FoundPolicy {
     pub(super) policy: Result<Option<ValidatingAdmissionPolicy>, String>,
     pub(super) binding: Result<Option<ValidatingAdmissionPolicyBinding>, String>,
 }
 
 /// `taint`: the agents' start-up taint. `installed`: some Node carries Selvedge's annotations.
-pub(super) fn judge(found: &[Found], taint: Option<&str>, installed: bool) -> Vec<Finding> {
+pub(super) fn judge(found: &[FoundPolicy], taint: Option<&str>, installed: bool) -> Vec<Finding> {
     if let Some(error) =
         found.iter().find_map(|found| found.policy.as_ref().err().or(found.binding.as_ref().err()))
     {
         return vec![Finding::skipped(CHECK, format!("cannot be looked at: {error}"))];
     }
-    let is_absent = |found: &Found| matches!((&found.policy, &found.binding), (Ok(None), Ok(None)));
+    let is_absent = |found: &FoundPolicy| matches!((&found.policy, &found.binding), (Ok(None), Ok(None)));
     if !installed && found.iter().all(is_absent) {
         return vec![Finding::skipped(CHECK, "Selvedge is not installed in this cluster yet")];
     }
@@ -60,8 +60,8 @@ pub(super) fn judge(found: &[Found], taint: Option<&str>, installed: bool) -> Ve
     findings
 }
 
-impl Policy {
-    fn judge(&self, found: &Found, taint: Option<&str>) -> Option<Finding> {
+impl ShippedPolicy {
+    fn judge(&self, found: &FoundPolicy, taint: Option<&str>) -> Option<Finding> {
         let name = self.name;
         match (&found.policy, &found.binding) {
             (Ok(Some(policy)), Ok(Some(binding))) => match self.fault(policy, binding) {
@@ -143,28 +143,28 @@ mod tests {
     use super::*;
 
     /// All policies and bindings as shipped.
-    fn shipped() -> Vec<Found> {
+    fn shipped() -> Vec<FoundPolicy> {
         let text = include_str!("../../../deploy/base/admission.yaml");
         let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
-        let found = POLICIES.map(|Policy { name, .. }| {
+        let found = POLICIES.map(|ShippedPolicy { name, .. }| {
             let mut named = objects.iter().filter(|object| object["metadata"]["name"] == name);
             let policy = serde_json::from_value(named.next().unwrap().clone()).unwrap();
             let binding = serde_json::from_value(named.next().unwrap().clone()).unwrap();
-            Found { policy: Ok(Some(policy)), binding: Ok(Some(binding)) }
+            FoundPolicy { policy: Ok(Some(policy)), binding: Ok(Some(binding)) }
         });
         assert_eq!(objects.len(), 2 * POLICIES.len(), "a policy that is not looked at");
         found.into()
     }
 
-    fn policy(found: &mut Found) -> &mut ValidatingAdmissionPolicySpec {
+    fn policy(found: &mut FoundPolicy) -> &mut ValidatingAdmissionPolicySpec {
         found.policy.as_mut().unwrap().as_mut().unwrap().spec.as_mut().unwrap()
     }
 
-    fn binding(found: &mut Found) -> &mut ValidatingAdmissionPolicyBinding {
+    fn binding(found: &mut FoundPolicy) -> &mut ValidatingAdmissionPolicyBinding {
         found.binding.as_mut().unwrap().as_mut().unwrap()
     }
 
-    fn only(found: &[Found], taint: Option<&str>) -> Finding {
+    fn only(found: &[FoundPolicy], taint: Option<&str>) -> Finding {
         let mut findings = judge(found, taint, true);
         assert_eq!(findings.len(), 1, "{findings:?}");
         findings.remove(0)
@@ -190,7 +190,7 @@ mod tests {
             |spec| spec.validations = None,
             |spec| spec.match_constraints.as_mut().unwrap().resource_rules = None,
         ];
-        for (place, Policy { name, .. }) in POLICIES.iter().enumerate() {
+        for (place, ShippedPolicy { name, .. }) in POLICIES.iter().enumerate() {
             for gut in guts {
                 let mut gutted = shipped();
                 gut(policy(&mut gutted[place]));
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn absence_matters_once_there_are_members() {
-        let absent = || Found { policy: Ok(None), binding: Ok(None) };
+        let absent = || FoundPolicy { policy: Ok(None), binding: Ok(None) };
         let none = [absent(), absent(), absent(), absent()];
         assert_eq!(judge(&none, None, false)[0].severity, Severity::Skipped);
         let findings = judge(&none, None, true);

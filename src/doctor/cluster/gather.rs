@@ -13,7 +13,7 @@ use super::super::clock;
 use super::super::finding::Finding;
 use super::Access;
 use super::access::{self, Rights};
-use super::admission::{Found, POLICIES, Policy};
+use super::admission::{FoundPolicy, POLICIES, ShippedPolicy};
 use super::ranges::Ranges;
 use super::reason::reason;
 use crate::api_server;
@@ -30,7 +30,7 @@ pub(super) struct Facts {
     pub(super) nodes: Result<Vec<Node>, String>,
     pub(super) rights: Rights,
     /// In the order of [`POLICIES`].
-    pub(super) policies: Vec<Found>,
+    pub(super) policies: Vec<FoundPolicy>,
     pub(super) ranges: Result<Ranges, String>,
 }
 
@@ -71,10 +71,10 @@ pub(super) async fn gather(access: &Access) -> Result<Facts, String> {
     })
 }
 
-async fn policies(client: &Client) -> Vec<Found> {
+async fn policies(client: &Client) -> Vec<FoundPolicy> {
     let mut found = Vec::new();
-    for Policy { name, .. } in &POLICIES {
-        found.push(Found {
+    for ShippedPolicy { name, .. } in &POLICIES {
+        found.push(FoundPolicy {
             policy: optional(Api::all(client.clone()).get_opt(name).await),
             binding: optional(Api::all(client.clone()).get_opt(name).await),
         });

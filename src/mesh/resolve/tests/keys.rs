@@ -265,7 +265,7 @@ fn who_is_refused_anyway_puts_nobody_in_doubt() {
     assert_eq!((labels(&resolution), names(&resolution)), (vec![("n2", "CIDROutside")], vec!["n1"]));
 }
 
-fn revoking(entry: crate::mesh::revoked::Entry) -> Fabric {
+fn revoking(entry: crate::mesh::revoked::RevokedEntry) -> Fabric {
     Fabric { revoked: Arc::new(Revoked::default().with([("r".to_owned(), entry)])), ..fabric() }
 }
 
@@ -284,8 +284,8 @@ fn revoked_keys_and_barred_nodes_are_not_believed() {
         );
         resolution.refusals[0].reason.label()
     };
-    use crate::mesh::revoked::Entry;
-    let of_key = revoking(Entry { keys: [key(1)].into(), ..Entry::default() });
+    use crate::mesh::revoked::RevokedEntry;
+    let of_key = revoking(RevokedEntry { keys: [key(1)].into(), ..RevokedEntry::default() });
     assert_eq!(refused(&of_key, &nodes, &Records::default()), "KeyRevoked");
     assert_eq!(refused(&of_key, &nodes, &before.records), "KeyRevoked", "although it was accepted");
     // Somebody puts the key back, under another Node object and epoch.
@@ -294,17 +294,17 @@ fn revoked_keys_and_barred_nodes_are_not_believed() {
     back.annotations.insert(KEY_EPOCH.into(), "99".into());
     assert_eq!(refused(&of_key, &[back, node(2)], &Records::default()), "KeyRevoked");
     // The Node publishes a new key, and is barred.
-    let bar = revoking(Entry { uid: node(1).uid, keys: [key(1)].into(), ..Entry::default() });
+    let bar = revoking(RevokedEntry { uid: node(1).uid, keys: [key(1)].into(), ..RevokedEntry::default() });
     let mut renewed = node(1);
     renewed.annotations.insert(PUBLIC_KEY.into(), key(7).to_string());
     renewed.annotations.insert(KEY_EPOCH.into(), "6".into());
     assert_eq!(refused(&bar, &[renewed.clone(), node(2)], &before.records), "NodeBarred");
     // Readmitted, it is believed with that, and has no session on the old key.
-    let readmitted = Entry {
+    let readmitted = RevokedEntry {
         uid: node(1).uid,
         keys: [key(1)].into(),
         readmitted_by: Some("bob".into()),
-        ..Entry::default()
+        ..RevokedEntry::default()
     };
     let after = resolve(&revoking(readmitted), &[renewed, node(2)], &before.records);
     let peer = after.peers.iter().find(|peer| peer.name == node(1).name).unwrap();
@@ -315,7 +315,7 @@ fn revoked_keys_and_barred_nodes_are_not_believed() {
 fn a_revoked_next_key_is_left_out_alone() {
     let mut rotating = node(1);
     rotating.annotations.insert(NEXT_PUBLIC_KEY.into(), key(7).to_string());
-    let entry = crate::mesh::revoked::Entry { keys: [key(7)].into(), ..Default::default() };
+    let entry = crate::mesh::revoked::RevokedEntry { keys: [key(7)].into(), ..Default::default() };
     let resolution = resolve(&revoking(entry), &[rotating], &Records::default());
     assert_eq!(resolution.peers[0].keys.len(), 1);
     assert!(matches!(
