@@ -92,6 +92,14 @@ pub(crate) fn found(report: &Value, check: &str) -> Vec<(String, String)> {
     of_check.map(|finding| (text(&finding["severity"]), text(&finding["seen"]))).collect()
 }
 
+/// What `admission` finds in a cluster without any policy.
+pub(crate) const NO_POLICIES: [(&str, &str); 4] = [
+    ("problem", "no policy selvedge-nodes"),
+    ("problem", "no policy selvedge-events"),
+    ("problem", "no policy selvedge-key-rotations"),
+    ("problem", "no policy selvedge-key-revocations"),
+];
+
 /// Checks that a check has found just this, by the beginning of the severity and a part of what was seen.
 pub(crate) fn expect(report: &Value, check: &str, expected: &[(&str, &str)]) {
     let found = found(report, check);
