@@ -148,6 +148,7 @@ mod tests {
         assert_eq!(events(&revoked, &revoked), []);
         let readmitted = revoked.with(shown(&object(Some("bob"))));
         assert!(matches!(&events(&revoked, &readmitted)[..], [Event::NodeReadmitted { .. }]));
+        assert_eq!(events(&readmitted, &readmitted), []);
         assert_eq!(events(&none, &readmitted).len(), 2, "a node that is new learns both");
     }
 }
