@@ -12,7 +12,7 @@ use super::publication::Publication;
 use crate::config::LONGEST_CRYPTOPERIOD;
 use crate::doctor::finding::{Finding, Severity};
 use crate::duration;
-use crate::mesh::annotation::{LANE_KEYS, NAMES, NEXT_LANE_KEYS, NEXT_PUBLIC_KEY, PUBLIC_KEY};
+use crate::mesh::annotation::{NAMES, PUBLIC_KEY, public_keys};
 
 /// How far clocks may differ.
 pub const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
@@ -70,7 +70,7 @@ pub fn check(publications: &[Publication], inventory: &Inventory) -> Vec<NodeFin
 fn duplicates(publications: &[Publication]) -> Vec<NodeFinding> {
     let mut nodes: BTreeMap<PublicKey, BTreeSet<&str>> = BTreeMap::new();
     for publication in publications {
-        for key in published(publication) {
+        for key in public_keys(&publication.annotations) {
             nodes.entry(key).or_default().insert(&publication.node);
         }
     }
@@ -84,13 +84,6 @@ fn duplicates(publications: &[Publication]) -> Vec<NodeFinding> {
         })
         .collect();
     or_ok(found, DUPLICATE, || format!("{} keys, each of one Node", nodes.len()))
-}
-
-/// Every key that can be read, current, next or of a lane.
-fn published(publication: &Publication) -> impl Iterator<Item = PublicKey> + '_ {
-    let names = [PUBLIC_KEY, LANE_KEYS, NEXT_PUBLIC_KEY, NEXT_LANE_KEYS];
-    let texts = names.into_iter().filter_map(|name| publication.annotations.get(name));
-    texts.flat_map(|text| text.split(',')).filter_map(|key| key.trim().parse().ok())
 }
 
 /// Only the keys in use: a next key has just been made, and lane keys are as old as the others.
@@ -230,7 +223,7 @@ fn signed(duration: Duration) -> SignedDuration {
 mod tests {
     use super::super::inventory::tests::{key, policy, publication};
     use super::*;
-    use crate::mesh::annotation::KEY_EPOCH;
+    use crate::mesh::annotation::{KEY_EPOCH, NEXT_PUBLIC_KEY};
 
     const NOW: &str = "2026-06-01T00:00:00Z";
 

@@ -16,7 +16,7 @@ use selvedge_keys::{NodeKeys, PublicKey};
 pub use crate::config::MAX_ENDPOINTS;
 pub use error::{AnnotationError, Problem};
 pub use patch::merge_patch;
-pub use read::parse;
+pub use read::{parse, public_keys};
 
 /// What every annotation of Selvedge begins with.
 pub const PREFIX: &str = "selvedge.dev/";

@@ -237,10 +237,22 @@ impl k8s_openapi::Metadata for KeyRotation {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// An operation on a node, with this answer to it.
+    pub(crate) fn rotation(operation: &str, hold: bool, state: Option<KeyRotationState>) -> KeyRotation {
+        let spec = KeyRotationSpec { operation: operation.into(), hold, ..KeyRotationSpec::default() };
+        let status = |state| KeyRotationStatus {
+            operation: operation.into(),
+            state,
+            message: "too old".into(),
+            ..KeyRotationStatus::default()
+        };
+        KeyRotation { status: state.map(status), ..KeyRotation::new("n", spec) }
+    }
 
     #[test]
     fn an_object_reads_back_and_names_its_kind() {

@@ -12,7 +12,7 @@ const EVERY: Duration = Duration::from_millis(10);
 /// For the first answers.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs the check and tells `report` of it.
+/// Runs the check and reports it.
 pub fn rotation(lab: &Lab, report: &mut dyn FnMut(Report<'_>)) {
     check("keys of all nodes rotated, ping", report, || rotate(lab));
 }

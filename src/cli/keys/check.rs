@@ -31,9 +31,9 @@ that of this machine. On a node with a key store: owner and mode of the store
 and of the audit log and of all their files, and whether they are intact. It
 changes nothing.
 
-Exit codes: 0 nothing was found, 1 the API server refuses, or there is no key
-store or it cannot be read, 2 an option, the kubeconfig or the configuration is
-wrong, 3 there are findings, 4 the API server does not answer.")]
+Exit codes: 0 no findings, 1 the API server refuses, or the key store is missing
+or unreadable, 2 an option, the kubeconfig or the configuration is wrong, 3
+findings, 4 the API server does not answer.")]
 pub(super) struct Args {
     /// Form of the answer.
     #[arg(long, short, value_enum, default_value = "table")]
@@ -53,7 +53,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let (policy, mut findings) = if args.local {
         if !has_store {
             let folder = paths.keys();
-            return Err(anyhow!("there is no key store {}: run it on a node", folder.display()).into());
+            return Err(anyhow!("key store {} does not exist: run this on a node", folder.display()).into());
         }
         let policy = policy::of_file(&args.policy, &paths.config);
         (policy.map_err(|error| Failure::new(Exit::Usage, anyhow!(error)))?, Vec::new())

@@ -21,7 +21,7 @@ pub(super) async fn status(args: &StatusArgs) -> Result<Exit, Failure> {
     let fleet = look(&args.access).await?.1;
     let rows = show::rows(&fleet, &args.node);
     if let Some(missing) = args.node.iter().find(|name| rows.iter().all(|row| row.node != **name)) {
-        return Err(anyhow::anyhow!("there is no Node {missing}, or Selvedge does not run on it").into());
+        return Err(anyhow::anyhow!("Node {missing} does not exist, or Selvedge does not run on it").into());
     }
     let text = match args.output {
         Output::Json => json(&rows)?,
@@ -101,7 +101,7 @@ pub(super) async fn abort(args: &AbortArgs) -> Result<Exit, Failure> {
     Ok(if count > 0 { Exit::Ok } else { Exit::Failed })
 }
 
-/// Gives the nodes of an operation their turns, and reports.
+/// Releases the nodes of an operation one after another, and reports.
 async fn carry_on(
     client: &Client,
     operation: &str,
@@ -166,10 +166,8 @@ pub(super) async fn user(client: &Client) -> Result<String, Error> {
 }
 
 fn unknown(operation: &str) -> Failure {
-    anyhow::anyhow!(
-        "there is no operation {operation}; `selvedge keys status --all` shows those that there are"
-    )
-    .into()
+    anyhow::anyhow!("operation {operation} does not exist; `selvedge keys status --all` lists the operations")
+        .into()
 }
 
 pub(super) fn short(reason: &str) -> Result<(), Failure> {
@@ -187,22 +185,12 @@ pub(super) fn json(value: &impl Serialize) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::key_rotation::{KeyRotationState, KeyRotationStatus};
+    use crate::resource::key_rotation::KeyRotationState;
+    use crate::resource::key_rotation::tests::rotation;
 
     #[test]
     fn all_is_well_only_if_every_node_has_the_new_key() {
-        let object = |hold, state: Option<KeyRotationState>| {
-            let mut object = KeyRotation::new(
-                "n",
-                KeyRotationSpec { operation: "r".into(), hold, ..KeyRotationSpec::default() },
-            );
-            object.status = state.map(|state| KeyRotationStatus {
-                operation: "r".into(),
-                state,
-                ..KeyRotationStatus::default()
-            });
-            object
-        };
+        let object = |hold, state| rotation("r", hold, state);
         let well = |objects: &[KeyRotation], wait| {
             let objects: Objects =
                 objects.iter().enumerate().map(|(at, object)| (format!("n{at}"), object.clone())).collect();

@@ -131,12 +131,12 @@ fn age(seconds: i64) -> String {
 
 /// Beginning and end of a long name: names of one pool differ at their end.
 fn middle(name: &str, most: usize) -> String {
-    let letters: Vec<char> = name.chars().collect();
-    if letters.len() <= most {
+    let characters: Vec<char> = name.chars().collect();
+    if characters.len() <= most {
         return name.to_owned();
     }
     let kept = most - 1;
-    let (first, last) = (&letters[..kept / 2], &letters[letters.len() - kept.div_ceil(2)..]);
+    let (first, last) = (&characters[..kept / 2], &characters[characters.len() - kept.div_ceil(2)..]);
     first.iter().chain(&['…']).chain(last).collect()
 }
 

@@ -40,7 +40,7 @@ enum Action {
     Rotate(RotateArgs),
     /// Take a rotation back: peers return to the old key first.
     Abort(AbortArgs),
-    /// Carry on an operation whose command was interrupted.
+    /// Continue an operation whose command was interrupted.
     Resume(ResumeArgs),
     /// Make all nodes drop the keys of a node at once.
     Revoke(revoke::RevokeArgs),
@@ -90,9 +90,9 @@ the new key is promoted in any case; the old one then stays for peers that use
 it, for 24 hours at most.
 
 Of many nodes, only so many rotate at once that the API server is not asked to
-deliver more than about 5,000 events of Nodes a second. The command gives one
-node after another its turn, so it stays until the last one has begun. If it is
-interrupted, the others wait: `selvedge keys resume ID` carries on. After a
+deliver more than about 5,000 Node events a second. The command releases one
+node after another, so it runs until the last one has begun. If it is
+interrupted, the others wait: `selvedge keys resume ID` continues. After a
 rotation that was refused or aborted no further node begins. A node that is
 down rotates when it is back.
 

@@ -23,7 +23,7 @@ keys it publishes, until `selvedge keys readmit`. All traffic of its pods to
 and from other nodes stops. To replace a key without that, rotate it.
 
 Exit codes: 0 done, or printed what it would do; 1 the API server refused, or
-there is no such Node; 2 an option is wrong; 4 the API server does not answer.")]
+the Node does not exist; 2 an option is wrong; 4 the API server does not answer.")]
 pub(super) struct RevokeArgs {
     /// Name of the Node whose keys are revoked.
     #[arg(long, value_name = "NAME")]
@@ -87,7 +87,7 @@ pub(super) async fn revoke(args: &RevokeArgs) -> Result<Exit, Failure> {
     let (uid, keys) = match (published, &args.public_key[..]) {
         (None, []) => {
             let remedy = "give its keys with --public-key; `selvedge audit show` on another node has them";
-            return Err(anyhow::anyhow!("there is no Node {node}: {remedy}").into());
+            return Err(anyhow::anyhow!("Node {node} does not exist: {remedy}").into());
         }
         (None, keys) => (String::new(), keys.to_vec()),
         (Some(it), []) if it.keys.is_empty() => {
@@ -136,7 +136,7 @@ fn plan(spec: &Revocation) -> String {
     }
     text += "with their sessions. No packet passes between its pods and other nodes then.\n";
     if node_uid.is_empty() {
-        text += "There is no Node of this name now, so none is barred.\n";
+        text += "The Node does not exist, so only the keys are revoked.\n";
     } else {
         text += "The Node is barred, whatever keys it publishes, until it is readmitted.\n";
     }

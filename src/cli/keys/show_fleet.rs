@@ -158,7 +158,7 @@ pub(super) fn fleet_plan(plan: &OperationPlan, agents: usize, deadline: Duration
     let OperationPlan { nodes, max_parallel, node_writes, node_events, rotation_writes, .. } = plan;
     let mut text = String::new();
     if nodes.is_empty() {
-        text += "There is no node whose keys could be rotated.\n";
+        text += "No keys can be rotated now.\n";
     } else {
         let (deadline, hours) = (deadline.as_secs(), HARD_MAXIMUM.as_secs() / 3600);
         let at_once = max_parallel.min(&nodes.len()).to_string()
@@ -249,7 +249,7 @@ pub(super) fn outcome(outcome: &OperationOutcome) -> String {
         text += &format!("and {more} more\n");
     }
     if held > 0 {
-        text += &format!("{held} nodes wait for their turn: selvedge keys resume {operation}\n");
+        text += &format!("{held} nodes are held: selvedge keys resume {operation}\n");
     } else if !open.is_empty() {
         text += "see how they go on with: selvedge keys status --all\n";
     }
@@ -264,6 +264,7 @@ mod tests {
     use crate::cluster::keys::fleet::NodeKey;
     use crate::cluster::keys::plan::Skipped;
     use crate::resource::KeyRotation;
+    use crate::resource::key_rotation::tests::rotation;
     use crate::resource::key_rotation::{KeyRotationSpec, KeyRotationStatus};
 
     fn narrow(text: &str) {
@@ -317,33 +318,20 @@ mod tests {
         let mut plan = OperationPlan::paced(Vec::new(), 3, None);
         plan.skipped.push(Skipped { node: "a".into(), reason: "operation r-1 is running there".into() });
         let text = fleet_plan(&plan, 3, Duration::from_secs(300));
-        assert!(text.contains("no node") && text.contains("not a: ") && !text.contains("--yes"), "{text}");
+        assert!(text.contains("No keys") && text.contains("not a: ") && !text.contains("--yes"), "{text}");
     }
 
     #[test]
     fn an_outcome_says_how_to_go_on() {
-        let object = |hold, state: Option<KeyRotationState>| {
-            let mut object = KeyRotation::new(
-                "n",
-                KeyRotationSpec { operation: "r".into(), hold, ..KeyRotationSpec::default() },
-            );
-            object.status = state.map(|state| KeyRotationStatus {
-                operation: "r".into(),
-                state,
-                message: "too old".into(),
-                ..KeyRotationStatus::default()
-            });
-            object
-        };
         let objects: Objects = [
-            ("a".to_owned(), object(false, Some(KeyRotationState::Rotated))),
-            ("b".to_owned(), object(false, Some(KeyRotationState::Refused))),
-            ("c".to_owned(), object(true, None)),
+            ("a".to_owned(), rotation("r", false, Some(KeyRotationState::Rotated))),
+            ("b".to_owned(), rotation("r", false, Some(KeyRotationState::Refused))),
+            ("c".to_owned(), rotation("r", true, None)),
         ]
         .into();
         let text = outcome(&OperationOutcome::of("r", &objects, Vec::new()));
         narrow(&text);
-        for part in ["1 of 3 nodes", "b refused: too old", "1 nodes wait", "keys resume r"] {
+        for part in ["1 of 3 nodes", "b refused: too old", "1 nodes are held", "keys resume r"] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert_eq!(operation_step("r", &objects), "r: 1 of 3 rotated, 0 active, 1 held, 1 failed");

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 
 use crate::cluster::{Error, absent};
+use crate::keyring::publication;
 use crate::mesh::annotation::{self, PUBLIC_KEY};
 use crate::resource::KeyRotation;
 
@@ -40,29 +40,10 @@ impl Fleet {
     /// # Errors
     /// When the API server does not answer, refuses, or has no KeyRotations.
     pub async fn look(client: &Client) -> Result<Self, Error> {
-        let nodes = members(client).await?;
-        Ok(Self { agents: nodes.0, nodes: nodes.1, rotations: rotations(client).await? })
-    }
-}
-
-async fn members(client: &Client) -> Result<(usize, Vec<NodeKey>), Error> {
-    let api: Api<Node> = Api::all(client.clone());
-    let (mut count, mut members) = (0, Vec::new());
-    let mut params = ListParams::default().limit(PAGE);
-    loop {
-        let page = api.list_metadata(&params).await;
-        let page = page.map_err(|error| Error::call("list the Nodes", error))?;
-        count += page.items.len();
-        members.extend(page.items.iter().filter_map(|node| {
-            let annotations = node.annotations();
-            annotations
-                .contains_key(PUBLIC_KEY)
-                .then(|| NodeKey { node: node.name_any(), key: key(annotations) })
-        }));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok((count, members)),
-        }
+        let published = publication::fetch(client).await?;
+        let members = published.iter().filter(|node| node.annotations.contains_key(PUBLIC_KEY));
+        let nodes = members.map(|node| NodeKey { node: node.node.clone(), key: key(&node.annotations) });
+        Ok(Self { agents: published.len(), nodes: nodes.collect(), rotations: rotations(client).await? })
     }
 }
 

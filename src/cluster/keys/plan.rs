@@ -108,7 +108,7 @@ fn interval(agents: usize) -> Duration {
 /// Why the keys of this node cannot be rotated now.
 fn obstacle(fleet: &Fleet, node: &str) -> Option<String> {
     let Some(found) = fleet.nodes.iter().find(|other| other.node == node) else {
-        return Some("there is no such Node, or Selvedge does not run on it".into());
+        return Some("the Node does not exist, or Selvedge does not run on it".into());
     };
     if let Err(error) = &found.key {
         return Some(format!("its annotations cannot be read: {error}"));
@@ -125,8 +125,8 @@ fn obstacle(fleet: &Fleet, node: &str) -> Option<String> {
 mod tests {
     use super::super::fleet::NodeKey;
     use super::*;
-    use crate::resource::KeyRotation;
-    use crate::resource::key_rotation::{KeyRotationSpec, KeyRotationState, KeyRotationStatus};
+    use crate::resource::key_rotation::KeyRotationState;
+    use crate::resource::key_rotation::tests::rotation;
 
     fn fleet(count: usize) -> Fleet {
         let node = |number| NodeKey { node: format!("n{number}"), key: Ok((1, None)) };
@@ -154,17 +154,6 @@ mod tests {
     fn who_cannot_take_part_is_named_with_the_reason() {
         let mut fleet = fleet(4);
         fleet.nodes[1].key = Err("no".into());
-        let rotation = |operation: &str, hold, state: Option<KeyRotationState>| {
-            let spec = KeyRotationSpec { operation: operation.into(), hold, ..KeyRotationSpec::default() };
-            let mut object = KeyRotation::new("n", spec);
-            let status = |state| KeyRotationStatus {
-                operation: operation.into(),
-                state,
-                ..KeyRotationStatus::default()
-            };
-            object.status = state.map(status);
-            object
-        };
         fleet.rotations = [
             ("n0".to_owned(), rotation("r-0", false, Some(KeyRotationState::Confirming))),
             ("n2".to_owned(), rotation("r-2", true, None)),

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::operation::{MANAGER, params};
 use crate::cluster::{Error, absent, code};
-use crate::mesh::annotation::{LANE_KEYS, NEXT_LANE_KEYS, NEXT_PUBLIC_KEY, PUBLIC_KEY};
+use crate::mesh::annotation;
 use crate::resource::KeyRevocation;
 use crate::resource::key_revocation::{KEYS, Revocation};
 
@@ -35,12 +35,9 @@ pub async fn published(client: &Client, node: &str) -> Result<Option<Published>,
     let api: Api<Node> = Api::all(client.clone());
     let found = absent(api.get_metadata(node).await);
     let found = found.map_err(|error| Error::call(format!("get Node {node}"), error))?;
-    Ok(found.map(|object| {
-        let annotations = object.annotations();
-        let texts = [PUBLIC_KEY, LANE_KEYS, NEXT_PUBLIC_KEY, NEXT_LANE_KEYS];
-        let texts = texts.iter().filter_map(|name| annotations.get(*name));
-        let keys = texts.flat_map(|text| text.split(',')).filter_map(|key| key.trim().parse().ok());
-        Published { uid: object.uid().unwrap_or_default(), keys: keys.collect() }
+    Ok(found.map(|object| Published {
+        uid: object.uid().unwrap_or_default(),
+        keys: annotation::public_keys(object.annotations()),
     }))
 }
 

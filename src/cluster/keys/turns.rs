@@ -70,19 +70,12 @@ pub fn next(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::key_rotation::{Abort, KeyRotationSpec, KeyRotationStatus};
+    use crate::resource::key_rotation::Abort;
+    use crate::resource::key_rotation::tests::rotation;
 
     fn object(hold: bool, abort: bool, state: Option<KeyRotationState>) -> KeyRotation {
-        let abort = abort.then(Abort::default);
-        let mut object = KeyRotation::new(
-            "n",
-            KeyRotationSpec { operation: "r".into(), hold, abort, ..KeyRotationSpec::default() },
-        );
-        object.status = state.map(|state| KeyRotationStatus {
-            operation: "r".into(),
-            state,
-            ..KeyRotationStatus::default()
-        });
+        let mut object = rotation("r", hold, state);
+        object.spec.abort = abort.then(Abort::default);
         object
     }
 

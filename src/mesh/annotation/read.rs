@@ -34,6 +34,14 @@ pub fn parse(texts: &BTreeMap<String, String>) -> Result<Option<NodeAnnotations>
     }
 }
 
+/// Every key in a Node's annotations that can be read, whatever else they hold: in use, next, and of lanes.
+#[must_use]
+pub fn public_keys(texts: &BTreeMap<String, String>) -> BTreeSet<PublicKey> {
+    let names = [PUBLIC_KEY, LANE_KEYS, NEXT_PUBLIC_KEY, NEXT_LANE_KEYS];
+    let texts = names.into_iter().filter_map(|name| texts.get(name));
+    texts.flat_map(|text| text.split(',')).filter_map(|key| key.trim().parse().ok()).collect()
+}
+
 struct Reader<'a> {
     texts: &'a BTreeMap<String, String>,
     errors: Vec<AnnotationError>,
